@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["InputError", "ModelError", "RunError", "SamplerError", "SdbatchError", "StorageError", "UsageError"]
+__all__ = [
+    "InputError",
+    "ModelError",
+    "RunError",
+    "SamplerError",
+    "SdbatchError",
+    "StorageError",
+    "UsageError",
+]
 
 
 class SdbatchError(Exception):
