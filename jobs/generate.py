@@ -1,4 +1,4 @@
-"""`sdbatch generate` as a Ray job: ray job submit --working-dir . -- python jobs/generate.py PROMPTS OUT [options]"""
+"""`sdbatch generate` as a job: ray job submit --working-dir . -- python jobs/generate.py PROMPTS OUT [options]"""
 
 import sys
 
