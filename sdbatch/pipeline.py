@@ -88,7 +88,8 @@ def _run(plan: Plan, settings: RunSettings, report: RunReport, progress: Progres
         columns=plan.columns,
         model=ModelLabel(plan.model.name, record.model["hash"], plan.model.height, plan.model.width),
         model_folder=str(plan.model.folder),
-        engine=engine | {"threads": max(1, int(pool.cpus))},
+        engine=engine,
+        threads=max(1, int(pool.cpus)),
     )
     started = time.monotonic()
     with _watching(coordinator, progress):

@@ -39,6 +39,7 @@ class Job:
     model: ModelLabel
     model_folder: str
     engine: Mapping[str, Any]
+    threads: int
 
 
 def pack(shard: Shard, table: pa.Table) -> pa.Table:
@@ -90,8 +91,11 @@ class ShardWorker:
     """The class that Ray Data maps over shards. Each call makes one shard; two calls run at a time."""
 
     def __init__(self, job: Job, coordinator: Any) -> None:
-        from sdbatch.diffusion import Engine  # torch loads where an engine is made, not in the driver
+        import torch  # loads where an engine is made, not in the driver
 
+        from sdbatch.diffusion import Engine
+
+        torch.set_num_threads(job.threads)
         context = ray.get_runtime_context()
         self._job = job
         self._coordinator = coordinator
