@@ -71,6 +71,14 @@ def _plan(prompts: str, out: str, **options: Any) -> int:
     return 0
 
 
+def _sheet(out: str, path: str, columns: int, storage_options: dict[str, Any]) -> int:
+    from sdbatch.gallery.sheet import write_sheet
+
+    write_sheet(out, path, columns=columns, options=storage_options)
+    print(f"the contact sheet is {path}")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sdbatch",
@@ -90,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     plan = _command(commands, "plan", _plan, "say what generate would do; runs nothing", GENERATE_EXAMPLES)
     for command in (generate, plan):
         _add_run_options(command)
+    sheet = _command(commands, "sheet", _sheet, "a contact sheet PNG of an output, prompts under the pictures", "")
+    _add_out(sheet)
+    sheet.add_argument("path", metavar="PATH", help="the PNG to write")
+    sheet.add_argument("--columns", type=int, default=6, metavar="N", help="default %(default)s")
     return parser
 
 
@@ -161,6 +173,13 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     option(where, "--device", "default %(default)s", choices=DEVICES)
     option(where, "--compile", "default %(default)s", choices=SWITCHES)
     option(where, "--address", "an existing Ray cluster; default: RAY_ADDRESS, else a local one", metavar="ADDR")
+
+
+def _add_out(command: argparse.ArgumentParser) -> None:
+    command.add_argument("out", metavar="OUT", help="an output folder or URL")
+    command.add_argument(
+        "--storage-options", type=_json_object, default={}, metavar="JSON", help="a JSON object for fsspec"
+    )
 
 
 class _Mapping(argparse.Action):

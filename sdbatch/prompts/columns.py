@@ -112,8 +112,7 @@ def _one_schema(files: list[InputFile]) -> pa.Schema:
                 types[field.name] = field
             elif field.type != known.type and not pt.is_null(field.type):
                 raise InputError(
-                    f"{file.path}: column {field.name!r} holds {field.type}; "
-                    f"in {first.path} it holds {known.type}"
+                    f"{file.path}: column {field.name!r} holds {field.type}; in {first.path} it holds {known.type}"
                 )
     fields = [field.with_nullable(True) for field in types.values()]
     return pa.schema(fields) if len(types) == len(first.schema) else first.schema
@@ -171,9 +170,7 @@ def _carried_columns(
                 f"rename it, or let it be carried as 'input_{column}' with --column {column}="
             )
         if name in schema.names and name != column:
-            raise InputError(
-                f"{path}: column {column!r} would be carried as {name!r}, and there is one already"
-            )
+            raise InputError(f"{path}: column {column!r} would be carried as {name!r}, and there is one already")
         carried[column] = name
     return carried
 

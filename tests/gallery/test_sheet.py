@@ -85,18 +85,14 @@ def test_a_dataset_without_pictures_still_has_a_sheet(tmp_path, rows):
 
 
 def test_any_text_is_drawn(tmp_path):
-    rows = [{"prompt": text} for text in HOSTILE] + [
-        {"prompt": "x", "error": text or "?"} for text in HOSTILE
-    ]
+    rows = [{"prompt": text} for text in HOSTILE] + [{"prompt": "x", "error": text or "?"} for text in HOSTILE]
     sheet = sheet_of(write_output(tmp_path / "out", rows))
     assert sheet.width == 2 * MARGIN + 6 * 384 + 5 * COLUMN_GAP
 
 
 def test_text_is_wrapped_to_its_width_and_cut_with_an_ellipsis():
     style = Style(size=25, leading=34, colour="#000")
-    lines = [
-        line.text for line in set_text("the quick brown fox jumps over the lazy dog " * 3, style, 200, 3)
-    ]
+    lines = [line.text for line in set_text("the quick brown fox jumps over the lazy dog " * 3, style, 200, 3)]
     assert len(lines) == 3
     assert lines[0] == "the quick brown"
     assert lines[2].endswith("…")
