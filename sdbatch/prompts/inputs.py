@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from sdbatch.errors import InputError
-from sdbatch.prompts.parquet import opened_parquet
+from sdbatch.parquet import opened_parquet
 from sdbatch.storage import Store, StoredFile
 
 __all__ = ["InputFile", "list_inputs"]
@@ -81,7 +81,7 @@ def _belongs(path: str) -> bool:
 
 
 def _describe(file: StoredFile, options: Mapping[str, Any]) -> InputFile:
-    with opened_parquet(file.path, options) as parquet:
+    with opened_parquet(Store(file.path, options), "", InputError) as parquet:
         footer = parquet.metadata
         groups = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
         return InputFile(

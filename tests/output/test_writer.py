@@ -55,6 +55,7 @@ def test_files_layout_on_disk(tmp_path: Path) -> None:
         "00001/000010001.png",
         "00001/metadata.parquet",
         "00001_stats.json",
+        "run.json",
     ]
 
 
