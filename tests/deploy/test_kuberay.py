@@ -1,6 +1,6 @@
 """jobs/rayjob.yaml against the schema of KubeRay's own custom resource definition.
 
-`rayjob-v1.json.gz` is the schema of version v1 in ray-operator/config/crd/bases/ray.io_rayjobs.yaml of KubeRay 1.6.2
+`rayjob-v1.json.gz` is version v1 of ray-operator/config/crd/bases/ray.io_rayjobs.yaml in KubeRay 1.6.2
 (Apache License 2.0), without the descriptions.
 """
 
