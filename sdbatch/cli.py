@@ -47,7 +47,10 @@ def _generate(prompts: str, out: str, **options: Any) -> int:
     from sdbatch.progress import ProgressLine, duration
 
     progress = ProgressLine(sys.stderr)
-    report = generate(prompts, out, progress=progress, **options)
+    try:
+        report = generate(prompts, out, progress=progress, **options)
+    finally:
+        progress.end()
     print(
         f"{report.ok:,} of {report.images:,} images are in {report.out}, {report.made:,} of them made now "
         f"in {duration(report.seconds)}"

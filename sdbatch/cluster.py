@@ -58,6 +58,7 @@ def connected(address: str | None) -> Iterator[None]:
 def _quieten() -> None:
     """Ray's own chatter must not bury what a run has to say; its log files keep everything."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for name in ("ray.data", "ray._private.authentication"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,8 @@ from sdbatch.cluster import PoolSize, connected, has_gpus, pool_size
 from sdbatch.coordinator import Coordinator, Snapshot
 from sdbatch.engine_config import resolve_engine
 from sdbatch.errors import RunError, SdbatchError
-from sdbatch.output import ModelLabel, ShardStats, clear, read_all_stats
+from sdbatch.output import ModelLabel, ShardStats, marker_name
+from sdbatch.output.removal import remove_output
 from sdbatch.plan import Plan, make_plan
 from sdbatch.prompts import Columns, InputFile, read_rows
 from sdbatch.record import RunRecord
@@ -61,14 +61,16 @@ def generate(prompts: str, out: str, *, progress: Progress | None = None, **opti
     plan = make_plan(prompts, out, settings)
     plan.out.probe()
     if settings.overwrite:
-        clear(plan.out)
+        remove_output(plan.out)
     report = RunReport(plan.out.url)
     record = plan.record
     if plan.todo:
         with connected(settings.address):
             record = _run(plan, settings, report, progress)
     todo = {shard.number for shard in plan.todo}
-    report.add_all(read_all_stats(plan.out, [s.number for s in select(plan.shards, todo, settings.part)]))
+    earlier = [marker_name(shard.number) for shard in select(plan.shards, todo, settings.part)]
+    for name, content in zip(earlier, plan.out.read_many(earlier), strict=True):
+        report.add(ShardStats.from_json(content, name))
     dataclasses.replace(record, report=report.to_json()).save(plan.out)
     return report
 
@@ -88,7 +90,8 @@ def _run(plan: Plan, settings: RunSettings, report: RunReport, progress: Progres
         columns=plan.columns,
         model=ModelLabel(plan.model.name, record.model["hash"], plan.model.height, plan.model.width),
         model_folder=str(plan.model.folder),
-        engine=engine | {"threads": max(1, int(pool.cpus))},
+        engine=engine,
+        threads=max(1, int(pool.cpus)),
     )
     started = time.monotonic()
     with _watching(coordinator, progress):
@@ -106,7 +109,7 @@ def _graph(plan: Plan, settings: RunSettings, pool: PoolSize, job: Job, coordina
         source,
         override_num_blocks=len(source.groups),
         # A read task that wanted a CPU would wait for ever behind a pool as wide as the machine.
-        ray_remote_args={"num_cpus": 0},
+        num_cpus=0,
     )
     context = shards.context
     # One byte: blocks are cut at every row, and a block is what Ray Data hands to a worker and retries.
@@ -182,8 +185,8 @@ def _reports(dataset: Dataset, coordinator: Any) -> Iterator[ShardStats]:
     """
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for text in batch["stats"].to_pylist():
-                yield ShardStats.from_json(json.loads(text))
+            for number, content in zip(batch["shard"].to_pylist(), batch["stats"].to_pylist(), strict=True):
+                yield ShardStats.from_json(content, marker_name(number))
     except (RayError, UserCodeException) as exc:
         problems = ray.get(coordinator.snapshot.remote()).problems
         raise _told(exc, problems) from exc

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sdbatch.diffusion import inspect_model, model_hash
-from sdbatch.diffusion.loading import ModelInfo
+from sdbatch.diffusion import ModelInfo, Request, inspect_model, model_hash, validate
+from sdbatch.errors import UsageError
 from sdbatch.output import finished_shards
 from sdbatch.prompts import Columns, InputFile, check_table, list_inputs
 from sdbatch.record import RunRecord, input_entry, picture_settings, versions
@@ -54,6 +54,7 @@ def make_plan(prompts: str, out: str, settings: RunSettings) -> Plan:
     files = list_inputs(prompts, settings.storage_options)
     columns = check_table(files, settings)
     model = inspect_model(settings.model)
+    _check_defaults(settings, model)
     store = Store(out, settings.storage_options)
     entries = {} if settings.overwrite else store.entries()
     record = None if settings.overwrite else RunRecord.load(store)
@@ -64,6 +65,22 @@ def make_plan(prompts: str, out: str, settings: RunSettings) -> Plan:
     shards = list(cut(files, record.shard_rows))
     todo = select(shards, finished_shards(entries), settings.part)
     return Plan(store, files, columns, model, record, known, shards, todo)
+
+
+def _check_defaults(settings: RunSettings, model: ModelInfo) -> None:
+    """What no row could be made with is refused at once; a row's own values are judged row by row."""
+    request = Request(
+        "any",
+        settings.negative_prompt,
+        settings.seed,
+        settings.sampler,
+        settings.steps,
+        settings.guidance_scale,
+        settings.height,
+        settings.width,
+    )
+    if reason := validate(request, model):
+        raise UsageError(f"the run's own settings make no picture: {reason}")
 
 
 def _new_record(

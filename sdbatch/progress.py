@@ -62,8 +62,8 @@ class ProgressLine:
             self._line(self._text(snapshot, done), final=True)
 
     def end(self) -> None:
-        """Leave the line as it is and go on below it."""
-        if self._in_place:
+        """Whatever is written next begins on a line of its own."""
+        if self._in_place and self._before:
             self._write("\n")
 
     def _text(self, snapshot: Snapshot, done: float) -> str:

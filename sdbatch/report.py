@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -42,10 +41,6 @@ class RunReport:
         self.ok += stats.ok
         self.failed += stats.failed
         self.reasons.update(stats.reasons)
-
-    def add_all(self, several: Iterable[ShardStats]) -> None:
-        for stats in several:
-            self.add(stats)
 
     @property
     def exit_status(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import threading
 import time
@@ -18,7 +17,7 @@ import ray
 from sdbatch.diffusion.request import GeneratedImage
 from sdbatch.engine_loop import EngineLoop
 from sdbatch.ledger import ALONE_AFTER, GIVE_UP_AFTER
-from sdbatch.output import ModelLabel, ShardStats, ShardWriter, read_stats, stats_name
+from sdbatch.output import ModelLabel, ShardStats, ShardWriter, marker_name
 from sdbatch.prompts import Columns, parse
 from sdbatch.settings import RunSettings
 from sdbatch.shards import Shard
@@ -39,6 +38,7 @@ class Job:
     model: ModelLabel
     model_folder: str
     engine: Mapping[str, Any]
+    threads: int
 
 
 def pack(shard: Shard, table: pa.Table) -> pa.Table:
@@ -90,8 +90,11 @@ class ShardWorker:
     """The class that Ray Data maps over shards. Each call makes one shard; two calls run at a time."""
 
     def __init__(self, job: Job, coordinator: Any) -> None:
-        from sdbatch.diffusion import Engine  # torch loads where an engine is made, not in the driver
+        import torch  # loads where an engine is made, not in the driver
 
+        from sdbatch.diffusion import Engine
+
+        torch.set_num_threads(job.threads)
         context = ray.get_runtime_context()
         self._job = job
         self._coordinator = coordinator
@@ -109,8 +112,7 @@ class ShardWorker:
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
         shard, table = unpack(batch)
-        name = stats_name(shard.number)
-        stats = read_stats(self._job.out, shard.number) if self._job.out.exists(name) else None
+        stats = self._finished(shard)
         if stats is None:
             with self._lock:
                 self._shards_held += 1
@@ -119,7 +121,13 @@ class ShardWorker:
             finally:
                 with self._lock:
                     self._shards_held -= 1
-        return {"stats": [json.dumps(stats.to_json())]}
+        return {"shard": [shard.number], "stats": [stats.to_json()]}
+
+    def _finished(self, shard: Shard) -> ShardStats | None:
+        """The content of the shard's marker, if another worker, or this one before it died, has finished it."""
+        name = marker_name(shard.number)
+        content = self._job.out.read(name) if self._job.out.exists(name) else b""
+        return ShardStats.from_json(content, self._job.out.name(name)) if content else None
 
     def _make(self, shard: Shard, table: pa.Table) -> ShardStats:
         deaths = ray.get(self._coordinator.deaths.remote(shard.number))
@@ -140,6 +148,7 @@ class ShardWorker:
             self._fill(writer, rows, lost)
             stats = writer.finish(time.monotonic() - started, {"deaths": deaths} if deaths else {})
             self._coordinator.end.remote(shard.number)
+            self._report()
             return stats
 
     def _fill(self, writer: ShardWriter, rows: list[Any], lost: str | None) -> None:
@@ -164,7 +173,10 @@ class ShardWorker:
     def _report_forever(self) -> None:
         while True:
             time.sleep(REPORT_SECONDS)
-            with self._lock:
-                counters = {"images": self._images, "failed": self._failed}
-                busy = self._shards_held > 0
-            self._coordinator.report.remote(self._name, counters, busy)
+            self._report()
+
+    def _report(self) -> None:
+        with self._lock:
+            counters = {"images": self._images, "failed": self._failed}
+            busy = self._shards_held > 0
+        self._coordinator.report.remote(self._name, counters, busy)

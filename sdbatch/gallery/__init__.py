@@ -1,0 +1,1 @@
+"""Looking at a dataset: the gallery page and the contact sheet."""
