@@ -46,7 +46,8 @@ def connected(address: str | None) -> Iterator[None]:
     target = address or os.environ.get("RAY_ADDRESS")
     local = {} if target else {"include_dashboard": False}
     try:
-        ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR, **local)
+        with _native_stderr_muted():
+            ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR, **local)
     except (ConnectionError, RuntimeError, ValueError) as exc:
         raise RunError(f"no Ray cluster could be reached at {target or 'this machine'}: {exc}") from exc
     try:
@@ -61,6 +62,19 @@ def _quieten() -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for name in ("ray.data", "ray._private.authentication"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def _native_stderr_muted() -> Iterator[None]:
+    """Ray's C++ core announces on file descriptor 2 that its log level is set; Python's exceptions still come."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def has_gpus() -> bool:

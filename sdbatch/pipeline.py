@@ -129,9 +129,9 @@ def _graph(plan: Plan, settings: RunSettings, pool: PoolSize, job: Job, coordina
             # Queued shards never move to another worker, so a fixed pool queues none; a pool that may grow
             # needs twice the concurrency in flight, or Ray Data sees no reason to.
             max_tasks_in_flight_per_actor=SHARDS_AT_ONCE if pool.fixed else 2 * SHARDS_AT_ONCE,
+            max_concurrent_calls_per_actor=SHARDS_AT_ONCE,
             enable_true_multi_threading=True,
         ),
-        max_concurrency=SHARDS_AT_ONCE,
         num_cpus=pool.cpus,
         num_gpus=pool.gpus or None,
     )
