@@ -19,13 +19,26 @@ LAYERS = (
     ("sdbatch.diffusion",),
     ("sdbatch.settings", "sdbatch.storage", "sdbatch.storage_errors"),
     ("sdbatch.prompts", "sdbatch.output", "sdbatch.shards", "sdbatch.ledger", "sdbatch.models"),
-    ("sdbatch.record", "sdbatch.engine_config", "sdbatch.plan", "sdbatch.status", "sdbatch.verify", "sdbatch.gallery"),
+    (
+        "sdbatch.record",
+        "sdbatch.engine_config",
+        "sdbatch.plan",
+        "sdbatch.status",
+        "sdbatch.verify",
+        "sdbatch.gallery",
+    ),
     ("sdbatch.report", "sdbatch.engine_loop", "sdbatch.coordinator", "sdbatch.worker", "sdbatch.cluster"),
     ("sdbatch.pipeline",),
     ("sdbatch.progress",),
     ("sdbatch.cli", "sdbatch.__main__"),
 )
-KNOW_RAY = {"sdbatch.pipeline", "sdbatch.worker", "sdbatch.coordinator", "sdbatch.cluster", "sdbatch.output.dataset"}
+KNOW_RAY = {
+    "sdbatch.pipeline",
+    "sdbatch.worker",
+    "sdbatch.coordinator",
+    "sdbatch.cluster",
+    "sdbatch.output.dataset",
+}
 
 
 def layer(module: str) -> int | None:
