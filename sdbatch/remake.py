@@ -1,4 +1,4 @@
-"""Proving where a dataset came from: making images again from their metadata rows alone, and comparing the bytes."""
+"""Proving where a dataset came from: images made again from their metadata rows alone, bytes compared."""
 
 from __future__ import annotations
 
