@@ -49,7 +49,7 @@ class RemakeReport:
 def remake(
     out: str, count: int, *, model: str | None = None, options: Mapping[str, Any] | None = None
 ) -> RemakeReport:
-    """Make `count` images of an output again, chosen at random, each from its metadata row and in whatever company.
+    """Make `count` images of an output again, chosen at random, each from its metadata row, in whatever company.
 
     Args:
         model: where the model is now; by default where it was when the output was begun.
