@@ -180,9 +180,7 @@ def _check_unet(folder: Path, unet: Mapping, vae: Mapping, family: str) -> None:
     embedding = unet.get("addition_embed_type")
     allowed = {"sd": (None, "text"), "sdxl": ("text_time",)}[family]
     if embedding not in allowed:
-        raise ModelError(
-            f"{folder}: a UNet with addition_embed_type {embedding!r} is not supported for {family}"
-        )
+        raise ModelError(f"{folder}: a UNet with addition_embed_type {embedding!r} is not supported for {family}")
     for key in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type"):
         if unet.get(key) is not None:
             raise ModelError(f"{folder}: a UNet with {key} {unet[key]!r} is not supported")

@@ -47,8 +47,7 @@ def caption(scene: Scene, rng: random.Random, thorough: bool = False) -> str:
     else:
         forward = rng.random() < 0.5
         phrases = [
-            thing_phrase(thing, article, rng, 0.0)
-            for thing in (scene.things if forward else scene.things[::-1])
+            thing_phrase(thing, article, rng, 0.0) for thing in (scene.things if forward else scene.things[::-1])
         ]
         vague = not thorough and rng.random() < 0.06
         text = f" {'and' if vague else rng.choice(RELATIONS[scene.axis, forward])} ".join(phrases)
@@ -79,7 +78,5 @@ def add_stranger(text: str, rng: random.Random) -> str:
     if rng.random() >= STRANGERS:
         return text
     words = text.split()
-    words.insert(
-        rng.randrange(len(words) + 1), "".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 8)))
-    )
+    words.insert(rng.randrange(len(words) + 1), "".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 8))))
     return " ".join(words)

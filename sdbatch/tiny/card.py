@@ -29,9 +29,7 @@ def write_card(folder: Path, record: Record) -> None:
     )
     scores = "\n".join(f"- {asked}: {describe(result)}" for asked, result in record.scores.items())
     (folder / "README.md").write_text(
-        CARD.format(
-            command=record.command, machine=record.machine, commit=commit(), stages=stages, scores=scores
-        )
+        CARD.format(command=record.command, machine=record.machine, commit=commit(), stages=stages, scores=scores)
     )
 
 

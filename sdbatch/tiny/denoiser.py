@@ -86,8 +86,7 @@ def draw_batch(
     pools: tuple[Latents, Latents], share_two: float, rng: random.Random
 ) -> tuple[torch.Tensor, list[Scene]]:
     picks = [
-        (pool, rng.randrange(len(pool.scenes)))
-        for pool in (pools[rng.random() < share_two] for _ in range(BATCH))
+        (pool, rng.randrange(len(pool.scenes))) for pool in (pools[rng.random() < share_two] for _ in range(BATCH))
     ]
     latents = torch.stack([pool.values[index] for pool, index in picks]).float()
     return latents, [pool.scenes[index] for pool, index in picks]
@@ -126,9 +125,7 @@ def losses(
     """The weighted error of the predicted noise, and the scene head's on the captions that were kept."""
     latents, scenes = batch
     kept = torch.rand(len(scenes), generator=generator) >= DROPPED
-    captions = [
-        caption(scene, rng) if keep else "" for scene, keep in zip(scenes, kept.tolist(), strict=True)
-    ]
+    captions = [caption(scene, rng) if keep else "" for scene, keep in zip(scenes, kept.tolist(), strict=True)]
     noise = torch.randn(latents.shape, generator=generator)
     timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(scenes),), generator=generator)
     noisy = scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=torch.channels_last)
@@ -161,9 +158,7 @@ def train_denoiser(
     for step, rng, generator in run:
         batch = draw_batch(pools, 0.35 if step < steps / 3 else 0.65, rng)
         noise_loss, head_loss = losses(model, tokenizer, scheduler, batch, rng, generator)
-        run.update(
-            noise_loss + HEAD_WEIGHT * head_loss, {"noise": noise_loss.item(), "head": head_loss.item()}
-        )
+        run.update(noise_loss + HEAD_WEIGHT * head_loss, {"noise": noise_loss.item(), "head": head_loss.item()})
         if run.step % JUDGE_EVERY == 0:
             averaged.load_state_dict(run.average)
             judge(averaged.encoder, averaged.unet, run.step)

@@ -45,9 +45,7 @@ def generate(
     negative: str = "",
 ) -> Iterator[np.ndarray]:
     """Pictures of the prompts, uint8 (64, 64, 3), in order; prompt i has the seed i."""
-    scheduler = SAMPLERS[sampler].from_config(
-        pipeline.scheduler.config, clip_sample=False, thresholding=False
-    )
+    scheduler = SAMPLERS[sampler].from_config(pipeline.scheduler.config, clip_sample=False, thresholding=False)
     parts = {**pipeline.components, "scheduler": scheduler}
     pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)

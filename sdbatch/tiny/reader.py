@@ -70,17 +70,13 @@ def arrange(things: list[tuple[float, float, tuple[str, str]]]) -> tuple[tuple[t
 
 
 def nearest(colour: np.ndarray, palette: dict[str, tuple[float, float, float]]) -> str:
-    distance, name = min(
-        (float(np.linalg.norm(colour - np.array(rgb))), name) for name, rgb in palette.items()
-    )
+    distance, name = min((float(np.linalg.norm(colour - np.array(rgb))), name) for name, rgb in palette.items())
     return name if distance < FARTHEST else ""
 
 
 def fit(box: np.ndarray) -> np.ndarray:
     """A mask of any size, stretched to the template's."""
-    image = Image.fromarray(box.astype(np.uint8) * 255).resize(
-        (TEMPLATE, TEMPLATE), Image.Resampling.BILINEAR
-    )
+    image = Image.fromarray(box.astype(np.uint8) * 255).resize((TEMPLATE, TEMPLATE), Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.float32) / 255
 
 

@@ -57,8 +57,6 @@ def test_a_thing_too_many_is_wrong():
     pair = scenes(2)[5_000]
     pixels = (draw([pair], rng)[0] * 255).round().byte().permute(1, 2, 0).numpy()
     alone = next(
-        scene
-        for scene in scenes(1)
-        if scene.things == pair.things[:1] and scene.background == pair.background
+        scene for scene in scenes(1) if scene.things == pair.things[:1] and scene.background == pair.background
     )
     assert not verdict(read(pixels), alone)["shape"]
