@@ -145,9 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_run_options(command)
     status = _command(commands, "status", _status, "what of an output is done, missing and failed", STATUS_EXIT)
     _add_out(status)
-    verify = _command(
-        commands, "verify", _verify, "check every image of an output against its metadata", VERIFY_EXIT
-    )
+    verify = _command(commands, "verify", _verify, "check every image of an output against its metadata", VERIFY_EXIT)
     _add_out(verify)
     verify.add_argument("--sample", type=int, metavar="N", help="look only at N shards, chosen at random")
     verify.add_argument(
@@ -179,9 +177,7 @@ def _command(commands: Any, name: str, run: Any, summary: str, epilog: str) -> a
 
 def _add_run_options(command: argparse.ArgumentParser) -> None:
     defaults = RunSettings()
-    command.add_argument(
-        "prompts", metavar="PROMPTS", help="a Parquet file, a folder or glob of them, local or s3://…"
-    )
+    command.add_argument("prompts", metavar="PROMPTS", help="a Parquet file, a folder or glob of them, local or s3://…")
     command.add_argument("out", metavar="OUT", help="folder or URL to fill; a second run resumes")
 
     def option(group: Any, name: str, help: str, **kwargs: Any) -> None:

@@ -73,9 +73,7 @@ class RunRecord:
             content = json.loads(out.read(NAME))
             found = content["version"]
             if found != FORMAT_VERSION:
-                raise UsageError(
-                    f"{out.url}/{NAME} has format version {found}; this sdbatch reads {FORMAT_VERSION}"
-                )
+                raise UsageError(f"{out.url}/{NAME} has format version {found}; this sdbatch reads {FORMAT_VERSION}")
             return cls(**content)
         except (ValueError, KeyError, TypeError) as exc:
             raise UsageError(

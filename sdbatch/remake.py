@@ -46,9 +46,7 @@ class RemakeReport:
         return not self.different
 
 
-def remake(
-    out: str, count: int, *, model: str | None = None, options: Mapping[str, Any] | None = None
-) -> RemakeReport:
+def remake(out: str, count: int, *, model: str | None = None, options: Mapping[str, Any] | None = None) -> RemakeReport:
     """Make `count` images of an output again, chosen at random, each from its metadata row, in whatever company.
 
     Args:
@@ -63,9 +61,7 @@ def remake(
         raise UsageError(f"{store.url}: has no run.json, which says how its images were made")
     info = inspect_model(model or record.model["source"])
     if model_hash(info) != record.model["hash"]:
-        raise UsageError(
-            f"{store.url} was made by another model than {info.folder}: the hashes of the weights differ"
-        )
+        raise UsageError(f"{store.url} was made by another model than {info.folder}: the hashes of the weights differ")
     rows = list(_chosen_rows(store, count))
     from sdbatch.diffusion import Engine  # torch loads only now that everything else is in order
 
@@ -81,9 +77,7 @@ def remake(
 def _digest(pixels: Any, row: Mapping[str, Any], record: RunRecord) -> str:
     settings = record.settings
     labelled = dict(row) | {"model_hash": record.model["hash"]}
-    return hashlib.sha256(
-        encode(pixels, settings["image_format"], settings["image_quality"], labelled)
-    ).hexdigest()
+    return hashlib.sha256(encode(pixels, settings["image_format"], settings["image_quality"], labelled)).hexdigest()
 
 
 def _chosen_rows(store: Store, count: int) -> Iterator[dict[str, Any]]:

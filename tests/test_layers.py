@@ -17,7 +17,7 @@ MODULES = {".".join(p.relative_to(REPOSITORY).with_suffix("").parts): p for p in
 LAYERS = (
     ("sdbatch.errors",),
     ("sdbatch.diffusion",),
-    ("sdbatch.settings", "sdbatch.storage", "sdbatch.storage_errors"),
+    ("sdbatch.settings", "sdbatch.storage", "sdbatch.storage_errors", "sdbatch.parquet"),
     ("sdbatch.prompts", "sdbatch.output", "sdbatch.shards", "sdbatch.ledger", "sdbatch.models"),
     (
         "sdbatch.record",

@@ -266,6 +266,4 @@ def _decode_batch(lanes: int) -> int:
 
 
 def _device_name(device: torch.device) -> str:
-    return (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    )
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()

@@ -174,9 +174,7 @@ def _check_unet(folder: Path, unet: Mapping, vae: Mapping, family: str) -> None:
         what = f"a UNet with {in_channels} input channels" + (f" ({kind})" if kind else "")
         raise ModelError(f"{folder}: {what} is not text-to-image, which needs {latent_channels}")
     if out_channels != in_channels:
-        raise ModelError(
-            f"{folder}: a UNet that predicts its variance ({out_channels} output channels) can't be run"
-        )
+        raise ModelError(f"{folder}: a UNet that predicts its variance ({out_channels} output channels) can't be run")
     embedding = unet.get("addition_embed_type")
     allowed = {"sd": (None, "text"), "sdxl": ("text_time",)}[family]
     if embedding not in allowed:

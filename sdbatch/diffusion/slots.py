@@ -63,9 +63,7 @@ class Slots:
         latents = self.latents.index_select(0, self._source_index)
         return latents * numbers[INPUT_SCALE].view(-1, 1, 1, 1), numbers[TIMESTEP]
 
-    def advance(
-        self, outputs: torch.Tensor, numbers: torch.Tensor, noise: torch.Tensor | None, depth: int
-    ) -> None:
+    def advance(self, outputs: torch.Tensor, numbers: torch.Tensor, noise: torch.Tensor | None, depth: int) -> None:
         """Guidance, then x' = Σₖ aₖ·x₍ₖ₎ + Σₖ bₖ·m₍ₖ₎ + s·z for every lane.
 
         Args:

@@ -130,9 +130,7 @@ def _settings_columns(schema: pa.Schema, chosen: Mapping[str, str], path: str) -
         if name not in known:
             raise UsageError(f"--column {name}={column}: {name!r} is none of: {', '.join(known)}")
         if column and column not in schema.names:
-            raise UsageError(
-                f"--column {name}={column}: {path} has no column {column!r}{_like(column, schema.names)}"
-            )
+            raise UsageError(f"--column {name}={column}: {path} has no column {column!r}{_like(column, schema.names)}")
     used: dict[str, str] = {}
     for setting, aliases in SETTING_COLUMNS.items():
         if setting in chosen:
@@ -194,9 +192,7 @@ def _refuse_unwritable(schema: pa.Schema, path: str) -> None:
         try:
             pq.write_table(pa.schema([field]).empty_table(), io.BytesIO())
         except pa.ArrowException as exc:
-            raise InputError(
-                f"{path}: column {field.name!r} holds {field.type}, which Parquet cannot store"
-            ) from exc
+            raise InputError(f"{path}: column {field.name!r} holds {field.type}, which Parquet cannot store") from exc
 
 
 def _like(name: str, names: Iterable[str]) -> str:

@@ -84,9 +84,7 @@ def _row(cells: dict[str, Any], settings: RunSettings, file_number: int, row: in
         seed = None
     request = Request(
         prompt=given["prompt"],
-        negative_prompt=(given["negative_prompt"] or "")
-        if "negative_prompt" in given
-        else settings.negative_prompt,
+        negative_prompt=(given["negative_prompt"] or "") if "negative_prompt" in given else settings.negative_prompt,
         sampler=value("sampler", settings.sampler),
         steps=value("steps", settings.steps),
         guidance_scale=value("guidance_scale", settings.guidance_scale),

@@ -31,9 +31,7 @@ class Reading:
 def read(pixels: np.ndarray) -> Reading:
     """The reading of one picture, uint8 (64, 64, 3)."""
     picture = pixels.astype(np.float32) / 255
-    border = np.concatenate(
-        [picture[:2].reshape(-1, 3), picture[-2:].reshape(-1, 3), picture[:, :2].reshape(-1, 3)]
-    )
+    border = np.concatenate([picture[:2].reshape(-1, 3), picture[-2:].reshape(-1, 3), picture[:, :2].reshape(-1, 3)])
     ground = np.median(border, axis=0)
     contrast = np.linalg.norm(picture - ground, axis=-1)
     labels, _ = ndimage.label(contrast > CONTRAST)
@@ -46,9 +44,7 @@ def read(pixels: np.ndarray) -> Reading:
     return Reading(kinds, axis, nearest(ground, BACKGROUNDS))
 
 
-def read_thing(
-    picture: np.ndarray, contrast: np.ndarray, patch: np.ndarray
-) -> tuple[float, float, tuple[str, str]]:
+def read_thing(picture: np.ndarray, contrast: np.ndarray, patch: np.ndarray) -> tuple[float, float, tuple[str, str]]:
     """Centre (x, y) and kind of one patch; its outline runs halfway between thing and ground."""
     core = ndimage.binary_erosion(patch)
     inside = core if core.any() else patch

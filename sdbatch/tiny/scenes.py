@@ -87,9 +87,7 @@ def held_out(scene: Scene) -> bool:
 
     Sizes do not count: shapes, colours, places and background are held out in all sizes or in none.
     """
-    combination = "|".join(
-        (*(f"{thing.colour} {thing.shape}" for thing in scene.things), scene.axis, scene.background)
-    )
+    combination = "|".join((*(f"{thing.colour} {thing.shape}" for thing in scene.things), scene.axis, scene.background))
     return int.from_bytes(hashlib.sha256(combination.encode()).digest()[:8], "big") % 10 == 0
 
 

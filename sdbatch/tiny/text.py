@@ -46,9 +46,7 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
     """Token ids, int64 (B, CONTEXT), padded and cut as diffusers does."""
-    return tokenizer(
-        captions, padding="max_length", max_length=CONTEXT, truncation=True, return_tensors="pt"
-    ).input_ids
+    return tokenizer(captions, padding="max_length", max_length=CONTEXT, truncation=True, return_tensors="pt").input_ids
 
 
 class SceneHead(nn.Module):

@@ -185,8 +185,7 @@ def test_one_row_and_several_images_a_prompt_use_seed_plus_i(tmp_path, sdbatch_c
 
 def test_the_output_does_not_depend_on_the_actors(tmp_path, sdbatch_command):
     table = {
-        "prompt": [f"a {colour} {shape}" for colour in ("red", "green", "blue") for shape in ("circle", "square")]
-        * 8,
+        "prompt": [f"a {colour} {shape}" for colour in ("red", "green", "blue") for shape in ("circle", "square")] * 8,
         "steps": [1 + i % 5 for i in range(48)],
         "guidance_scale": [(1.0, 3.0, 7.5)[i % 3] for i in range(48)],
         "sampler": [("ddpm", "euler_a", "pndm", "dpmpp_2m")[i % 4] for i in range(48)],
@@ -232,9 +231,7 @@ def test_a_marker_follows_its_last_image_within_seconds(tmp_path, sdbatch_comman
 def test_a_second_run_makes_nothing_again(tmp_path, sdbatch_command):
     prompts = write_table(tmp_path / "prompts.parquet", {"prompt": ["a red circle"] * 4 + [""]})
     sdbatch_command("generate", prompts, tmp_path / "out", *FAST, status=1)
-    before = {
-        p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name != "run.json"
-    }
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name != "run.json"}
     process = sdbatch_command("generate", prompts, tmp_path / "out", *FAST, status=1)
     assert "0 of them made now" in process.stdout
     assert {p: p.stat().st_mtime_ns for p in before} == before
