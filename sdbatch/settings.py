@@ -79,18 +79,14 @@ class RunSettings:
         if self.images_per_prompt > MAX_IMAGES_A_SHARD:
             raise UsageError(f"--images-per-prompt {self.images_per_prompt}: at most {MAX_IMAGES_A_SHARD:,}")
         if self.shard_size is not None and self.shard_size > MAX_IMAGES_A_SHARD:
-            raise UsageError(
-                f"--shard-size {self.shard_size}: a shard has at most {MAX_IMAGES_A_SHARD:,} images"
-            )
+            raise UsageError(f"--shard-size {self.shard_size}: a shard has at most {MAX_IMAGES_A_SHARD:,} images")
         if self.image_quality is not None and not 1 <= self.image_quality <= 100:
             raise UsageError(f"--image-quality {self.image_quality} is not between 1 and 100")
         part, parts = self.part
         if not 1 <= part <= parts:
             raise UsageError(f"--part {part}/{parts}: wanted I/N with 1 ≤ I ≤ N")
         if self.actors is not None and not 1 <= self.actors[0] <= self.actors[1]:
-            raise UsageError(
-                f"--actors {self.actors[0]}:{self.actors[1]}: wanted N or MIN:MAX with 1 ≤ MIN ≤ MAX"
-            )
+            raise UsageError(f"--actors {self.actors[0]}:{self.actors[1]}: wanted N or MIN:MAX with 1 ≤ MIN ≤ MAX")
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> RunSettings:

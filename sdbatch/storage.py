@@ -153,12 +153,15 @@ class Store:
 
         self.retried("write", name, attempt)
 
-    def open(self, name: str) -> BinaryIO:
-        """A file open for reading; its reads are retried like all else, and raise `StorageError`."""
+    def open(self, name: str, block_size: int = READ_AHEAD) -> BinaryIO:
+        """A file open for reading, at least `block_size` bytes at a time.
+
+        On remote stores its reads are retried like all else, and raise `StorageError`.
+        """
         path = self._path(name)
         # Its own cache would read 50 MB ahead at every jump, and a Parquet reader jumps.
         file = self.retried("open", name, lambda: self._fs.open(path, "rb", cache_type="none"))
-        return io.BufferedReader(_RetriedFile(self, name, file), READ_AHEAD)
+        return file if self.is_local else io.BufferedReader(_RetriedFile(self, name, file), block_size)
 
     def exists(self, name: str) -> bool:
         return self.retried("look for", name, lambda: self._fs.exists(self._path(name)))

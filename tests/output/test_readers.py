@@ -125,9 +125,7 @@ def test_pandas_pyarrow_and_duckdb(output: Callable[..., Path], layout: str) -> 
     assert list(frame["id"]) == TABLE["id"]
     table = ds.dataset(sorted(str(path) for path in out.glob("*.parquet"))).to_table()
     assert table.column("note").to_pylist() == TABLE["note"]
-    counts = duckdb.sql(
-        f"SELECT status, error, count(*) FROM '{out}/*.parquet' GROUP BY ALL ORDER BY ALL"
-    ).fetchall()
+    counts = duckdb.sql(f"SELECT status, error, count(*) FROM '{out}/*.parquet' GROUP BY ALL ORDER BY ALL").fetchall()
     assert counts == [("failed", "prompt is empty", 3), ("ok", None, 5)]
 
 

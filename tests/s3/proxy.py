@@ -81,9 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
         answer = connection.getresponse()
         content = answer.read()
         connection.close()
-        headers = [
-            (k, v) for k, v in answer.getheaders() if k.lower() not in ("connection", "transfer-encoding")
-        ]
+        headers = [(k, v) for k, v in answer.getheaders() if k.lower() not in ("connection", "transfer-encoding")]
         self._answer(answer.status, headers, content, cut=fate == "cut_within")
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _handle

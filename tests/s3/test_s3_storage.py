@@ -24,7 +24,8 @@ def test_what_is_written_is_read_and_listed(bucket: str, s3_server: S3Server) ->
     assert raw.cat(f"{bucket}/out/00000/a.png") == b"12345"
     store.remove("00000", recursive=True)
     store.remove("never there")
-    assert store.entries() == {"run.json": 2}
+    assert not store.exists("00000/a.png")
+    assert store.entries().keys() - {"00000/"} == {"run.json"}  # SeaweedFS keeps the empty folder for a while
 
 
 def test_writes_of_others_are_seen_at_once(bucket: str, s3_server: S3Server) -> None:
@@ -41,20 +42,20 @@ def test_a_large_stream_is_a_multipart_upload(bucket: str, s3_server: S3Server) 
     piece = bytes(range(256)) * 4096 * 8  # 8 MB
 
     def produce(file) -> None:
-        for _ in range(16):
+        for _ in range(5):
             file.write(piece)
 
     store.write_stream("large.tar", produce)
     info = s3fs.S3FileSystem(**s3_server.options).info(f"{bucket}/large.tar")
     assert info["ETag"].strip('"').endswith("-3")  # of three parts
-    assert store.read("large.tar") == piece * 16
+    assert store.read("large.tar") == piece * 5
 
 
 def test_a_stream_that_breaks_off_leaves_nothing(bucket: str, s3_server: S3Server) -> None:
     store = Store(bucket, s3_server.options)
 
     def produce(file) -> None:
-        file.write(bytes(60 << 20))
+        file.write(bytes(20 << 20))
         raise ValueError("no more")
 
     with pytest.raises(ValueError, match="no more"):
@@ -73,9 +74,7 @@ def test_files_of_a_folder_and_a_glob_have_their_etags(bucket: str, s3_server: S
     assert Store(f"{bucket}/in/a.parquet", s3_server.options).files() == files[:1]
 
 
-def test_the_environment_says_who_and_where(
-    bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_says_who_and_where(bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()

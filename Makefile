@@ -1,0 +1,34 @@
+# Each target does its own set-up; a fresh machine needs Python 3.11+ and make, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install demo test lint bench tiny clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,bench]'
+	touch $@
+
+# The main job on the prompts that ship with the project, and a contact sheet of what it made.
+demo: $(INSTALLED)
+	$(BIN)/sdbatch generate examples/demo.parquet demo-out --overwrite
+	$(BIN)/sdbatch sheet demo-out demo-out/sheet.png
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/mixed.py
+	$(BIN)/python benchmarks/uniform.py
+	$(BIN)/python benchmarks/overhead.py
+
+clean:
+	rm -rf $(VENV) demo-out
