@@ -22,9 +22,7 @@ IMAGE_BYTES = "image.bytes"
 
 
 @contextmanager
-def opened_parquet(
-    store: Store, name: str, damage: type[SdbatchError], piece: int = 0
-) -> Iterator[pq.ParquetFile]:
+def opened_parquet(store: Store, name: str, damage: type[SdbatchError], piece: int = 0) -> Iterator[pq.ParquetFile]:
     """A Parquet file, open for reading.
 
     Args:

@@ -225,9 +225,7 @@ def rewrite_tar(path: Path, change: Callable[[list[tuple[str, bytes]]], list[tup
         (lambda members: [*members[:2], (members[2][0], b"{}"), *members[3:]], r"000000000\.json: differs"),
     ],
 )
-def test_harm_to_a_tar_is_found(
-    output: Callable[..., Path], change: Callable[[list], list], finding: str
-) -> None:
+def test_harm_to_a_tar_is_found(output: Callable[..., Path], change: Callable[[list], list], finding: str) -> None:
     out = output(layout="webdataset")
     rewrite_tar(out / "00000.tar", change)
     report = verify(str(out))
@@ -246,9 +244,7 @@ def test_harm_to_pictures_in_parquet_is_found(output: Callable[..., Path]) -> No
     out = output(layout="parquet")
     other = io.BytesIO()
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(other, "PNG")
-    rewrite(
-        out / "00000.parquet", "image", lambda images: [{**images[0], "bytes": other.getvalue()}, *images[1:]]
-    )
+    rewrite(out / "00000.parquet", "image", lambda images: [{**images[0], "bytes": other.getvalue()}, *images[1:]])
     assert list(verify(str(out)).bad) == [0]
 
 

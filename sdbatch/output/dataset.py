@@ -76,9 +76,7 @@ class Dataset:
         import ray.data  # only who asks for it needs Ray
 
         shards = ray.data.from_items([{"shard": shard} for shard in self.shards])
-        return shards.map_batches(
-            _ReadShard(self.store), batch_size=1, batch_format="pyarrow", zero_copy_batch=True
-        )
+        return shards.map_batches(_ReadShard(self.store), batch_size=1, batch_format="pyarrow", zero_copy_batch=True)
 
 
 class _ReadShard:

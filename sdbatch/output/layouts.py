@@ -106,8 +106,7 @@ class ParquetLayout(_HeldLayout):
 
     def _group(self, metadata: pa.Table, keys: list[str], schema: pa.Schema) -> pa.Table:
         images = [
-            {"bytes": self._held[key], "path": f"{key}{self._extension}"} if key in self._held else None
-            for key in keys
+            {"bytes": self._held[key], "path": f"{key}{self._extension}"} if key in self._held else None for key in keys
         ]
         with_images = metadata.append_column("image", pa.array(images, image_type))
         return with_images.select(schema.names).cast(schema)

@@ -120,9 +120,7 @@ class ShardWriter:
         if row.error is None:  # an earlier attempt may have come as far as the picture
             self._layout.drop(key)
         request = self._sized(image.request, row.unread)
-        return Outcome(
-            request, image.error or "no picture came out", prompt_tokens=image.prompt_tokens or None
-        )
+        return Outcome(request, image.error or "no picture came out", prompt_tokens=image.prompt_tokens or None)
 
     def _fail_unparsed(self) -> None:
         requests = [(request, row) for row in self._rows for request in row.requests]

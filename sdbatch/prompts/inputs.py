@@ -70,8 +70,7 @@ def list_inputs(prompts: str, options: Mapping[str, Any] | None = None) -> list[
     # Footers of equal tables are equal: keep one schema object, so that a plan of 1,000 files stays small.
     schemas: dict[bytes, pa.Schema] = {}
     return [
-        replace(file, schema=schemas.setdefault(file.schema.serialize().to_pybytes(), file.schema))
-        for file in files
+        replace(file, schema=schemas.setdefault(file.schema.serialize().to_pybytes(), file.schema)) for file in files
     ]
 
 

@@ -39,9 +39,7 @@ def read_rows(
     wanted = list(ranges)
     with opened_parquet(Store(file.path, options), "", InputError, piece=COLUMN_BYTES) as parquet:
         if parquet.metadata.num_rows != file.rows:
-            raise InputError(
-                f"{file.path}: has {parquet.metadata.num_rows:,} rows; when planned it had {file.rows:,}"
-            )
+            raise InputError(f"{file.path}: has {parquet.metadata.num_rows:,} rows; when planned it had {file.rows:,}")
         schema = pa.schema([parquet.schema_arrow.field(name) for name in columns.needed])
         yield from _cut(_pieces(file, parquet, columns.needed, wanted), wanted, file, schema)
 

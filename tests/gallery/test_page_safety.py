@@ -56,15 +56,12 @@ def test_texts_are_texts_wherever_they_come_from(browser, tmp_path):
     for position in range(len(HOSTILE)):
         browser.run("openAt(arguments[0])", position)
         browser.wait_for_text("#viewer-prompt", HOSTILE[position])
-    facts = browser.run(
-        "return [...document.querySelectorAll('#viewer-facts dt')].map((name) => name.textContent)"
-    )
+    facts = browser.run("return [...document.querySelectorAll('#viewer-facts dt')].map((name) => name.textContent)")
     assert {name.replace("_", " ") for name in names} <= set(facts)
     browser.run("$('viewer').close()")
     assert browser.run("return [window.hacked, Object.prototype.hacked]") == [None, None]
     assert (
-        browser.run("return document.querySelectorAll('b, [onclick], [onerror], body script:not([src])').length")
-        == 0
+        browser.run("return document.querySelectorAll('b, [onclick], [onerror], body script:not([src])').length") == 0
     )
     assert browser.complaints() == []
     assert all(request.startswith("file://") for request in browser.requests())

@@ -38,9 +38,7 @@ def test_the_viewer_tells_why_there_is_no_picture(browser, url):
     browser.open(url)
     browser.click("#grid li[data-position='3'] .tile")
     browser.wait_for_text("#viewer-reason", "No pictureunknown sampler 'nope'")
-    assert browser.run(
-        "return [$('viewer-picture').hidden, $('copy-parameters').hidden, $('viewer-file').hidden]"
-    ) == [
+    assert browser.run("return [$('viewer-picture').hidden, $('copy-parameters').hidden, $('viewer-file').hidden]") == [
         True,
         True,
         True,
@@ -108,9 +106,7 @@ def test_the_keyboard_reaches_everything(browser, url):
         assert browser.run("return getComputedStyle($('filters')).display") == shown
     assert browser.focused() == "filters-toggle"
     browser.run("grid.focus(0)")
-    style = browser.run(
-        "const s = getComputedStyle(document.activeElement); return [s.outlineStyle, s.outlineWidth]"
-    )
+    style = browser.run("const s = getComputedStyle(document.activeElement); return [s.outlineStyle, s.outlineWidth]")
     assert style == ["solid", "2px"]
     browser.press(Keys.ENTER)
     browser.until("return $('viewer').open")

@@ -42,9 +42,7 @@ def write_output(
         tables = read_rows(file, columns, ranges, storage_options)
         for (first, _), table in zip(ranges, tables, strict=True):
             rows = parse(table, columns, settings, number, first)
-            writer = ShardWriter(
-                Store(out, storage_options), len(stats), table, rows, columns, settings, MODEL
-            )
+            writer = ShardWriter(Store(out, storage_options), len(stats), table, rows, columns, settings, MODEL)
             requests = [request for row in rows for request in row.requests]
             failed = [row.error is not None for row in rows for _ in row.requests]
             wanted = [index for index in range(len(requests)) if not failed[index]]
