@@ -27,7 +27,7 @@ DROPPED = 0.1  # share of captions emptied, for classifier-free guidance (Ho & S
 GAMMA = 5.0  # of min-SNR loss weights (Hang et al. 2023)
 HEAD_WEIGHT = 0.02
 JUDGE_EVERY = 2_000  # steps
-POOL = (8_000, 40_000)  # pictures of one thing and of two
+POOL = (6_000, 30_000)  # pictures of one thing and of two
 
 
 def new_unet() -> UNet2DConditionModel:

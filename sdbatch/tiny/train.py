@@ -85,7 +85,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autoencoder-steps", type=int, default=2_000)
     parser.add_argument("--text-steps", type=int, default=1_000)
-    parser.add_argument("--steps", type=int, default=40_000, help="of text encoder and UNet together")
+    parser.add_argument("--steps", type=int, default=24_000, help="of text encoder and UNet together")
     return parser.parse_args()
 
 
