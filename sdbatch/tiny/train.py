@@ -9,6 +9,7 @@ it at any time; the same command goes on from the last checkpoint in the work fo
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import random
 from pathlib import Path
@@ -47,10 +48,7 @@ def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     """Writes the folder: UNet and VAE as float16, the small text encoder as float32."""
     pipeline.save_pretrained(folder)
     for name in ("unet", "vae"):
-        model = getattr(pipeline, name)
-        half = type(model).from_config(model.config)
-        half.load_state_dict(model.state_dict())
-        half.half().save_pretrained(folder / name)
+        copy.deepcopy(getattr(pipeline, name)).half().save_pretrained(folder / name)
 
 
 @torch.no_grad()
