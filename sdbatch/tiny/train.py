@@ -45,8 +45,12 @@ def assemble(
 
 
 def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    """Writes the folder: UNet and VAE as float16, the small text encoder as float32."""
+    """Writes the folder: UNet and VAE as float16, the small text encoder as float32.
+
+    The tokenizer is written twice over: as tokenizer.json, and as the two files that transformers 4 reads.
+    """
     pipeline.save_pretrained(folder)
+    pipeline.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
     for name in ("unet", "vae"):
         copy.deepcopy(getattr(pipeline, name)).half().save_pretrained(folder / name)
 
