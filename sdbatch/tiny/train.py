@@ -2,8 +2,8 @@
 
     python -m sdbatch.tiny.train --work tiny-training
 
-Three stages: the autoencoder, the text encoder on captions alone, then text encoder and UNet together. Kill
-it at any time; the same command goes on from the last checkpoint in the work folder.
+Four stages: the autoencoder, the text encoder on captions alone, text encoder and UNet together, and the
+decoder once more. Kill it at any time; the same command goes on from the last checkpoint in the work folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .autoencoder import train_autoencoder
+from .autoencoder import train_autoencoder, train_decoder
 from .card import Record, write_card
 from .denoiser import encode_pool, new_scheduler, train_denoiser
 from .judge import MODEL, Scores, describe, judge, questions, scores
@@ -86,15 +86,17 @@ def options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=MODEL, help="the model folder to write")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autoencoder-steps", type=int, default=2_000)
-    parser.add_argument("--text-steps", type=int, default=1_000)
+    parser.add_argument("--text-steps", type=int, default=700)
     parser.add_argument("--steps", type=int, default=24_000, help="of text encoder and UNet together")
+    parser.add_argument("--decoder-steps", type=int, default=2_000)
     return parser.parse_args()
 
 
 def main() -> None:
     chosen = options()
     stages = f"--autoencoder-steps {chosen.autoencoder_steps} --text-steps {chosen.text_steps}"
-    command = f"python -m sdbatch.tiny.train {stages} --steps {chosen.steps} --seed {chosen.seed}"
+    command = f"python -m sdbatch.tiny.train {stages} --steps {chosen.steps}"
+    command = f"{command} --decoder-steps {chosen.decoder_steps} --seed {chosen.seed}"
     record = Record(command, f"{os.cpu_count()} CPU cores")
     tokenizer = new_tokenizer()
     vae, record.stages["autoencoder"] = train_autoencoder(chosen.work, chosen.autoencoder_steps, chosen.seed)
@@ -115,6 +117,7 @@ def main() -> None:
     encoder, unet, record.stages["text encoder and UNet"] = train_denoiser(
         chosen.work, pools, tokenizer, text, chosen.steps, chosen.seed, look
     )
+    record.stages["decoder"] = train_decoder(chosen.work, vae, chosen.decoder_steps, chosen.seed)
     finish(assemble(vae, encoder, tokenizer, unet), chosen.out, record)
 
 
