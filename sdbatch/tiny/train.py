@@ -21,7 +21,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from .autoencoder import train_autoencoder, train_decoder
 from .card import Record, write_card
 from .denoiser import encode_pool, new_scheduler, train_denoiser
-from .judge import MODEL, Scores, describe, judge, questions, scores
+from .judge import MODEL, Scores, describe, judge, load, questions, scores
 from .scenes import draw
 from .text import train_text_encoder
 from .tokenizer import new_tokenizer
@@ -66,8 +66,9 @@ def judge_autoencoder(vae: AutoencoderKL, count: int) -> Scores:
 
 
 def finish(pipeline: StableDiffusionPipeline, folder: Path, record: Record) -> None:
-    """Saves, scores and describes the model."""
+    """Saves the model, and scores and describes what was saved."""
     save(pipeline, folder)
+    pipeline = load(folder)
     record.scores["500 scenes encoded and decoded"] = judge_autoencoder(pipeline.vae, 500)
     for count, sampler, steps, guidance in (
         (500, "ddpm", 50, 7.5),
