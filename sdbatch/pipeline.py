@@ -178,8 +178,7 @@ def _reports(dataset: Dataset, coordinator: Any) -> Iterator[ShardStats]:
     """Run the graph; yields each shard's statistics as it finishes.
 
     Raises:
-        SdbatchError: what a worker or a read task said when it gave up.
-        RunError: anything else that ended the run.
+        RunError: a worker or a read task gave up; says why.
     """
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -190,14 +189,14 @@ def _reports(dataset: Dataset, coordinator: Any) -> Iterator[ShardStats]:
         raise _told(exc, problems) from exc
 
 
-def _told(error: BaseException | None, problems: list[str]) -> SdbatchError:
-    """The error that people should see: ours if one is in the chain of causes, else the reason workers gave."""
-    first = error
-    while error is not None:
-        if isinstance(error, SdbatchError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    reason = problems[0] if problems else str(first).strip().splitlines()[-1]
+def _told(error: BaseException, problems: list[str]) -> RunError:
+    """What people should read: our own error if one is in the chain of causes, else the reason a worker gave."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, SdbatchError):
+            return RunError(f"the run broke: {cause}")
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    reason = problems[0] if problems else str(error).strip().splitlines()[-1]
     return RunError(f"the run broke: {reason}")
 
 

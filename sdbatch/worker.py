@@ -105,7 +105,12 @@ class ShardWorker:
         self._images = 0
         self._failed = 0
         self._lock = threading.Lock()
-        self._engine = Engine(job.model_folder, **job.engine)
+        try:
+            self._engine = Engine(job.model_folder, **job.engine)
+        except Exception as exc:
+            # Ray tells the driver of a constructor's error only as text; the reason itself goes this way.
+            ray.get(coordinator.problem.remote(f"{exc}"))
+            raise
         self._loop = EngineLoop(self._engine)
         coordinator.register.remote(self._name, context.current_actor, self._node, os.getpid())
         threading.Thread(target=self._report_forever, name="report", daemon=True).start()

@@ -19,7 +19,7 @@ PATIENCE = 4
 
 @dataclass(eq=False)
 class Decoded:
-    """A finished row: its latents, and its pixels (H, W, 3) uint8, None if the decoder's output was not finite."""
+    """A finished row: its latents, and its pixels, uint8 (H, W, 3), or None if they were not finite."""
 
     row: Row
     latents: torch.Tensor
@@ -30,7 +30,7 @@ class Decoder:
     """Collects finished rows by shape and decodes them.
 
     Args:
-        batch: rows a call of the VAE; short batches are padded, for at another shape it would round otherwise.
+        batch: rows a call of the VAE; short batches are padded, for at another shape it rounds otherwise.
     """
 
     def __init__(self, family: StableDiffusion, batch: int):
@@ -115,8 +115,11 @@ class _Running:
 
 
 def to_pixels(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """uint8 (B, H, W, 3) of decoded images (B, 3, H, W) as diffusers' VaeImageProcessor rounds them, and bool (B,),
-    whether all values of an image were finite."""
+    """Decoded images (B, 3, H, W) as diffusers' VaeImageProcessor rounds them.
+
+    Returns:
+        uint8 (B, H, W, 3), and bool (B,): whether all values of an image were finite.
+    """
     images = images.float()
     finite = torch.isfinite(images).flatten(1).all(dim=1)
     images = (images * 0.5 + 0.5).clamp(0.0, 1.0).nan_to_num(0.0)

@@ -1,4 +1,4 @@
-"""Text encodings by text: encoded in batches of one fixed shape, kept while they are likely to be asked for again."""
+"""Text encodings by text: made in batches of one fixed shape, kept while they are likely to be wanted."""
 
 from __future__ import annotations
 

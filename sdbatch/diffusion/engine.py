@@ -46,8 +46,9 @@ class _Sampling(Row):
 class Engine:
     """Runs many different requests through one UNet at once.
 
-    The UNet, the text encoder and the VAE always run at the same batch shapes, so a request's picture depends on
-    nothing but the request, the model and these settings: not on its neighbours, nor on the order of submission.
+    The UNet, the text encoder and the VAE always run at the same batch shapes, so a request's picture depends
+    on nothing but the request, the model and these settings: not on its neighbours, nor on the order of
+    submission.
 
     Args:
         model: "tiny", the packaged model, or a folder in diffusers' format.
@@ -217,7 +218,7 @@ class Engine:
         self._lanes.advance(lane_set)
 
     def _draw_noise(self, lane_set: LaneSet) -> torch.Tensor | None:
-        """What each row's generator gives for this call, in float32 on the CPU, as diffusers would draw it."""
+        """What each row's generator gives for this call: float32, on the CPU, as diffusers draws it."""
         slots = self._slots[lane_set.shape]
         noise = None
         for row in lane_set.rows:

@@ -1,7 +1,8 @@
 """What is particular to a family of models: its conditioning, its denoiser, its decoder.
 
-A family says, for a row: how many lanes it takes, which texts it needs encoded, its start latents, its coefficient
-table, and the named tensors that condition each of its lanes. It runs the denoiser on stacked lanes and decodes.
+A family says, for a row: how many lanes it takes, which texts it needs encoded, its start latents, its
+coefficient table, and the named tensors that condition each of its lanes. It runs the denoiser on stacked
+lanes and decodes.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Parts:
 
 
 class StableDiffusion:
-    """Stable Diffusion 1.x and 2.x (Rombach et al. 2022), and models distilled from them such as LCM and SD-Turbo."""
+    """Stable Diffusion 1.x and 2.x (Rombach et al. 2022), and what is distilled from them (LCM, SD-Turbo)."""
 
     # StableDiffusionPipeline overrules the checkpoint's scheduler configuration so.
     forced_scheduler_config: Mapping[str, object] = {"steps_offset": 1}
@@ -131,7 +132,7 @@ class StableDiffusion:
 
 
 class StableDiffusionXL(StableDiffusion):
-    """Stable Diffusion XL (Podell et al. 2023): two text encoders, pooled embedding, size and crop conditioning."""
+    """Stable Diffusion XL (Podell et al. 2023): two text encoders, pooled text, size conditioning."""
 
     forced_scheduler_config: Mapping[str, object] = {}
 
@@ -178,7 +179,7 @@ class StableDiffusionXL(StableDiffusion):
 
 
 def guidance_embedding(w: float, dimension: int) -> torch.Tensor:
-    """Sinusoidal embedding (dimension,) of the guidance weight w = scale − 1 (Meng et al. 2023, On Distillation)."""
+    """Sinusoidal embedding (dimension,) of the guidance weight w = scale − 1 (Meng et al. 2023)."""
     half = dimension // 2
     frequencies = torch.exp(torch.arange(half) * -(torch.log(torch.tensor(10000.0)) / (half - 1)))
     angles = torch.tensor(w, dtype=torch.float32) * 1000.0 * frequencies

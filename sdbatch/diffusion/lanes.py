@@ -1,8 +1,8 @@
 """Which row sits in which lane: the policy of continuous batching. Knows nothing of tensors.
 
-The UNet runs at one fixed batch shape for each picture size: a *lane set*. A row with guidance takes two of its
-lanes, conditional and unconditional, any other row one; the lanes of a finished row are given to the next at once.
-No decision here can change a picture, only when it is made.
+The UNet runs at one fixed batch shape for each picture size: a *lane set*. A row with guidance takes two of
+its lanes, conditional and unconditional, any other row one; the lanes of a finished row are given to the next
+at once. No decision here can change a picture, only when it is made.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ __all__ = ["LaneSet", "Lanes", "Row"]
 
 Shape = tuple[int, int]
 
-# Rows that may be under way or waiting, from the oldest unfinished one on, as a multiple of the lanes. It bounds how
-# far a row of a rare size is overtaken, and gives every size enough rows to fill its lanes.
+# Rows that may be under way or waiting, from the oldest unfinished one on, as a multiple of the lanes. It
+# bounds how far a row of a rare size is overtaken, and gives every size enough rows to fill its lanes.
 WINDOW = 32
 # A small picture gets more lanes, but a set with many must not run nearly empty for a few rows.
 MOST_GROWTH = 4
@@ -135,7 +135,7 @@ class Lanes:
         self._queue(row.shape).push(row)
 
     def select(self) -> LaneSet | None:
-        """The lane set to run next: the fullest it can be made; on a tie the current one, then the oldest row's."""
+        """The set to run next: the one that gets fullest; on a tie the current one, then the oldest row's."""
         sets = [self._set(shape) for shape, queue in self._queues.items() if queue.lanes]
         sets += [lane_set for lane_set in self._sets.values() if lane_set.rows and lane_set not in sets]
         self._current = max(sets, key=self._preference, default=None)

@@ -122,7 +122,7 @@ def read_config(path: Path) -> dict:
 
 @functools.lru_cache(maxsize=16)
 def model_hash(info: ModelInfo) -> str:
-    """SHA-256, in hex, over the names and contents of all weight files that the engine loads, in order of name."""
+    """SHA-256, in hex, over the names and contents of all weight files that the engine loads, sorted."""
     digest = hashlib.sha256()
     for path in weight_files(info):
         digest.update(path.relative_to(info.folder).as_posix().encode())
@@ -140,7 +140,7 @@ def weight_files(info: ModelInfo) -> list[Path]:
 
 
 def _weights(folder: Path, suffix: str) -> list[Path]:
-    """Weight files of one component and one variant; sharded ones are `model.fp16-00001-of-00002.safetensors`."""
+    """Weight files of a component and variant; sharded ones are `model.fp16-00001-of-00002.safetensors`."""
     variant = suffix.removesuffix(".safetensors")
     found = []
     for path in folder.glob("*.safetensors"):

@@ -1,4 +1,4 @@
-"""The tensors of a lane set, and what one pass does to them. Knows no policy: it is told which row has which lane."""
+"""The tensors of a lane set, and what a pass does to them. Knows no policy: it is told who has which lane."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["Slots"]
 class Slots:
     """State of L lanes of one latent shape; a row's latents live in its conditional lane.
 
-    Latents and step arithmetic are float32 whatever the UNet's dtype. All lanes go through the same elementwise
-    operations in the same order, so neighbours change no bit of a row.
+    Latents and step arithmetic are float32 whatever the UNet's dtype. All lanes go through the same
+    elementwise operations in the same order, so neighbours change no bit of a row.
 
     Attributes:
         latents: float32 (L, C, h, w).
@@ -44,7 +44,7 @@ class Slots:
             latents: float32 (C, h, w), on the CPU.
             conditioning: the conditional lane's named tensors, then the unconditional lane's if it has one.
         """
-        # 0·NaN is NaN: what an overflown row left behind must not reach the next one through a zero coefficient.
+        # 0·NaN is NaN: what an overflown row left behind must not reach the next one.
         self._past_latents[:, row.lane].zero_()
         self._past_outputs[:, row.lane].zero_()
         self.latents[row.lane].copy_(latents, non_blocking=True)

@@ -61,7 +61,7 @@ of all combinations of shapes, colours, places and ground, chosen by a hash, was
 
 **Training.** `{command}` at commit {commit}, on {machine}. First the autoencoder, then the text encoder
 on captions alone, then text encoder and UNet together with DDPM's noise-prediction loss, 10% of captions
-dropped.
+dropped, and last the decoder once more on rougher latents.
 
 | stage | steps | examples | minutes |
 |---|---|---|---|

@@ -1,7 +1,7 @@
-"""Small random-weight checkpoints in diffusers' folder format, built in a second or two with diffusers' own classes.
+"""Small random-weight checkpoints in diffusers' folder format, built in seconds with its own classes.
 
-The weights are scaled so that the UNet's outputs have about unit variance and the VAE's pictures fill the range
-of pixel values: only then does "no pixel off by more than 2 of 255" mean something.
+The weights are scaled so that the UNet's outputs have about unit variance and the VAE's pictures fill the
+range of pixel values: only then does "no pixel off by more than 2 of 255" mean something.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _text_config(tokenizer: CLIPTokenizer, **overrides) -> CLIPTextConfig:
 
 
 def _tokenizer(folder: Path) -> CLIPTokenizer:
-    """CLIP's byte-level BPE with its 512 base symbols and a handful of merges, so any Unicode text tokenises."""
+    """CLIP's byte-level BPE with its 512 base symbols and few merges, so any Unicode text tokenises."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     symbols = list(bytes_to_unicode().values())
