@@ -76,6 +76,7 @@ def _check_defaults(settings: RunSettings, model: ModelInfo) -> None:
         settings.sampler,
         settings.steps,
         settings.guidance_scale,
+        settings.guidance_rescale,
         settings.height,
         settings.width,
     )

@@ -37,6 +37,7 @@ class RunSettings:
     sampler: str = "ddpm"
     steps: int = 50
     guidance_scale: float = 7.5
+    guidance_rescale: float = 0.0
     negative_prompt: str = ""
     height: int | None = None
     width: int | None = None
@@ -74,6 +75,8 @@ class RunSettings:
         for name in ("height", "width", "shard_size"):
             _at_least(name, getattr(self, name), 1)
         _at_least("lanes", self.lanes, 2)
+        if not 0 <= self.guidance_rescale <= 1:
+            raise UsageError(f"--guidance-rescale {self.guidance_rescale} is not between 0 and 1")
         if not math.isfinite(self.guidance_scale):
             raise UsageError(f"--guidance-scale {self.guidance_scale} is not a finite number")
         if self.images_per_prompt > MAX_IMAGES_A_SHARD:
