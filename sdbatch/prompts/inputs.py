@@ -97,6 +97,8 @@ def _describe(file: StoredFile, kind: str, options: Mapping[str, Any] | None) ->
         with opened_parquet(Store(file.path, options), "", InputError) as parquet:
             footer, schema = parquet.metadata, parquet.schema_arrow
         groups = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
+        if min(groups, default=0) < 0 or sum(groups) != footer.num_rows:
+            raise InputError(f"{file.path}: is damaged (its row groups have not the rows that it says it has)")
     else:
         rows, schema = describe_text(file.path, kind, options)
         groups = (rows,)

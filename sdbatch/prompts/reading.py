@@ -42,7 +42,9 @@ def read_rows(
         store = Store(file.path, options)
         with opened_parquet(store, "", InputError, piece=COLUMN_BYTES) as parquet:
             if parquet.metadata.num_rows != file.rows:
-                raise _changed(file, parquet.metadata.num_rows)
+                raise InputError(
+                    f"{file.path}: has {parquet.metadata.num_rows:,} rows; when planned it had {file.rows:,}"
+                )
             yield from _cut(_pieces(file, store, parquet, needed, wanted), wanted, file, schema)
     else:
         yield from _cut(_numbered(text_pieces(file, options), needed), wanted, file, schema)
@@ -54,6 +56,8 @@ def _pieces(
     start = 0
     for number, rows in enumerate(file.row_groups):
         if any(first < start + rows and start < first + count for first, count in ranges):
+            # Arrow refuses to read a damaged chunk, but ends the process if asked about one: read before asking.
+            next(parquet.iter_batches(1, row_groups=[number], use_threads=False), None)
             size = _rows_at_a_time(store, parquet.metadata.row_group(number))
             batches = parquet.iter_batches(size, row_groups=[number], columns=needed, use_threads=False)
             # Arrow takes a name as the beginning of a path, and may bring more than was asked for.
@@ -92,19 +96,15 @@ def _cut(
         at, parts, size = first, [], 0
         while at < first + count:
             while piece is None or start + piece.num_rows <= at:
-                start, piece = next(pieces, (at, None))
-                if piece is None:
-                    raise _changed(file, at)
+                start, piece = next(pieces, (file.rows, None))
+                if piece is None or start > at:
+                    raise InputError(f"{file.path}: is damaged; row {at:,} is not where the file says it is")
             parts.append(piece.slice(at - start, first + count - at))
             at += parts[-1].num_rows
             size += sum(column.nbytes for column in parts[-1].columns if not pt.is_dictionary(column.type))
             if size > MOST_TABLE_BYTES:
                 raise InputError(
-                    f"{file.path}: rows {first:,} to {at - 1:,} hold more than {MOST_TABLE_BYTES >> 30} GB; "
+                    f"{file.path}: rows {first:,} to {at - 1:,} hold more than {MOST_TABLE_BYTES / 2**30:g} GB; "
                     "make shards smaller (--shard-size), or leave the largest column out of the table"
                 )
         yield pa.Table.from_batches(parts, schema)
-
-
-def _changed(file: InputFile, rows: int) -> InputError:
-    return InputError(f"{file.path}: has {rows:,} rows; when planned it had {file.rows:,}")

@@ -78,7 +78,8 @@ def _pieces(file: BinaryIO, kind: str, schema: pa.Schema | None) -> Iterator[pa.
 def _csv(file: BinaryIO, delimiter: str) -> Iterator[pa.RecordBatch]:
     start = file.tell()
     wrapper = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")  # it decodes beyond the first line
-    names = next(csv.reader(wrapper, delimiter=delimiter), [])
+    quoting = {"quoting": csv.QUOTE_NONE} if delimiter == "\t" else {}
+    names = next(csv.reader(wrapper, delimiter=delimiter, **quoting), [])
     wrapper.detach()
     file.seek(start)
     if not names:
@@ -89,7 +90,8 @@ def _csv(file: BinaryIO, delimiter: str) -> Iterator[pa.RecordBatch]:
     reader = pcsv.open_csv(
         pa.PythonFile(file, "r"),
         pcsv.ReadOptions(use_threads=False, block_size=PIECE_BYTES),
-        pcsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        # TSV has no quotes: what looks like one is the prompt's own.
+        pcsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, quote_char=not quoting and '"'),
         # As bytes, text that is not UTF-8 fails with its row and not with the whole file.
         pcsv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), null_values=[""], strings_can_be_null=True),
     )
