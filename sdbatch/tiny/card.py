@@ -29,10 +29,6 @@ def write_card(folder: Path, record: Record) -> None:
         for name, figures in record.stages.items()
     )
     scores = "\n".join(f"- {asked}: {describe(result)}" for asked, result in record.scores.items())
-<<<<<<< HEAD
-    (folder / "README.md").write_text(
-        CARD.format(command=record.command, machine=record.machine, commit=commit(), stages=stages, scores=scores)
-=======
     card = CARD.format(
         command=record.command,
         commit=commit(),
@@ -40,7 +36,6 @@ def write_card(folder: Path, record: Record) -> None:
         remark=record.remark,
         stages=stages,
         scores=scores,
->>>>>>> tiny
     )
     (folder / "README.md").write_text(card.replace("\n\n\n", "\n"))
 

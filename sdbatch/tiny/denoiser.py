@@ -151,11 +151,7 @@ def losses(
     wrong = torch.rand(len(scenes), generator=generator) < MISTOLD
     told = [scenes[row - mistold] for row, mistold in enumerate(wrong.tolist())]
     kept = torch.rand(len(scenes), generator=generator) >= DROPPED
-<<<<<<< HEAD
-    captions = [caption(scene, rng) if keep else "" for scene, keep in zip(scenes, kept.tolist(), strict=True)]
-=======
     captions = [caption(scene, rng) if keep else "" for scene, keep in zip(told, kept.tolist(), strict=True)]
->>>>>>> tiny
     noise = torch.randn(latents.shape, generator=generator)
     timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(scenes),), generator=generator)
     excess = overshoot(latents, scheduler, timesteps, generator)
