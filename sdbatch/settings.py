@@ -37,6 +37,7 @@ class RunSettings:
     sampler: str = "ddpm"
     steps: int = 50
     guidance_scale: float = 7.5
+    guidance_rescale: float = 0.0
     negative_prompt: str = ""
     height: int | None = None
     width: int | None = None
@@ -74,23 +75,21 @@ class RunSettings:
         for name in ("height", "width", "shard_size"):
             _at_least(name, getattr(self, name), 1)
         _at_least("lanes", self.lanes, 2)
+        if not 0 <= self.guidance_rescale <= 1:
+            raise UsageError(f"--guidance-rescale {self.guidance_rescale} is not between 0 and 1")
         if not math.isfinite(self.guidance_scale):
             raise UsageError(f"--guidance-scale {self.guidance_scale} is not a finite number")
         if self.images_per_prompt > MAX_IMAGES_A_SHARD:
             raise UsageError(f"--images-per-prompt {self.images_per_prompt}: at most {MAX_IMAGES_A_SHARD:,}")
         if self.shard_size is not None and self.shard_size > MAX_IMAGES_A_SHARD:
-            raise UsageError(
-                f"--shard-size {self.shard_size}: a shard has at most {MAX_IMAGES_A_SHARD:,} images"
-            )
+            raise UsageError(f"--shard-size {self.shard_size}: a shard has at most {MAX_IMAGES_A_SHARD:,} images")
         if self.image_quality is not None and not 1 <= self.image_quality <= 100:
             raise UsageError(f"--image-quality {self.image_quality} is not between 1 and 100")
         part, parts = self.part
         if not 1 <= part <= parts:
             raise UsageError(f"--part {part}/{parts}: wanted I/N with 1 ≤ I ≤ N")
         if self.actors is not None and not 1 <= self.actors[0] <= self.actors[1]:
-            raise UsageError(
-                f"--actors {self.actors[0]}:{self.actors[1]}: wanted N or MIN:MAX with 1 ≤ MIN ≤ MAX"
-            )
+            raise UsageError(f"--actors {self.actors[0]}:{self.actors[1]}: wanted N or MIN:MAX with 1 ≤ MIN ≤ MAX")
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> RunSettings:

@@ -246,9 +246,7 @@ class Engine:
 
     def _float32(self) -> Engine:
         variant = self.info.variant
-        return Engine(
-            self.info.folder, lanes=2, dtype="fp32", device=self.device, compile="off", variant=variant
-        )
+        return Engine(self.info.folder, lanes=2, dtype="fp32", device=self.device, compile="off", variant=variant)
 
     def _drop_everything(self) -> None:
         self._lanes = Lanes(self._lanes.lanes, self._lanes.base)

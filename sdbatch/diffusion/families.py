@@ -95,9 +95,7 @@ class StableDiffusion:
             mask = None
         return {"encoder_hidden_states": encoder(ids, attention_mask=mask)[0].to(self.dtype)}
 
-    def conditioning(
-        self, request: Request, encoded: list[Named], shape: tuple[int, int, int]
-    ) -> list[Named]:
+    def conditioning(self, request: Request, encoded: list[Named], shape: tuple[int, int, int]) -> list[Named]:
         """Named tensors of the row's conditional lane, then of its unconditional one if it has one."""
         if self.info.guidance_embedded:
             embedding = guidance_embedding(request.guidance_scale - 1, self.unet.config.time_cond_proj_dim)
@@ -176,9 +174,7 @@ class StableDiffusionXL(StableDiffusion):
             "text_embeds": output[0].to(self.dtype),
         }
 
-    def conditioning(
-        self, request: Request, encoded: list[Named], shape: tuple[int, int, int]
-    ) -> list[Named]:
+    def conditioning(self, request: Request, encoded: list[Named], shape: tuple[int, int, int]) -> list[Named]:
         if self.guided(request) and len(encoded) == 1:
             encoded = [encoded[0], {name: torch.zeros_like(tensor) for name, tensor in encoded[0].items()}]
         scale = 2 ** (len(self.vae.config.block_out_channels) - 1)

@@ -38,9 +38,7 @@ def fetch_weights(repository: str, revision: str | None, parts: tuple[str, ...],
     return _snapshot(repository, revision, wanted, unwanted)
 
 
-def _snapshot(
-    repository: str, revision: str | None, wanted: list[str], unwanted: list[str] | None = None
-) -> Path:
+def _snapshot(repository: str, revision: str | None, wanted: list[str], unwanted: list[str] | None = None) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -68,9 +68,7 @@ def load_family(info: ModelInfo, dtype: str, device: torch.device) -> StableDiff
             parts = Parts(
                 info=info,
                 tokenizers=[CLIPTokenizer.from_pretrained(info.folder / f"tokenizer{s}") for s in suffixes],
-                text_encoders=[
-                    _text_encoder(info, index, f"text_encoder{s}", dtype, device) for s in suffixes
-                ],
+                text_encoders=[_text_encoder(info, index, f"text_encoder{s}", dtype, device) for s in suffixes],
                 unet=_module(UNet2DConditionModel, info, "unet", dtype, device),
                 vae=_module(AutoencoderKL, info, "vae", dtype, device),
                 scheduler_config=read_config(info.folder / "scheduler" / "scheduler_config.json"),
@@ -88,9 +86,7 @@ def load_family(info: ModelInfo, dtype: str, device: torch.device) -> StableDiff
     return StableDiffusion(parts)
 
 
-def _text_encoder(
-    info: ModelInfo, index: dict, part: str, dtype: str, device: torch.device
-) -> torch.nn.Module:
+def _text_encoder(info: ModelInfo, index: dict, part: str, dtype: str, device: torch.device) -> torch.nn.Module:
     return _module(TEXT_ENCODERS[index[part][1]], info, part, dtype, device)
 
 

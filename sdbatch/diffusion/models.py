@@ -101,9 +101,7 @@ def inspect_model(
     unet, vae = read_config(folder / "unet" / "config.json"), read_config(folder / "vae" / "config.json")
     scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
     _check_unet(folder, unet, vae, family)
-    variant = (
-        _fetch_variant(name, folder, family, variant) if on_hub else _check_weights(folder, family, variant)
-    )
+    variant = _fetch_variant(name, folder, family, variant) if on_hub else _check_weights(folder, family, variant)
     scale = 2 ** (len(vae["block_out_channels"]) - 1)
     size = unet.get("sample_size") or (128 if family == "sdxl" else 64)
     height, width = (size, size) if isinstance(size, int) else size
@@ -191,15 +189,11 @@ def _check_unet(folder: Path, unet: Mapping, vae: Mapping, family: str) -> None:
         what = f"a UNet with {in_channels} input channels" + (f" ({kind})" if kind else "")
         raise ModelError(f"{folder}: {what} is not text-to-image, which needs {latent_channels}")
     if out_channels != in_channels:
-        raise ModelError(
-            f"{folder}: a UNet that predicts its variance ({out_channels} output channels) can't be run"
-        )
+        raise ModelError(f"{folder}: a UNet that predicts its variance ({out_channels} output channels) can't be run")
     embedding = unet.get("addition_embed_type")
     allowed = {"sd": (None, "text"), "sdxl": ("text_time",)}[family]
     if embedding not in allowed:
-        raise ModelError(
-            f"{folder}: a UNet with addition_embed_type {embedding!r} is not supported for {family}"
-        )
+        raise ModelError(f"{folder}: a UNet with addition_embed_type {embedding!r} is not supported for {family}")
     for key in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type"):
         if unet.get(key) is not None:
             raise ModelError(f"{folder}: a UNet with {key} {unet[key]!r} is not supported")

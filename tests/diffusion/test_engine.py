@@ -17,9 +17,7 @@ SETTINGS = (("ddpm", 6, 7.5), ("euler_a", 4, 1.0), ("pndm", 7, 3.0), ("heun", 3,
 
 def mixed(count: int) -> list[Request]:
     return [
-        Request(
-            f"prompt number {i % 5}", "dull" if i % 3 else "", seed=i, sampler=s, steps=n, guidance_scale=g
-        )
+        Request(f"prompt number {i % 5}", "dull" if i % 3 else "", seed=i, sampler=s, steps=n, guidance_scale=g)
         for i, (s, n, g) in zip(range(count), itertools.cycle(SETTINGS), strict=False)
     ]
 

@@ -90,9 +90,7 @@ def test_a_rare_size_is_not_overtaken_for_ever():
 
 def test_lanes_scale_with_area_and_stay_even():
     lanes = Lanes(16, (64, 64))
-    sizes = {
-        shape: lanes.size(shape) for shape in [(64, 64), (64, 96), (128, 128), (512, 512), (32, 64), (8, 8)]
-    }
+    sizes = {shape: lanes.size(shape) for shape in [(64, 64), (64, 96), (128, 128), (512, 512), (32, 64), (8, 8)]}
     assert sizes == {(64, 64): 16, (64, 96): 10, (128, 128): 4, (512, 512): 2, (32, 64): 32, (8, 8): 64}
 
 

@@ -27,9 +27,7 @@ def grid(samplers, steps, guidance_scales) -> list[Request]:
     requests = []
     for i, (n, g, sampler) in enumerate(itertools.product(steps, guidance_scales, samplers)):
         prompt, negative = PROMPTS[i % len(PROMPTS)]
-        requests.append(
-            Request(prompt, negative, seed=1000 + 17 * i, sampler=sampler, steps=n, guidance_scale=g)
-        )
+        requests.append(Request(prompt, negative, seed=1000 + 17 * i, sampler=sampler, steps=n, guidance_scale=g))
     return requests
 
 

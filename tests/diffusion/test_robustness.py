@@ -8,9 +8,7 @@ import torch
 from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.request import Request
 
-REQUESTS = [
-    Request(f"prompt {i}", seed=i, steps=3 + i % 3, guidance_scale=7.5 if i % 2 else 1) for i in range(9)
-]
+REQUESTS = [Request(f"prompt {i}", seed=i, steps=3 + i % 3, guidance_scale=7.5 if i % 2 else 1) for i in range(9)]
 
 
 def pixels(images) -> dict[int, bytes]:

@@ -1,0 +1,43 @@
+# Each target does its own set-up; a fresh machine needs Python 3.11+ and make, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install demo test lint bench tiny clean chromium test-crash
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,bench]'
+	touch $@
+
+# The main job on the prompts that ship with the project, and a contact sheet of what it made.
+demo: $(INSTALLED)
+	$(BIN)/sdbatch generate examples/demo.parquet demo-out --overwrite
+	$(BIN)/sdbatch sheet demo-out demo-out/sheet.png
+	$(BIN)/sdbatch gallery demo-out
+
+test: $(INSTALLED) chromium
+	$(BIN)/pytest
+
+# The gallery is tested in a real browser. On Debian this brings it; elsewhere bring chromium and chromedriver yourself.
+chromium:
+	@{ command -v chromium && command -v chromedriver; } >/dev/null || (apt-get update -q && apt-get install -qy chromium chromium-driver)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/mixed.py
+	$(BIN)/python benchmarks/uniform.py
+	$(BIN)/python benchmarks/overhead.py
+
+clean:
+	rm -rf $(VENV) demo-out
+
+# Thirty rounds on each store of what CI does three of.
+test-crash: $(INSTALLED)
+	CRASH_ROUNDS=30 $(BIN)/pytest -s tests/pipeline/test_crash.py

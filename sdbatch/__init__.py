@@ -1,0 +1,61 @@
+"""sdbatch turns a table of prompts into a dataset of images."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from sdbatch.errors import (
+    InputError,
+    ModelError,
+    RunError,
+    SamplerError,
+    SdbatchError,
+    StorageError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from sdbatch.diffusion import Engine, GeneratedImage, Request
+    from sdbatch.output.dataset import open_dataset as open
+    from sdbatch.pipeline import generate
+    from sdbatch.report import RunReport
+
+__all__ = [
+    "Engine",
+    "GeneratedImage",
+    "InputError",
+    "ModelError",
+    "Request",
+    "RunError",
+    "RunReport",
+    "SamplerError",
+    "SdbatchError",
+    "StorageError",
+    "UsageError",
+    "generate",
+    "open",
+]
+
+# Imported when first used: torch and Ray take seconds to load, and the engine must run where Ray is not.
+_LAZY = {
+    "Engine": ("sdbatch.diffusion", "Engine"),
+    "GeneratedImage": ("sdbatch.diffusion", "GeneratedImage"),
+    "Request": ("sdbatch.diffusion", "Request"),
+    "RunReport": ("sdbatch.report", "RunReport"),
+    "generate": ("sdbatch.pipeline", "generate"),
+    "open": ("sdbatch.output.dataset", "open_dataset"),
+}
+
+try:
+    __version__ = version("sdbatch")
+except PackageNotFoundError:  # run from a source tree, as `ray job submit --working-dir .` does
+    __version__ = "0.0.0+source"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'sdbatch' has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    return getattr(import_module(module), attribute)

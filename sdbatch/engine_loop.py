@@ -1,0 +1,116 @@
+"""One thread that keeps an engine's lanes full from several shards at once."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from sdbatch.diffusion.request import GeneratedImage, Request
+
+if TYPE_CHECKING:
+    from sdbatch.diffusion import Engine
+
+__all__ = ["EngineLoop"]
+
+WRITER_THREADS = 4
+WAITING_PER_WRITER = 8
+
+
+class _Job:
+    """The requests of one shard: submitted in order, delivered as they finish, done when all are delivered."""
+
+    def __init__(self, requests: Sequence[Request], deliver: Callable[[int, GeneratedImage], None]) -> None:
+        self.requests: Iterator[tuple[int, Request]] = iter(enumerate(requests))
+        self.deliver = deliver
+        self.left = len(requests)
+        self.done = threading.Event()
+        self.error: BaseException | None = None
+        self._lock = threading.Lock()
+        if not requests:
+            self.done.set()
+
+    def finish_one(self, error: BaseException | None) -> None:
+        with self._lock:
+            self.left -= 1
+            self.error = self.error or error
+            if self.left == 0 or self.error:
+                self.done.set()
+
+
+class EngineLoop:
+    """Runs `engine.step()` in a thread of its own; `run` may be called from several threads at once.
+
+    Jobs are taken in order, and the next one's requests fill the lanes that the last rows of the one before
+    leave free. Finished images go to a few writer threads; when these fall behind, the loop waits for them, so
+    that memory stays bounded.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._jobs: deque[_Job] = deque()
+        self._owners: dict[int, tuple[_Job, int]] = {}
+        self._wake = threading.Condition()
+        self._error: BaseException | None = None
+        self._writers = ThreadPoolExecutor(WRITER_THREADS, thread_name_prefix="writer")
+        self._places = threading.BoundedSemaphore(WRITER_THREADS * WAITING_PER_WRITER)
+        threading.Thread(target=self._main, name="engine", daemon=True).start()
+
+    def run(self, requests: Sequence[Request], deliver: Callable[[int, GeneratedImage], None]) -> None:
+        """Make all `requests`; `deliver(position, image)` is called from writer threads as they finish.
+
+        Returns when every call has returned. Raises what the engine or `deliver` raised.
+        """
+        job = _Job(requests, deliver)
+        with self._wake:
+            if self._error is not None:
+                raise self._error
+            self._jobs.append(job)
+            self._wake.notify()
+        job.done.wait()
+        if job.error is not None:
+            raise job.error
+
+    def _main(self) -> None:
+        try:
+            while True:
+                self._feed()
+                for image in self._engine.step():
+                    job, position = self._owners.pop(image.index)
+                    self._places.acquire()
+                    self._writers.submit(self._deliver, job, position, image)
+        except BaseException as exc:  # the thread's last act: whoever waits must learn why
+            self._fail_all(exc)
+
+    def _feed(self) -> None:
+        """Hand requests to the engine while it has room; sleep while there is nothing at all to do."""
+        with self._wake:
+            while self._engine.idle and not self._jobs:
+                self._wake.wait()
+        while self._jobs and self._engine.room > 0:
+            job = self._jobs[0]
+            following = next(job.requests, None)
+            if following is None or job.error:
+                self._jobs.popleft()
+                continue
+            position, request = following
+            self._owners[self._engine.submit(request)] = (job, position)
+
+    def _deliver(self, job: _Job, position: int, image: GeneratedImage) -> None:
+        error = None
+        try:
+            job.deliver(position, image)
+        except BaseException as exc:  # raised again by `run`, in the thread that waits for this job
+            error = exc
+        finally:
+            self._places.release()
+        job.finish_one(error)
+
+    def _fail_all(self, error: BaseException) -> None:
+        with self._wake:
+            self._error = error
+            waiting = {job for job, _ in self._owners.values()} | set(self._jobs)
+        for job in waiting:
+            job.finish_one(error)

@@ -1,0 +1,74 @@
+"""Metadata rows as Python and as JSON, whatever types the table's own columns have."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.types as pt
+
+__all__ = ["python_rows", "to_json"]
+
+ROWS_AT_A_TIME = 256
+
+
+def python_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """The rows as Python values.
+
+    A string that is not UTF-8 comes with its bad bytes replaced; what Python has no value for, like the year
+    20,000, as None.
+    """
+    for start in range(0, table.num_rows, ROWS_AT_A_TIME):
+        piece = table.slice(start, ROWS_AT_A_TIME)
+        columns = [_python(column) for column in piece.columns]
+        for values in zip(*columns, strict=True):
+            yield dict(zip(table.column_names, values, strict=True))
+
+
+def to_json(row: Mapping[str, Any]) -> bytes:
+    """The row as one JSON object.
+
+    What JSON has no type for: times in ISO 8601, durations in seconds, decimals as text, bytes in base64, NaN
+    and infinities as null, maps as lists of key and value.
+    """
+    return json.dumps(_plain(row), ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _python(column: pa.ChunkedArray) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError):
+        return [_python_value(value) for value in column]
+
+
+def _python_value(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError):
+        text = pt.is_string(value.type) or pt.is_large_string(value.type) or pt.is_string_view(value.type)
+        return value.as_buffer().to_pybytes().decode(errors="replace") if text else None
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, tuple):  # an entry of a map
+        return {"key": _plain(value[0]), "value": _plain(value[1])}
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, dt.timedelta):
+        return value.total_seconds()
+    if isinstance(value, dt.date | dt.time):
+        return value.isoformat()
+    return str(value)

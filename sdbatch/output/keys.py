@@ -1,0 +1,42 @@
+"""The names of shards and images.
+
+They follow from the shard's number alone, never from what a table holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+__all__ = ["EXTENSIONS", "finished_shards", "image_key", "marker_name", "shard_name"]
+
+EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+MARKER = re.compile(r"(\d{5,})_stats\.json")
+
+
+def shard_name(shard: int) -> str:
+    """`00000`: the shard's number in at least five digits."""
+    return f"{shard:05d}"
+
+
+def image_key(shard: int, index: int) -> str:
+    """`000000000`: the shard's name, and the image's place in it in four digits."""
+    return f"{shard:05d}{index:04d}"
+
+
+def marker_name(shard: int) -> str:
+    """The file whose presence says that the shard is finished."""
+    return f"{shard:05d}_stats.json"
+
+
+def finished_shards(entries: Mapping[str, int]) -> set[int]:
+    """The shards whose marker is among the entries (name to size) of an output folder.
+
+    An empty marker is one whose writing was cut short: its shard is not finished.
+    """
+    found = set()
+    for name, size in entries.items():
+        match = MARKER.fullmatch(name)
+        if match and size > 0 and marker_name(int(match[1])) == name:
+            found.add(int(match[1]))
+    return found

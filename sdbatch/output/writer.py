@@ -1,0 +1,134 @@
+"""Writing one shard: its images as they come, its metadata at the end, its marker last of all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from sdbatch.diffusion.request import GeneratedImage, Request
+from sdbatch.output.encoding import encode
+from sdbatch.output.keys import EXTENSIONS, image_key, marker_name
+from sdbatch.output.layouts import LAYOUTS
+from sdbatch.output.metadata import Outcome, metadata_schema, metadata_table
+from sdbatch.output.stats import ShardStats, count_reasons
+from sdbatch.prompts import Columns, PromptRow
+from sdbatch.settings import RunSettings
+from sdbatch.storage import Store
+
+__all__ = ["ModelLabel", "ShardWriter"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLabel:
+    """What the output says of the model: its name, its hash, and the size it makes if none is asked for."""
+
+    name: str
+    hash: str | None
+    height: int
+    width: int
+
+
+class ShardWriter:
+    """Writes a shard. What it writes, the marker's seconds and notes apart, follows from its arguments and
+    the images
+    alone: not from the order in which they come.
+
+    Args:
+        store: the output folder.
+        shard: the shard's number.
+        table: its rows of the prompt table, as read.
+        rows: the same rows, parsed; `images_per_prompt` images each, numbered row by row.
+        columns: what the table's columns are for.
+        settings: the run's.
+        model: the model's name, hash and size.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        shard: int,
+        table: pa.Table,
+        rows: list[PromptRow],
+        columns: Columns,
+        settings: RunSettings,
+        model: ModelLabel,
+    ) -> None:
+        self._store, self._shard, self._table, self._columns = store, shard, table, columns
+        self._settings, self._model, self._rows = settings, model, rows
+        self._layout = LAYOUTS[settings.layout](store, shard, EXTENSIONS[settings.image_format])
+        self._outcomes: list[Outcome | None] = [None] * (len(rows) * settings.images_per_prompt)
+
+    def add(self, index: int, image: GeneratedImage) -> None:
+        """Takes image `index` of the shard, made or failed: encodes it, and writes or holds it. Thread-safe.
+
+        Images of rows that could not be parsed need not be added.
+
+        Raises:
+            StorageError: the image cannot be written.
+            ValueError: this image has its outcome already.
+        """
+        if self._outcomes[index] is not None:
+            raise ValueError(f"image {index} of shard {self._shard} has its outcome already")
+        key = image_key(self._shard, index)
+        outcome = self._failed(key, index, image) if image.pixels is None else self._made(key, image)
+        self._outcomes[index] = outcome  # each index is written by one thread, once
+
+    def finish(self, seconds: float, notes: Mapping[str, Any] | None = None) -> ShardStats:
+        """Writes the metadata, and then the marker, by which the shard counts as done.
+
+        Raises:
+            StorageError: something cannot be written; the shard is then not done.
+            ValueError: images are missing.
+        """
+        self._fail_unparsed()
+        outcomes = [outcome for outcome in self._outcomes if outcome is not None]
+        if len(outcomes) < len(self._outcomes):
+            raise ValueError(f"shard {self._shard} lacks {len(self._outcomes) - len(outcomes)} of its images")
+        keys = [image_key(self._shard, index) for index in range(len(outcomes))]
+        extra = self._layout.columns({key: o.error is None for key, o in zip(keys, outcomes, strict=True)})
+        metadata = metadata_table(self._table, self._columns, keys, outcomes, self._model.name, extra)
+        self._layout.finish(metadata, metadata_schema(self._columns, self._settings.layout))
+        errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+        stats = ShardStats(
+            shard=self._shard,
+            rows=len(self._rows),
+            images=len(outcomes),
+            ok=len(outcomes) - len(errors),
+            failed=len(errors),
+            reasons=count_reasons(errors),
+            seconds=seconds,
+            notes=dict(notes or {}),
+        )
+        self._store.write(marker_name(self._shard), stats.to_json())
+        return stats
+
+    def _made(self, key: str, image: GeneratedImage) -> Outcome:
+        height, width = image.pixels.shape[:2]
+        request = replace(image.request, height=height, width=width)
+        row = Outcome(request).row(self._model.name) | {"model_hash": self._model.hash}
+        data = encode(image.pixels, self._settings.image_format, self._settings.image_quality, row)
+        self._layout.add(key, data)
+        digest = hashlib.sha256(data).hexdigest()
+        return Outcome(request, None, digest, image.prompt_tokens, image.prompt_truncated)
+
+    def _failed(self, key: str, index: int, image: GeneratedImage) -> Outcome:
+        row = self._rows[index // self._settings.images_per_prompt]
+        if row.error is None:  # an earlier attempt may have come as far as the picture
+            self._layout.drop(key)
+        request = self._sized(image.request, row.unread)
+        return Outcome(request, image.error or "no picture came out", prompt_tokens=image.prompt_tokens or None)
+
+    def _fail_unparsed(self) -> None:
+        requests = [(request, row) for row in self._rows for request in row.requests]
+        for index, (request, row) in enumerate(requests):
+            if row.error is not None and self._outcomes[index] is None:
+                self._outcomes[index] = Outcome(self._sized(request, row.unread), row.error)
+
+    def _sized(self, request: Request, unread: frozenset[str]) -> Request:
+        own = {"height": self._model.height, "width": self._model.width}
+        left_open = {name for name in own if getattr(request, name) is None and name not in unread}
+        return replace(request, **{name: own[name] for name in left_open})

@@ -1,0 +1,187 @@
+"""One actor of the pool: holds an engine, makes the shards it is handed, and writes them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from sdbatch.diffusion.request import GeneratedImage
+from sdbatch.engine_loop import EngineLoop
+from sdbatch.ledger import ALONE_AFTER, GIVE_UP_AFTER
+from sdbatch.output import ModelLabel, ShardStats, ShardWriter, marker_name
+from sdbatch.prompts import Columns, parse
+from sdbatch.settings import RunSettings
+from sdbatch.shards import Shard
+from sdbatch.storage import Store
+
+__all__ = ["Job", "ShardWorker", "pack", "unpack"]
+
+REPORT_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of a run is told: picklable, the same for all."""
+
+    out: Store
+    settings: RunSettings
+    columns: Columns
+    model: ModelLabel
+    model_folder: str
+    engine: Mapping[str, Any]
+    threads: int
+
+
+def pack(shard: Shard, table: pa.Table) -> pa.Table:
+    """A shard as one row of a Ray Data block: where it is, and its rows as Arrow IPC in one cell."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return pa.table(
+        {
+            "shard": [shard.number],
+            "file": [shard.file],
+            "first_row": [shard.first_row],
+            "rows": [shard.rows],
+            "table": pa.array([sink.getvalue().to_pybytes()], pa.large_binary()),
+        }
+    )
+
+
+def unpack(batch: Mapping[str, np.ndarray]) -> tuple[Shard, pa.Table]:
+    """The inverse of `pack`, from a Ray Data batch of one row."""
+    shard = Shard(*(int(batch[name][0]) for name in ("shard", "file", "first_row", "rows")))
+    return shard, pa.ipc.open_stream(batch["table"][0]).read_all()
+
+
+class _Gate:
+    """Many shards at a time may pass, or one alone."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._inside = 0
+        self._alone = False
+
+    @contextlib.contextmanager
+    def passing(self, alone: bool) -> Iterator[None]:
+        with self._condition:
+            self._condition.wait_for(lambda: not self._alone and not (alone and self._inside))
+            self._inside += 1
+            self._alone = alone
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._inside -= 1
+                self._alone = False
+                self._condition.notify_all()
+
+
+class ShardWorker:
+    """The class that Ray Data maps over shards. Each call makes one shard; two calls run at a time."""
+
+    def __init__(self, job: Job, coordinator: Any) -> None:
+        import torch  # loads where an engine is made, not in the driver
+
+        from sdbatch.diffusion import Engine
+
+        torch.set_num_threads(job.threads)
+        context = ray.get_runtime_context()
+        self._job = job
+        self._coordinator = coordinator
+        self._name = context.get_actor_id()
+        self._node = context.get_node_id()
+        self._gate = _Gate()
+        self._shards_held = 0
+        self._images = 0
+        self._failed = 0
+        self._lock = threading.Lock()
+        try:
+            self._engine = Engine(job.model_folder, **job.engine)
+        except Exception as exc:
+            # Ray tells the driver of a constructor's error only as text; the reason itself goes this way.
+            ray.get(coordinator.problem.remote(f"{exc}"))
+            raise
+        self._loop = EngineLoop(self._engine)
+        coordinator.register.remote(self._name, context.current_actor, self._node, os.getpid())
+        threading.Thread(target=self._report_forever, name="report", daemon=True).start()
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
+        shard, table = unpack(batch)
+        stats = self._finished(shard)
+        if stats is None:
+            with self._lock:
+                self._shards_held += 1
+            try:
+                stats = self._make(shard, table)
+            finally:
+                with self._lock:
+                    self._shards_held -= 1
+        return {"shard": [shard.number], "stats": [stats.to_json()]}
+
+    def _finished(self, shard: Shard) -> ShardStats | None:
+        """The content of the shard's marker, if another worker, or this one before it died, has finished it."""
+        name = marker_name(shard.number)
+        content = self._job.out.read(name) if self._job.out.exists(name) else b""
+        return ShardStats.from_json(content, self._job.out.name(name)) if content else None
+
+    def _make(self, shard: Shard, table: pa.Table) -> ShardStats:
+        deaths = ray.get(self._coordinator.deaths.remote(shard.number))
+        with self._gate.passing(alone=deaths >= ALONE_AFTER):
+            ray.get(self._coordinator.begin.remote(shard.number, self._node))
+            started = time.monotonic()
+            rows = parse(table, self._job.columns, self._job.settings, shard.file, shard.first_row)
+            writer = ShardWriter(
+                self._job.out,
+                shard.number,
+                table,
+                rows,
+                self._job.columns,
+                self._job.settings,
+                self._job.model,
+            )
+            lost = f"its shard ended the worker process {deaths} times" if deaths >= GIVE_UP_AFTER else None
+            self._fill(writer, rows, lost)
+            stats = writer.finish(time.monotonic() - started, {"deaths": deaths} if deaths else {})
+            self._coordinator.end.remote(shard.number)
+            self._report()
+            return stats
+
+    def _fill(self, writer: ShardWriter, rows: list[Any], lost: str | None) -> None:
+        """Give the writer an outcome for every image of every row: made by the engine, or failed with a reason."""
+        images = [(request, row.error or lost) for row in rows for request in row.requests]
+        runnable = [index for index, (_, error) in enumerate(images) if error is None]
+
+        def deliver(position: int, image: GeneratedImage) -> None:
+            self._add(writer, runnable[position], image)
+
+        for index, (request, error) in enumerate(images):
+            if error is not None:
+                self._add(writer, index, GeneratedImage(request, index, None, error))
+        self._loop.run([images[index][0] for index in runnable], deliver)
+
+    def _add(self, writer: ShardWriter, index: int, image: GeneratedImage) -> None:
+        writer.add(index, image)
+        with self._lock:
+            self._images += image.error is None
+            self._failed += image.error is not None
+
+    def _report_forever(self) -> None:
+        while True:
+            time.sleep(REPORT_SECONDS)
+            self._report()
+
+    def _report(self) -> None:
+        with self._lock:
+            counters = {"images": self._images, "failed": self._failed}
+            busy = self._shards_held > 0
+        self._coordinator.report.remote(self._name, counters, busy)

@@ -1,0 +1,262 @@
+"""The main job through the real command: a table in, a dataset out."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from tests.outputs import content, markers, metadata, write_table
+
+FAST = ("--steps", 2, "--sampler", "ddim", "--shard-size", 8)
+
+EXTRA_COLUMNS = {
+    "id": pa.array([10**15 + i for i in range(6)], pa.int64()),
+    "flag": pa.array([True, False, None, True, False, None]),
+    "score": pa.array([0.5, None, float("inf"), -1.0, 2.0, 3.0], pa.float32()),
+    "day": pa.array([datetime.date(2024, 1, d) for d in range(1, 7)], pa.date32()),
+    "stamp": pa.array([datetime.datetime(2024, 1, 1, 12, d) for d in range(6)], pa.timestamp("us", tz="UTC")),
+    "price": pa.array([decimal.Decimal("1.25")] * 6, pa.decimal128(10, 2)),
+    "blob": pa.array([b"\x00\xff", b"", None, b"a", b"b", b"c"], pa.binary()),
+    "tags": pa.array([["a", "b"], [], None, ["c"], [None], ["d"]], pa.list_(pa.string())),
+    "nested": pa.array(
+        [{"a": 1, "b": [{"c": "x"}]}, None, {"a": None, "b": []}, {"a": 4, "b": None}, {"a": 5, "b": []}, None],
+        pa.struct([("a", pa.int16()), ("b", pa.list_(pa.struct([("c", pa.string())])))]),
+    ),
+    "lookup": pa.array([[("k", 1)], [], None, [("z", 2)], [], []], pa.map_(pa.string(), pa.int32())),
+    "kind": pa.array(["x", "y", "x", None, "y", "x"]).dictionary_encode(),
+    "nothing": pa.nulls(6),
+}
+
+
+def test_every_setting_of_a_row_is_obeyed_and_every_column_carried(tmp_path, sdbatch_command):
+    table = {
+        "prompt": [
+            "a red circle",
+            "a blue square",
+            "a green triangle",
+            "a red circle",
+            "円 🔴 قرمز",
+            "word " * 4000,
+        ],
+        "negative_prompt": ["blue", None, "", "red", None, None],
+        "seed": pa.array([1, 2, 3, None, 2**32 - 1, 6], pa.uint32()),
+        "num_inference_steps": pa.array([1, 2, None, 4, 2, 2], pa.uint16()),
+        "cfg": pa.array([1.0, 7.5, 3.0, None, 0.0, 12.5], pa.float32()),
+        "sampler": ["ddim", "euler", None, "dpmpp_2m", "ddpm", "euler_a"],
+        "height": pa.array([64, None, 64, 32, 64, 64], pa.uint16()),
+        "width": pa.array([64, 96, 64, 64, None, 64], pa.uint16()),
+        **EXTRA_COLUMNS,
+    }
+    prompts = write_table(tmp_path / "prompts.parquet", table)
+    sdbatch_command(
+        "generate", prompts, tmp_path / "out", "--sampler", "pndm", "--steps", 3, "--negative-prompt", "fog"
+    )
+
+    rows = metadata(tmp_path / "out")
+    assert [r["status"] for r in rows] == ["ok"] * 6
+    assert [r["prompt"] for r in rows] == table["prompt"]
+    assert [r["num_inference_steps"] if "num_inference_steps" in r else r["steps"] for r in rows] == [
+        1,
+        2,
+        3,
+        4,
+        2,
+        2,
+    ]
+    assert [r["sampler"] for r in rows] == ["ddim", "euler", "pndm", "dpmpp_2m", "ddpm", "euler_a"]
+    assert [r["guidance_scale"] for r in rows] == [1.0, 7.5, 3.0, 7.5, 0.0, 12.5]
+    assert [r["seed"] for r in rows][:3] == [1, 2, 3]
+    assert [(r["width"], r["height"]) for r in rows] == [
+        (64, 64),
+        (96, 64),
+        (64, 64),
+        (64, 32),
+        (64, 64),
+        (64, 64),
+    ]
+    assert [r["prompt_truncated"] for r in rows] == [False] * 4 + [rows[4]["prompt_truncated"], True]
+    for name, column in EXTRA_COLUMNS.items():
+        assert [r[name] for r in rows] == column.to_pylist(), name
+    for row in rows:
+        with Image.open(tmp_path / "out" / row["file_name"]) as picture:
+            assert picture.size == (row["width"], row["height"])
+            assert picture.text["parameters"].startswith(row["prompt"])
+
+
+def test_rows_that_cannot_be_run_fail_alone_with_their_reason(tmp_path, sdbatch_command):
+    bad = [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": None}, "prompt"),
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": 100_000}, "1000"),
+        ({"height": 63}, "63"),
+        ({"width": 10**6}, "1000000"),
+        ({"sampler": "no_such_sampler"}, "no_such_sampler"),
+        ({"seed": -1}, "seed is -1"),
+        ({"guidance_scale": float("nan")}, "guidance_scale"),
+    ]
+    good = {"prompt": "a red circle", "steps": 2, "height": 64, "width": 64, "sampler": "ddim", "seed": 3}
+    rows = [good | {"guidance_scale": 3.0} | change for change, _ in bad]
+    rows.insert(4, good | {"guidance_scale": 3.0})
+    table = pa.Table.from_pylist(rows)
+    prompts = write_table(tmp_path / "prompts.parquet", {n: table[n] for n in table.column_names})
+    process = sdbatch_command("generate", prompts, tmp_path / "out", status=1)
+
+    made = metadata(tmp_path / "out")
+    assert [r["status"] for r in made] == ["ok" if i == 4 else "failed" for i in range(10)]
+    reasons = [r["error"] for i, r in enumerate(made) if i != 4]
+    for (_, words), reason in zip(bad, reasons, strict=True):
+        assert words in reason
+    assert all(reason in process.stdout for reason in set(reasons))
+    (marker,) = markers(tmp_path / "out").values()
+    assert (marker["ok"], marker["failed"]) == (1, 9)
+    assert sum(marker["reasons"].values()) == 9
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"text": ["a"]}, ["prompt"]),
+        ({"prompt": [1, 2]}, ["prompt", "int64"]),
+        ({"prompt": ["a"], "steps": ["many"]}, ["steps", "string"]),
+        ({"prompt": ["a"], "status": ["mine"]}, ["status"]),
+    ],
+)
+def test_a_table_that_cannot_be_run_is_refused_whole(tmp_path, sdbatch_command, columns, words):
+    prompts = write_table(tmp_path / "table.parquet", columns)
+    process = sdbatch_command("generate", prompts, tmp_path / "out", status=2)
+    assert len(process.stderr.strip().splitlines()) == 1
+    for word in ["table.parquet", *words]:
+        assert word in process.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_paths_that_cannot_be_read_are_refused(tmp_path, sdbatch_command):
+    (tmp_path / "not.parquet").write_bytes(b"hello, I am not Parquet, I am afraid")
+    for name in ("not.parquet", "missing.parquet", "missing/*.parquet"):
+        process = sdbatch_command("generate", tmp_path / name, tmp_path / "out", status=2)
+        assert name in process.stderr
+        assert len(process.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--steps", "0"],
+        ["--sampler", "no_such_sampler"],
+        ["--model", "/no/such/model"],
+        ["--guidance-scale", "nan"],
+        ["--part", "3/2"],
+        ["--height", "63"],
+        ["--no-such-option"],
+    ],
+)
+def test_bad_options_are_refused(tmp_path, sdbatch_command, arguments):
+    prompts = write_table(tmp_path / "prompts.parquet", {"prompt": ["a red circle"]})
+    process = sdbatch_command("generate", prompts, tmp_path / "out", *arguments, status=2)
+    assert arguments[0].removeprefix("--").split("-")[0] in process.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_table_is_a_finished_run(tmp_path, sdbatch_command):
+    prompts = write_table(tmp_path / "prompts.parquet", {"prompt": pa.array([], pa.string())})
+    process = sdbatch_command("generate", prompts, tmp_path / "out")
+    assert "0 of 0 images" in process.stdout
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["report"]["images"] == 0
+
+
+def test_one_row_and_several_images_a_prompt_use_seed_plus_i(tmp_path, sdbatch_command):
+    prompts = write_table(tmp_path / "prompts.parquet", {"prompt": ["a red circle"], "seed": [5]})
+    sdbatch_command("generate", prompts, tmp_path / "out", *FAST, "--images-per-prompt", 3)
+    rows = metadata(tmp_path / "out")
+    assert [(r["key"], r["seed"]) for r in rows] == [("000000000", 5), ("000000001", 6), ("000000002", 7)]
+    assert len({r["sha256"] for r in rows}) == 3
+
+    alone = write_table(tmp_path / "alone.parquet", {"prompt": ["a red circle"], "seed": [6]})
+    sdbatch_command("generate", alone, tmp_path / "one", *FAST)
+    assert metadata(tmp_path / "one")[0]["sha256"] == rows[1]["sha256"]
+
+
+def test_the_output_does_not_depend_on_the_actors(tmp_path, sdbatch_command):
+    table = {
+        "prompt": [f"a {colour} {shape}" for colour in ("red", "green", "blue") for shape in ("circle", "square")] * 8,
+        "steps": [1 + i % 5 for i in range(48)],
+        "guidance_scale": [(1.0, 3.0, 7.5)[i % 3] for i in range(48)],
+        "sampler": [("ddpm", "euler_a", "pndm", "dpmpp_2m")[i % 4] for i in range(48)],
+    }
+    prompts = write_table(tmp_path / "prompts.parquet", table, row_group_size=7)
+    for actors in (1, 2):
+        sdbatch_command("generate", prompts, tmp_path / f"{actors}", "--shard-size", 6, "--actors", actors)
+    assert len(markers(tmp_path / "1")) == 8
+    assert content(tmp_path / "1") == content(tmp_path / "2")
+
+
+def test_thousands_of_rows_over_three_files_are_all_accounted_for(tmp_path, sdbatch_command):
+    sizes = (2500, 2000, 500)
+    for number, rows in enumerate(sizes):
+        columns = {
+            "prompt": [f"a red circle {number}" if i % 100 else "" for i in range(rows)],
+            "row": list(range(rows)),
+        }
+        write_table(tmp_path / "in" / f"{number}.parquet", columns, row_group_size=700)
+    sdbatch_command(
+        "generate", tmp_path / "in", tmp_path / "out", "--steps", 1, "--sampler", "ddim",
+        "--guidance-scale", 1, "--actors", 2, "--shard-size", 300, status=1,
+    )  # fmt: skip
+    out = tmp_path / "out"
+    assert len(markers(out)) == 9 + 7 + 2
+    rows = metadata(out)
+    assert [r["row"] for r in rows] == [i for n in sizes for i in range(n)]
+    assert sum(r["status"] == "ok" for r in rows) == 5000 - 50
+    assert len(list(out.rglob("*.png"))) == 4950
+    assert len({r["key"] for r in rows}) == 5000
+    assert all(r["error"] for r in rows if r["status"] == "failed")
+
+
+def test_a_marker_follows_its_last_image_within_seconds(tmp_path, sdbatch_command):
+    prompts = write_table(tmp_path / "prompts.parquet", {"prompt": ["a red circle"] * 48})
+    sdbatch_command("generate", prompts, tmp_path / "out", "--steps", 6, "--shard-size", 8)
+    for marker in (tmp_path / "out").glob("*_stats.json"):
+        folder = tmp_path / "out" / marker.name.removesuffix("_stats.json")
+        last = max(p.stat().st_mtime for p in folder.glob("*.png"))
+        assert 0 <= marker.stat().st_mtime - last < 5
+
+
+def test_a_second_run_makes_nothing_again(tmp_path, sdbatch_command):
+    prompts = write_table(tmp_path / "prompts.parquet", {"prompt": ["a red circle"] * 4 + [""]})
+    sdbatch_command("generate", prompts, tmp_path / "out", *FAST, status=1)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name != "run.json"}
+    process = sdbatch_command("generate", prompts, tmp_path / "out", *FAST, status=1)
+    assert "0 of them made now" in process.stdout
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    process = sdbatch_command("generate", prompts, tmp_path / "out", *FAST, "--seed", 9, status=2)
+    assert "seed" in process.stderr
+    sdbatch_command("generate", prompts, tmp_path / "out", *FAST, "--seed", 9, "--overwrite", status=1)
+    assert {p.stat().st_mtime_ns for p in before}.isdisjoint(before.values())
+
+
+def test_the_picture_is_the_one_that_diffusers_makes(tmp_path, sdbatch_command):
+    import diffusers
+    import torch
+
+    from sdbatch.diffusion import inspect_model
+
+    prompts = write_table(tmp_path / "prompts.parquet", {"prompt": ["a big red circle"], "seed": [7]})
+    sdbatch_command("generate", prompts, tmp_path / "out", "--steps", 10)
+    with Image.open(tmp_path / "out" / "00000" / "000000000.png") as picture:
+        ours = np.asarray(picture, np.int16)
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(inspect_model("tiny").folder)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        "a big red circle",
+        num_inference_steps=10,
+        guidance_scale=7.5,
+        generator=torch.Generator("cpu").manual_seed(7),
+    ).images[0]
+    assert abs(ours - np.asarray(theirs, np.int16)).max() <= 2

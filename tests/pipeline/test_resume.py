@@ -1,0 +1,85 @@
+"""Killed at any moment and run again, a run writes the bytes that an undisturbed one writes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.outputs import content, markers, write_table
+
+SETTINGS = ("--steps", "12", "--sampler", "euler_a", "--shard-size", "6", "--actors", "2")
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory) -> Path:
+    colours = ("red", "green", "blue", "yellow")
+    table = {"prompt": [f"a {colours[i % 4]} circle" for i in range(72)], "steps": [8 + i % 9 for i in range(72)]}
+    return write_table(tmp_path_factory.mktemp("resume") / "prompts.parquet", table)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prompts, sdbatch_command) -> dict[str, str]:
+    out = prompts.parent / "undisturbed"
+    sdbatch_command("generate", prompts, out, *SETTINGS)
+    return content(out)
+
+
+@pytest.fixture
+def running(prompts, tmp_path, ray_session):
+    """The command at work on tmp_path/out, with at least two markers and not all of them."""
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sdbatch", "generate", str(prompts), str(out), *SETTINGS],
+        env=os.environ | {"RAY_ADDRESS": ray_session, "PYTHONPATH": str(REPOSITORY)},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    wait_for(lambda: len(list(out.glob("*_stats.json"))) >= 2)
+    yield process, out
+    process.kill()
+    process.wait()
+
+
+def wait_for(condition, seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def workers() -> list[psutil.Process]:
+    """The processes of our actors, by the title that Ray gives them."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        title = " ".join(process.info["cmdline"] or [])
+        if title.startswith("ray::") and "ShardWorker" in title:
+            found.append(process)
+    return found
+
+
+def test_kill_9_of_the_driver(running, prompts, undisturbed, sdbatch_command):
+    process, out = running
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not workers())
+    before = {p: p.stat().st_mtime_ns for p in out.glob("*_stats.json")}
+    assert 0 < len(before) < 12
+    sdbatch_command("generate", prompts, out, *SETTINGS)
+    assert content(out) == undisturbed
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_kill_9_of_an_actor(running, undisturbed):
+    process, out = running
+    workers()[0].kill()
+    assert process.wait(timeout=300) == 0
+    assert content(out) == undisturbed
+    assert len(markers(out)) == 12

@@ -1,0 +1,96 @@
+"""One face for every file system: local disks here, a real S3 server in test_s3.py."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from sdbatch.errors import StorageError, UsageError
+from sdbatch.storage import Store
+
+
+def test_what_is_written_is_read_and_listed(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "deep" / "out"))
+    assert store.entries() == {}
+    store.write("a/b.txt", b"12345")
+    store.write("run.json", b"{}")
+    assert store.read("a/b.txt") == b"12345"
+    assert store.entries() == {"a/": 0, "run.json": 2}
+    assert (tmp_path / "deep" / "out" / "a" / "b.txt").read_bytes() == b"12345"
+    assert list(store.read_many(["run.json", "a/b.txt"])) == [b"{}", b"12345"]
+    assert store.exists("a/b.txt")
+    store.remove("a", recursive=True)
+    store.remove("never there")
+    assert not store.exists("a/b.txt")
+
+
+def test_a_relative_path_means_the_same_after_pickling_and_moving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pickled = pickle.dumps(Store("out"))
+    monkeypatch.chdir("/")
+    pickle.loads(pickled).write("x", b"1")
+    assert (tmp_path / "out" / "x").read_bytes() == b"1"
+
+
+def test_names_with_glob_characters_are_names(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "run[1]*"))
+    store.write("x?.json", b"1")
+    assert store.entries() == {"x?.json": 1}
+    assert list(store.read_many(["x?.json"])) == [b"1"]
+
+
+def test_a_stream_that_fails_is_produced_again_from_its_start(tmp_path: Path) -> None:
+    store, calls = Store(str(tmp_path)), []
+
+    def produce(file) -> None:
+        calls.append(1)
+        file.write(b"part")
+        if len(calls) < 3:
+            raise ConnectionResetError("dropped")
+        file.write(b" and part")
+
+    store.write_stream("x", produce)
+    assert (tmp_path / "x").read_bytes() == b"part and part"
+
+
+def test_the_probe_leaves_nothing(tmp_path: Path) -> None:
+    Store(str(tmp_path)).probe()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_are_one_line_that_names_the_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match=rf"cannot read {tmp_path}/missing: there is no such file"):
+        Store(str(tmp_path)).read("missing")
+    with pytest.raises(StorageError, match=rf"cannot write to {tmp_path}/file/out: "):
+        Store(str(tmp_path / "file" / "out")).probe()
+
+
+def test_a_full_disk_is_a_storage_error() -> None:
+    with pytest.raises(StorageError, match="cannot write /dev/full: No space left on device"):
+        Store("/dev").write("full", b"x" * 100_000)
+
+
+def test_passwords_in_urls_are_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError) as error:
+        Store("ftp://me:hunter2@host/data")
+    assert "hunter2" not in str(error.value)
+    assert Store("abfs://container@account.dfs.core.windows.net/x").url.startswith("abfs://container@")
+
+
+def test_an_unknown_protocol_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="nosuch://x"):
+        Store("nosuch://x").entries()
+
+
+def test_memory_store_round_trip() -> None:
+    store = Store("memory://sdbatch-test/out")
+    store.write("00000_stats.json", b"{}")
+    store.write("00000/x.png", b"abc")
+    assert store.entries() == {"00000_stats.json": 2, "00000/": 0}
+    store.remove("", recursive=True)
+    assert store.entries() == {}
