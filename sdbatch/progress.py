@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from sdbatch.cluster import PoolSize
+from sdbatch.capacity import PoolSize
 from sdbatch.coordinator import Snapshot
 from sdbatch.plan import Plan
 
 __all__ = ["ProgressLine", "duration"]
 
 PLAIN_SECONDS = 15.0
+WAITING_SECONDS = 60.0
 SPEED_WINDOW_SECONDS = 60.0
 
 
@@ -27,6 +28,8 @@ class ProgressLine:
         self._seen: list[tuple[float, float]] = []
         self._said: set[str] = set()
         self._last_plain = 0.0
+        self._last_done = 0.0
+        self._last_waiting = -WAITING_SECONDS
 
     def begin(self, plan: Plan, engine: Mapping[str, Any], pool: PoolSize) -> None:
         per_row = plan.record.settings["images_per_prompt"]
@@ -57,9 +60,15 @@ class ProgressLine:
         self._seen = [(at, n) for at, n in self._seen if now - at <= SPEED_WINDOW_SECONDS] + [(now, done)]
         if self._in_place:
             self._line(self._text(snapshot, done))
-        elif now - self._last_plain >= PLAIN_SECONDS or done >= self._images:
-            self._last_plain = now
+        elif now - self._last_plain >= PLAIN_SECONDS or self._last_done < done >= self._images:
+            self._last_plain, self._last_done = now, done
             self._line(self._text(snapshot, done), final=True)
+
+    def waiting(self, seconds: float, reason: Callable[[], str]) -> None:
+        """There has been no worker for so long; said now and then."""
+        if seconds - self._last_waiting >= WAITING_SECONDS or seconds < self._last_waiting:
+            self._last_waiting = seconds
+            self._line(f"waiting for a worker for {duration(seconds)}: {reason()}", final=True)
 
     def end(self) -> None:
         """Whatever is written next begins on a line of its own."""
