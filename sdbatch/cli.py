@@ -28,6 +28,10 @@ examples:
 """
 
 
+STATUS_EXIT = "exit status: 0 all done and ok, 1 something is missing or failed, 2 not an output"
+VERIFY_EXIT = "exit status: 0 all as it should be, 1 some shards are not (they are listed), 2 not an output"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit status."""
     arguments = vars(_parser().parse_args(argv))
@@ -71,6 +75,55 @@ def _plan(prompts: str, out: str, **options: Any) -> int:
     return 0
 
 
+def _status(out: str, storage_options: dict[str, Any]) -> int:
+    from sdbatch.status import status
+
+    state = status(out, storage_options)
+    print(
+        f"{state.url}: {state.done:,} of {state.shards:,} shards done, "
+        f"{state.ok + state.failed:,} of {state.images:,} images: {state.ok:,} ok, {state.failed:,} failed"
+    )
+    for reason, count in state.reasons.items():
+        print(f"  {count:,} failed: {reason}")
+    return 1 if state.failed or not state.complete else 0
+
+
+def _verify(
+    out: str, sample: int | None, repair: bool, remake: int, model: str | None, storage_options: dict[str, Any]
+) -> int:
+    from sdbatch.verify import verify
+
+    report = verify(out, storage_options, sample=sample, repair=repair)
+    for shard, problems in report.bad.items():
+        for problem in problems:
+            print(f"shard {shard:05d}: {problem}")
+    for name in report.surplus:
+        print(f"{name} belongs to no shard of this run")
+    print(
+        f"{report.url}: {report.images:,} images in {report.shards:,} shards looked at, {len(report.bad):,} bad, "
+        f"{report.unfinished:,} not finished"
+    )
+    if report.repaired:
+        print(f"{len(report.repaired):,} markers removed; run generate again to make these shards anew")
+    if not remake:
+        return 0 if report.ok else 1
+    from sdbatch.remake import remake as make_again
+
+    again = make_again(out, remake, model=model, options=storage_options)
+    for key in again.different:
+        print(f"image {key}: made again, it has other bytes")
+    print(f"{again.made:,} images made again from their metadata, {len(again.different):,} of them different")
+    return 0 if report.ok and again.ok else 1
+
+
+def _sheet(out: str, path: str, columns: int, storage_options: dict[str, Any]) -> int:
+    from sdbatch.gallery.sheet import write_sheet
+
+    write_sheet(out, path, columns=columns, options=storage_options)
+    print(f"the contact sheet is {path}")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sdbatch",
@@ -90,6 +143,23 @@ def _parser() -> argparse.ArgumentParser:
     plan = _command(commands, "plan", _plan, "say what generate would do; runs nothing", GENERATE_EXAMPLES)
     for command in (generate, plan):
         _add_run_options(command)
+    status = _command(commands, "status", _status, "what of an output is done, missing and failed", STATUS_EXIT)
+    _add_out(status)
+    verify = _command(commands, "verify", _verify, "check every image of an output against its metadata", VERIFY_EXIT)
+    _add_out(verify)
+    verify.add_argument("--sample", type=int, metavar="N", help="look only at N shards, chosen at random")
+    verify.add_argument(
+        "--repair", action="store_true", help="remove the markers of bad shards, so that generate makes them again"
+    )
+    verify.add_argument(
+        "--remake", type=int, default=0, metavar="N",
+        help="make N images, chosen at random, again from their metadata rows, and compare the bytes",
+    )  # fmt: skip
+    verify.add_argument("--model", metavar="NAME|DIR", help="for --remake, if the model is not where it was")
+    sheet = _command(commands, "sheet", _sheet, "a contact sheet PNG of an output, prompts under the pictures", "")
+    _add_out(sheet)
+    sheet.add_argument("path", metavar="PATH", help="the PNG to write")
+    sheet.add_argument("--columns", type=int, default=6, metavar="N", help="default %(default)s")
     return parser
 
 
@@ -107,9 +177,7 @@ def _command(commands: Any, name: str, run: Any, summary: str, epilog: str) -> a
 
 def _add_run_options(command: argparse.ArgumentParser) -> None:
     defaults = RunSettings()
-    command.add_argument(
-        "prompts", metavar="PROMPTS", help="a Parquet file, a folder or glob of them, local or s3://…"
-    )
+    command.add_argument("prompts", metavar="PROMPTS", help="a Parquet file, a folder or glob of them, local or s3://…")
     command.add_argument("out", metavar="OUT", help="folder or URL to fill; a second run resumes")
 
     def option(group: Any, name: str, help: str, **kwargs: Any) -> None:
@@ -161,6 +229,13 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     option(where, "--device", "default %(default)s", choices=DEVICES)
     option(where, "--compile", "default %(default)s", choices=SWITCHES)
     option(where, "--address", "an existing Ray cluster; default: RAY_ADDRESS, else a local one", metavar="ADDR")
+
+
+def _add_out(command: argparse.ArgumentParser) -> None:
+    command.add_argument("out", metavar="OUT", help="an output folder or URL")
+    command.add_argument(
+        "--storage-options", type=_json_object, default={}, metavar="JSON", help="a JSON object for fsspec"
+    )
 
 
 class _Mapping(argparse.Action):

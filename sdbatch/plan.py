@@ -108,6 +108,7 @@ def _new_record(
         settings=picture_settings(settings),
         model={
             "name": model.name,
+            "source": settings.model,
             "hash": model_hash(model),
             "family": model.family,
             "height": model.height,

@@ -43,7 +43,7 @@ class RunRecord:
 
     Attributes:
         settings: every setting that can change a picture or its file, by name.
-        model: name, hash (hex sha256 of the weights), family, height and width.
+        model: name, source (where it was found), hash (hex sha256 of the weights), family, height and width.
         engine: device, dtype, lanes and compile as resolved at the first run and imposed on every actor since.
         inputs: path, size, stamp and rows of each input file; the position is the file's number for ever.
         shard_rows: rows of the table a shard.
@@ -73,9 +73,7 @@ class RunRecord:
             content = json.loads(out.read(NAME))
             found = content["version"]
             if found != FORMAT_VERSION:
-                raise UsageError(
-                    f"{out.url}/{NAME} has format version {found}; this sdbatch reads {FORMAT_VERSION}"
-                )
+                raise UsageError(f"{out.url}/{NAME} has format version {found}; this sdbatch reads {FORMAT_VERSION}")
             return cls(**content)
         except (ValueError, KeyError, TypeError) as exc:
             raise UsageError(
@@ -95,7 +93,7 @@ class RunRecord:
         """
         hint = "use another OUT, or --overwrite to start this one anew"
         for ours, theirs, what in ((self.settings, new.settings, "--"), (self.model, new.model, "model ")):
-            for name in sorted(set(ours) | set(theirs)):
+            for name in sorted((set(ours) | set(theirs)) - {"source"}):
                 if ours.get(name) != theirs.get(name):
                     option = f"{what}{name.replace('_', '-')}"
                     before, now = ours.get(name), theirs.get(name)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,9 +113,15 @@ class Store:
         return self._try("read", name, lambda: self._fs.cat_file(self._path(name)))
 
     def read_many(self, names: Iterable[str]) -> Iterator[bytes]:
-        """The contents of many small files, in their order, many requests at a time."""
+        """The contents of many small files, in their order, with many requests under way."""
         with ThreadPoolExecutor(READERS) as pool:
-            yield from pool.map(self.read, names)
+            under_way: deque[Future[bytes]] = deque()
+            for name in names:
+                under_way.append(pool.submit(self.read, name))
+                if len(under_way) > 2 * READERS:  # no further, or a slow consumer would have all in memory
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file in one go, and its parent folders on a local disk."""

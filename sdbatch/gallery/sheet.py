@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import fsspec
 from PIL import Image, ImageDraw
 
 from sdbatch.gallery.lettering import Line, Style, draw_lines, lines_height, set_text
 from sdbatch.gallery.source import Source
+from sdbatch.storage import Store
 
 __all__ = ["draw_sheet", "write_sheet"]
 
@@ -56,8 +56,7 @@ def write_sheet(
     sheet = draw_sheet(shown, title=source.name, subtitle=subtitle, columns=columns)
     png = io.BytesIO()
     sheet.save(png, "PNG", optimize=True)
-    with fsspec.open(path, "wb", **(options or {})) as file:
-        file.write(png.getvalue())
+    Store(path, options).write("", png.getvalue())
 
 
 def draw_sheet(rows: list[dict[str, Any]], *, title: str, subtitle: str, columns: int) -> Image.Image:

@@ -1,56 +1,58 @@
-"""Rows of a dataset with their pictures, whatever the layout."""
+"""The rows of an output as the gallery and the contact sheet need them: pictures only where they are asked for."""
 
 from __future__ import annotations
 
-import json
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
-import pyarrow.parquet as pq
+from sdbatch.errors import UsageError
+from sdbatch.output.dataset import open_dataset
+from sdbatch.output.json_rows import python_rows
+from sdbatch.output.keys import EXTENSIONS
+from sdbatch.output.stored import StoredFiles
+from sdbatch.record import RunRecord
 
 __all__ = ["Source", "SourceRow"]
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """One row: its metadata, and the bytes of its image file where its shard holds it."""
+    """One row: its metadata, and its image file if that lies inside a Parquet or tar file."""
 
-    values: dict[str, Any]
-    image: bytes | None
+    values: Mapping[str, Any]
+    contained: bytes | None
 
 
 class Source:
-    """A dataset at `url`, read shard by shard."""
+    """The finished shards of the output at `url`, in input order.
 
-    def __init__(self, url: str, options: dict[str, Any] | None = None) -> None:
-        self.fs, self.root = fsspec.core.url_to_fs(url, **(options or {}))
-        self.name = self.root.rstrip("/").rpartition("/")[2]
-        self.model = json.loads(self.fs.cat_file(f"{self.root}/run.json"))["model"]
+    Raises:
+        UsageError: there is no finished shard, or run.json can't be read.
+        StorageError: the store refuses, or a file is missing or damaged.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+        self._dataset = open_dataset(url, options)
+        self.store = self._dataset.store
+        record = RunRecord.load(self.store)
+        if record is None:
+            raise UsageError(f"{self.store.name('run.json')} is missing: is this the output of sdbatch?")
+        self.name = self.store.url.rpartition("/")[2]
+        self.model = record.model["name"]
+        self.model_hash = record.model["hash"]
+        self.extension = EXTENSIONS[record.settings["image_format"]]
 
     def rows(self) -> Iterator[SourceRow]:
-        for path in sorted(self.fs.glob(f"{self.root}/*.parquet")):
-            with self.fs.open(path) as file:
-                tar = path.removesuffix(".parquet") + ".tar"
-                images = self._tar_images(tar) if self.fs.exists(tar) else {}
-                for batch in pq.ParquetFile(file).iter_batches(batch_size=64):
-                    for values in batch.to_pylist():
-                        embedded = values.pop("image", None)
-                        yield SourceRow(values, embedded["bytes"] if embedded else images.get(values["key"]))
+        """All rows, failed ones too. A shard's metadata is held at a time, and of its pictures one."""
+        for shard in self._dataset.stored_shards():
+            contained = None if isinstance(shard, StoredFiles) else shard.images()
+            for values in python_rows(shard.metadata):
+                made = values["status"] == "ok"
+                yield SourceRow(values, next(contained) if made and contained else None)
 
     def image(self, row: SourceRow) -> bytes | None:
-        """The bytes of the row's image file; None if the row failed."""
-        if row.image is None and row.values.get("file_name"):
-            return self.fs.cat_file(f"{self.root}/{row.values['file_name']}")
-        return row.image
-
-    def _tar_images(self, path: str) -> dict[str, bytes]:
-        images = {}
-        with self.fs.open(path) as file, tarfile.open(fileobj=file) as tar:
-            for member in tar:
-                key, _, kind = member.name.rpartition(".")
-                if kind in ("png", "jpg", "jpeg", "webp"):
-                    images[key] = tar.extractfile(member).read()
-        return images
+        """The row's image file; None if it failed."""
+        if row.contained is not None or row.values["status"] != "ok":
+            return row.contained
+        return self.store.read(row.values["file_name"])

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from sdbatch.output.parameters import fitted, parameters
 
-__all__ = ["encode", "read_parameters"]
+__all__ = ["encode", "expected_parameters", "read_parameters"]
 
 PNG_COMPRESSION = 6
 JPEG_QUALITY = 95
@@ -34,19 +34,24 @@ def encode(pixels: np.ndarray, image_format: str, quality: int | None, row: Mapp
     """
     image = Image.fromarray(pixels)
     file = io.BytesIO()
+    text = expected_parameters(row, image_format)
     if image_format == "png":
         chunks = PngInfo()
-        chunks.add_text(PNG_KEYWORD, parameters(row))
+        chunks.add_text(PNG_KEYWORD, text)
         image.save(file, "PNG", pnginfo=chunks, compress_level=PNG_COMPRESSION)
     elif image_format == "jpeg":
-        exif = _exif(fitted(row, MOST_EXIF_UNITS))
         # Chroma at full resolution: thin coloured lines are what half resolution spoils first.
-        image.save(file, "JPEG", quality=quality or JPEG_QUALITY, subsampling="4:4:4", exif=exif)
+        image.save(file, "JPEG", quality=quality or JPEG_QUALITY, subsampling="4:4:4", exif=_exif(text))
     elif quality is None:
-        image.save(file, "WEBP", lossless=True, exif=_exif(parameters(row)))
+        image.save(file, "WEBP", lossless=True, exif=_exif(text))
     else:
-        image.save(file, "WEBP", quality=quality, exif=_exif(parameters(row)))
+        image.save(file, "WEBP", quality=quality, exif=_exif(text))
     return file.getvalue()
+
+
+def expected_parameters(row: Mapping[str, Any], image_format: str) -> str:
+    """The parameters that an image of this row carries; in JPEG, whose segments are small, cut short."""
+    return fitted(row, MOST_EXIF_UNITS) if image_format == "jpeg" else parameters(row)
 
 
 def read_parameters(image: Image.Image) -> str | None:

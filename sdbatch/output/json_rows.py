@@ -34,7 +34,7 @@ def to_json(row: Mapping[str, Any]) -> bytes:
     """The row as one JSON object.
 
     What JSON has no type for: times in ISO 8601, durations in seconds, decimals as text, bytes in base64, NaN
-    and infinities as null, maps as lists of pairs.
+    and infinities as null, maps as lists of key and value.
     """
     return json.dumps(_plain(row), ensure_ascii=False).encode("utf-8", "replace")
 
@@ -61,8 +61,10 @@ def _plain(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return [_plain(item) for item in value]
+    if isinstance(value, tuple):  # an entry of a map
+        return {"key": _plain(value[0]), "value": _plain(value[1])}
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, dt.timedelta):

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from sdbatch.output.json_rows import python_rows, to_json
 from sdbatch.output.keys import shard_name
-from sdbatch.output.metadata import folder_table, image_type
-from sdbatch.output.parquet import parquet_bytes, write_parquet
+from sdbatch.output.metadata import FOLDER_METADATA, folder_table, image_type
+from sdbatch.parquet import parquet_bytes, write_parquet
 from sdbatch.storage import Store
 
 __all__ = ["LAYOUTS", "FilesLayout", "Layout", "ParquetLayout", "WebDatasetLayout"]
@@ -59,7 +59,7 @@ class FilesLayout:
         ok = metadata.filter(_is_ok(metadata))
         if ok.num_rows:
             names = [f"{key}{self._extension}" for key in ok.column("key").to_pylist()]
-            self._store.write(f"{self._name}/metadata.parquet", parquet_bytes(folder_table(ok, names)))
+            self._store.write(f"{self._name}/{FOLDER_METADATA}", parquet_bytes(folder_table(ok, names)))
         self._store.write(f"{self._name}.parquet", parquet_bytes(metadata.cast(schema)))
 
     def _file(self, key: str) -> str:
@@ -106,8 +106,7 @@ class ParquetLayout(_HeldLayout):
 
     def _group(self, metadata: pa.Table, keys: list[str], schema: pa.Schema) -> pa.Table:
         images = [
-            {"bytes": self._held[key], "path": f"{key}{self._extension}"} if key in self._held else None
-            for key in keys
+            {"bytes": self._held[key], "path": f"{key}{self._extension}"} if key in self._held else None for key in keys
         ]
         with_images = metadata.append_column("image", pa.array(images, image_type))
         return with_images.select(schema.names).cast(schema)

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.types as pt
 
 from sdbatch.diffusion.request import Request
 from sdbatch.prompts import Columns
 
-__all__ = ["Outcome", "folder_table", "image_type", "metadata_schema", "metadata_table"]
+__all__ = ["FOLDER_METADATA", "Outcome", "folder_table", "image_type", "metadata_schema", "metadata_table"]
 
+FOLDER_METADATA = "metadata.parquet"
 image_type = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 SETTINGS = {
@@ -114,16 +116,18 @@ def metadata_table(
 def folder_table(metadata: pa.Table, file_names: Sequence[str]) -> pa.Table:
     """`metadata.parquet` beside a folder's images, from the rows of those images.
 
-    As Hugging Face's imagefolder wants it: `file_name` relative to the folder, the caption in `text`. Columns
-    whose names it would take for further image files are left out, as is the table's own `text`.
+    As Hugging Face's imagefolder wants it: `file_name` relative to the folder, the caption in `text`.
+    Left out are columns that it takes for further image files or has no type for, and the table's own `text`.
     """
-    kept = [field.name for field in metadata.schema if not _names_files(field)]
+    kept = [field.name for field in metadata.schema if not _unfit(field)]
     kept = [name for name in kept if name not in ("text", "status", "error")]
     arrays = {"file_name": pa.array(file_names, pa.string()), "text": metadata.column("prompt")}
     return pa.table(arrays | {name: metadata.column(name) for name in kept})
 
 
-def _names_files(field: pa.Field) -> bool:
+def _unfit(field: pa.Field) -> bool:
     if field.name.endswith(("file_name", "file_names")) or field.name == "image":
         return True
-    return any(_names_files(field.type.field(i)) for i in range(field.type.num_fields))
+    if pt.is_map(field.type) or isinstance(field.type, pa.BaseExtensionType):
+        return True
+    return any(_unfit(field.type.field(i)) for i in range(field.type.num_fields))

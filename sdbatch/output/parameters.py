@@ -63,9 +63,7 @@ def _text(prompt: str, negative: str, row: Mapping[str, Any]) -> str:
     lines = [prompt]
     if negative:
         lines.append(f"Negative prompt: {negative}")
-    lines.append(
-        ", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None)
-    )
+    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None))
     return "\n".join(lines)
 
 

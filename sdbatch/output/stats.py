@@ -49,9 +49,7 @@ class ShardStats:
         try:
             return cls(**json.loads(data))
         except (ValueError, TypeError) as exc:
-            raise StorageError(
-                f"{name} is damaged; remove it, and the next run makes its shard again"
-            ) from exc
+            raise StorageError(f"{name} is damaged; remove it, and the next run makes its shard again") from exc
 
 
 def count_reasons(errors: Iterable[str]) -> dict[str, int]:

@@ -58,16 +58,14 @@ class ShardWriter:
         model: ModelLabel,
     ) -> None:
         self._store, self._shard, self._table, self._columns = store, shard, table, columns
-        self._settings, self._model, self._rows = settings, model, len(rows)
+        self._settings, self._model, self._rows = settings, model, rows
         self._layout = LAYOUTS[settings.layout](store, shard, EXTENSIONS[settings.image_format])
-        self._outcomes: list[Outcome | None] = [
-            Outcome(self._sized(request, row.unread), row.error) if row.error is not None else None
-            for row in rows
-            for request in row.requests
-        ]
+        self._outcomes: list[Outcome | None] = [None] * (len(rows) * settings.images_per_prompt)
 
     def add(self, index: int, image: GeneratedImage) -> None:
         """Takes image `index` of the shard, made or failed: encodes it, and writes or holds it. Thread-safe.
+
+        Images of rows that could not be parsed need not be added.
 
         Raises:
             StorageError: the image cannot be written.
@@ -76,20 +74,7 @@ class ShardWriter:
         if self._outcomes[index] is not None:
             raise ValueError(f"image {index} of shard {self._shard} has its outcome already")
         key = image_key(self._shard, index)
-        if image.pixels is None:
-            request = self._sized(image.request)
-            outcome = Outcome(
-                request, image.error or "no picture came out", prompt_tokens=image.prompt_tokens or None
-            )
-            self._layout.drop(key)
-        else:
-            height, width = image.pixels.shape[:2]
-            request = replace(image.request, height=height, width=width)
-            row = Outcome(request).row(self._model.name) | {"model_hash": self._model.hash}
-            data = encode(image.pixels, self._settings.image_format, self._settings.image_quality, row)
-            self._layout.add(key, data)
-            digest = hashlib.sha256(data).hexdigest()
-            outcome = Outcome(request, None, digest, image.prompt_tokens, image.prompt_truncated)
+        outcome = self._failed(key, index, image) if image.pixels is None else self._made(key, image)
         self._outcomes[index] = outcome  # each index is written by one thread, once
 
     def finish(self, seconds: float, notes: Mapping[str, Any] | None = None) -> ShardStats:
@@ -99,6 +84,7 @@ class ShardWriter:
             StorageError: something cannot be written; the shard is then not done.
             ValueError: images are missing.
         """
+        self._fail_unparsed()
         outcomes = [outcome for outcome in self._outcomes if outcome is not None]
         if len(outcomes) < len(self._outcomes):
             raise ValueError(f"shard {self._shard} lacks {len(self._outcomes) - len(outcomes)} of its images")
@@ -109,7 +95,7 @@ class ShardWriter:
         errors = [outcome.error for outcome in outcomes if outcome.error is not None]
         stats = ShardStats(
             shard=self._shard,
-            rows=self._rows,
+            rows=len(self._rows),
             images=len(outcomes),
             ok=len(outcomes) - len(errors),
             failed=len(errors),
@@ -120,7 +106,29 @@ class ShardWriter:
         self._store.write(marker_name(self._shard), stats.to_json())
         return stats
 
-    def _sized(self, request: Request, unread: frozenset[str] = frozenset()) -> Request:
+    def _made(self, key: str, image: GeneratedImage) -> Outcome:
+        height, width = image.pixels.shape[:2]
+        request = replace(image.request, height=height, width=width)
+        row = Outcome(request).row(self._model.name) | {"model_hash": self._model.hash}
+        data = encode(image.pixels, self._settings.image_format, self._settings.image_quality, row)
+        self._layout.add(key, data)
+        digest = hashlib.sha256(data).hexdigest()
+        return Outcome(request, None, digest, image.prompt_tokens, image.prompt_truncated)
+
+    def _failed(self, key: str, index: int, image: GeneratedImage) -> Outcome:
+        row = self._rows[index // self._settings.images_per_prompt]
+        if row.error is None:  # an earlier attempt may have come as far as the picture
+            self._layout.drop(key)
+        request = self._sized(image.request, row.unread)
+        return Outcome(request, image.error or "no picture came out", prompt_tokens=image.prompt_tokens or None)
+
+    def _fail_unparsed(self) -> None:
+        requests = [(request, row) for row in self._rows for request in row.requests]
+        for index, (request, row) in enumerate(requests):
+            if row.error is not None and self._outcomes[index] is None:
+                self._outcomes[index] = Outcome(self._sized(request, row.unread), row.error)
+
+    def _sized(self, request: Request, unread: frozenset[str]) -> Request:
         own = {"height": self._model.height, "width": self._model.width}
         left_open = {name for name in own if getattr(request, name) is None and name not in unread}
         return replace(request, **{name: own[name] for name in left_open})

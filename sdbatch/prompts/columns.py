@@ -112,8 +112,7 @@ def _one_schema(files: list[InputFile]) -> pa.Schema:
                 types[field.name] = field
             elif field.type != known.type and not pt.is_null(field.type):
                 raise InputError(
-                    f"{file.path}: column {field.name!r} holds {field.type}; "
-                    f"in {first.path} it holds {known.type}"
+                    f"{file.path}: column {field.name!r} holds {field.type}; in {first.path} it holds {known.type}"
                 )
     fields = [field.with_nullable(True) for field in types.values()]
     return pa.schema(fields) if len(types) == len(first.schema) else first.schema
@@ -131,9 +130,7 @@ def _settings_columns(schema: pa.Schema, chosen: Mapping[str, str], path: str) -
         if name not in known:
             raise UsageError(f"--column {name}={column}: {name!r} is none of: {', '.join(known)}")
         if column and column not in schema.names:
-            raise UsageError(
-                f"--column {name}={column}: {path} has no column {column!r}{_like(column, schema.names)}"
-            )
+            raise UsageError(f"--column {name}={column}: {path} has no column {column!r}{_like(column, schema.names)}")
     used: dict[str, str] = {}
     for setting, aliases in SETTING_COLUMNS.items():
         if setting in chosen:
@@ -171,9 +168,7 @@ def _carried_columns(
                 f"rename it, or let it be carried as 'input_{column}' with --column {column}="
             )
         if name in schema.names and name != column:
-            raise InputError(
-                f"{path}: column {column!r} would be carried as {name!r}, and there is one already"
-            )
+            raise InputError(f"{path}: column {column!r} would be carried as {name!r}, and there is one already")
         carried[column] = name
     return carried
 
@@ -197,9 +192,7 @@ def _refuse_unwritable(schema: pa.Schema, path: str) -> None:
         try:
             pq.write_table(pa.schema([field]).empty_table(), io.BytesIO())
         except pa.ArrowException as exc:
-            raise InputError(
-                f"{path}: column {field.name!r} holds {field.type}, which Parquet cannot store"
-            ) from exc
+            raise InputError(f"{path}: column {field.name!r} holds {field.type}, which Parquet cannot store") from exc
 
 
 def _like(name: str, names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from sdbatch.errors import InputError
-from sdbatch.prompts.parquet import opened_parquet
+from sdbatch.parquet import opened_parquet
 from sdbatch.storage import Store, StoredFile
 
 __all__ = ["InputFile", "list_inputs"]
@@ -70,8 +70,7 @@ def list_inputs(prompts: str, options: Mapping[str, Any] | None = None) -> list[
     # Footers of equal tables are equal: keep one schema object, so that a plan of 1,000 files stays small.
     schemas: dict[bytes, pa.Schema] = {}
     return [
-        replace(file, schema=schemas.setdefault(file.schema.serialize().to_pybytes(), file.schema))
-        for file in files
+        replace(file, schema=schemas.setdefault(file.schema.serialize().to_pybytes(), file.schema)) for file in files
     ]
 
 
@@ -81,7 +80,7 @@ def _belongs(path: str) -> bool:
 
 
 def _describe(file: StoredFile, options: Mapping[str, Any]) -> InputFile:
-    with opened_parquet(file.path, options) as parquet:
+    with opened_parquet(Store(file.path, options), "", InputError) as parquet:
         footer = parquet.metadata
         groups = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
         return InputFile(

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sdbatch.errors import InputError
+from sdbatch.parquet import opened_parquet
 from sdbatch.prompts.columns import Columns
 from sdbatch.prompts.inputs import InputFile
-from sdbatch.prompts.parquet import opened_parquet
+from sdbatch.storage import Store
 
 __all__ = ["read_rows"]
 
@@ -36,11 +37,9 @@ def read_rows(
         StorageError: the store refuses.
     """
     wanted = list(ranges)
-    with opened_parquet(file.path, options, piece=COLUMN_BYTES) as parquet:
+    with opened_parquet(Store(file.path, options), "", InputError, piece=COLUMN_BYTES) as parquet:
         if parquet.metadata.num_rows != file.rows:
-            raise InputError(
-                f"{file.path}: has {parquet.metadata.num_rows:,} rows; when planned it had {file.rows:,}"
-            )
+            raise InputError(f"{file.path}: has {parquet.metadata.num_rows:,} rows; when planned it had {file.rows:,}")
         schema = pa.schema([parquet.schema_arrow.field(name) for name in columns.needed])
         yield from _cut(_pieces(file, parquet, columns.needed, wanted), wanted, file, schema)
 

@@ -72,9 +72,7 @@ def derived_seed(run_seed: int, file_number: int, row: int) -> int:
 def _row(cells: dict[str, Any], settings: RunSettings, file_number: int, row: int) -> PromptRow:
     bad = [value for value in cells.values() if isinstance(value, _Bad)]
     given = {name: value.known if isinstance(value, _Bad) else value for name, value in cells.items()}
-    unread = frozenset(
-        name for name, value in cells.items() if isinstance(value, _Bad) and value.known is None
-    )
+    unread = frozenset(name for name, value in cells.items() if isinstance(value, _Bad) and value.known is None)
 
     def value(name: str, default: Any) -> Any:
         return default if given.get(name) is None and name not in unread else given[name]
@@ -86,9 +84,7 @@ def _row(cells: dict[str, Any], settings: RunSettings, file_number: int, row: in
         seed = None
     request = Request(
         prompt=given["prompt"],
-        negative_prompt=(given["negative_prompt"] or "")
-        if "negative_prompt" in given
-        else settings.negative_prompt,
+        negative_prompt=(given["negative_prompt"] or "") if "negative_prompt" in given else settings.negative_prompt,
         sampler=value("sampler", settings.sampler),
         steps=value("steps", settings.steps),
         guidance_scale=value("guidance_scale", settings.guidance_scale),
@@ -134,9 +130,7 @@ def _text(column: str, value: bytes | None) -> Any:
     except UnicodeDecodeError:
         return _Bad(f"{column} is not valid UTF-8")
     if len(text) > MOST_CHARACTERS:
-        return _Bad(
-            f"{column} has {len(text):,} characters; at most {MOST_CHARACTERS:,}", text[:MOST_CHARACTERS]
-        )
+        return _Bad(f"{column} has {len(text):,} characters; at most {MOST_CHARACTERS:,}", text[:MOST_CHARACTERS])
     return text
 
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+from sdbatch.output.stats import ShardStats
+from sdbatch.record import RunRecord
+from sdbatch.storage import Store
+
 __all__ = ["png", "write_output"]
 
+MODEL_HASH = "0123456789abcdef" * 4
 
+
+@cache
 def png(index: int, size: tuple[int, int] = (64, 64)) -> bytes:
     """A picture that tells its index: its colours follow from it."""
     image = Image.new("RGB", size, (200 - index * 5 % 120, 150 + index * 11 % 100, 225 - index * 17 % 150))
@@ -36,7 +44,8 @@ def write_output(
 ) -> Path:
     """Write `rows` to `out`. A row needs a `prompt`; one with an `error` has failed; the rest is made up."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "run.json").write_text(json.dumps({"model": model, "layout": layout}))
+    settings = {"layout": layout, "image_format": "png"}
+    RunRecord(settings, {"name": model, "hash": MODEL_HASH}, {}, [], shard_size).save(Store(str(out)))
     for start in range(0, len(rows), shard_size):
         shard = f"{start // shard_size:05}"
         metadata, images = _shard(shard, rows[start : start + shard_size], start)
@@ -50,8 +59,8 @@ def write_output(
                 row["image"] = image and {"bytes": image, "path": f"{row['key']}.png"}
         pq.write_table(pa.Table.from_pylist(metadata), out / f"{shard}.parquet")
         failed = sum(row["status"] == "failed" for row in metadata)
-        stats = {"rows": len(metadata), "ok": len(metadata) - failed, "failed": failed}
-        (out / f"{shard}_stats.json").write_text(json.dumps(stats))
+        stats = ShardStats(int(shard), len(metadata), len(metadata), len(metadata) - failed, failed)
+        (out / f"{shard}_stats.json").write_bytes(stats.to_json())
     return out
 
 
@@ -59,7 +68,8 @@ def _shard(shard: str, rows: list[dict[str, Any]], start: int) -> tuple[list[dic
     metadata, images = [], {}
     for index, row in enumerate(rows):
         size = (row.get("width") or 64, row.get("height") or 64)
-        image = None if row.get("error") else png(start + index, size)
+        # Forty pictures are enough for ten thousand rows, and quickly made.
+        image = None if row.get("error") else png((start + index) % 40, size)
         full = {
             "key": f"{shard}{index:04}",
             "negative_prompt": "",

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sdbatch.errors import UsageError
 from sdbatch.gallery.lettering import Style, set_text
 from sdbatch.gallery.sheet import COLUMN_GAP, MARGIN, write_sheet
-
-from .outputs import png, write_output
+from tests.gallery.outputs import png, write_output
 
 HOSTILE = [
     "赤い丸、青い四角、東京タワーの夜景と満月の長い長い長い長い長いプロンプト",
@@ -79,24 +79,25 @@ def test_large_and_oblong_pictures_fit_their_cells(tmp_path):
     assert sheet.width == 2 * MARGIN + 2 * 512 + COLUMN_GAP
 
 
-@pytest.mark.parametrize("rows", [[], [{"prompt": None, "error": "the prompt is empty"}]])
-def test_a_dataset_without_pictures_still_has_a_sheet(tmp_path, rows):
-    assert sheet_of(write_output(tmp_path / "out", rows)).width > 384
+def test_a_dataset_without_pictures_still_has_a_sheet(tmp_path):
+    out = write_output(tmp_path / "out", [{"prompt": "", "error": "the prompt is empty"}])
+    assert sheet_of(out).width == 2 * MARGIN + 384
+
+
+def test_a_folder_that_is_no_dataset_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no finished shard"):
+        write_sheet(str(tmp_path), str(tmp_path / "sheet.png"))
 
 
 def test_any_text_is_drawn(tmp_path):
-    rows = [{"prompt": text} for text in HOSTILE] + [
-        {"prompt": "x", "error": text or "?"} for text in HOSTILE
-    ]
+    rows = [{"prompt": text} for text in HOSTILE] + [{"prompt": "x", "error": text or "?"} for text in HOSTILE]
     sheet = sheet_of(write_output(tmp_path / "out", rows))
     assert sheet.width == 2 * MARGIN + 6 * 384 + 5 * COLUMN_GAP
 
 
 def test_text_is_wrapped_to_its_width_and_cut_with_an_ellipsis():
     style = Style(size=25, leading=34, colour="#000")
-    lines = [
-        line.text for line in set_text("the quick brown fox jumps over the lazy dog " * 3, style, 200, 3)
-    ]
+    lines = [line.text for line in set_text("the quick brown fox jumps over the lazy dog " * 3, style, 200, 3)]
     assert len(lines) == 3
     assert lines[0] == "the quick brown"
     assert lines[2].endswith("…")

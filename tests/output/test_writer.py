@@ -40,9 +40,7 @@ def contents(out: Path) -> dict[str, bytes]:
 def test_files_layout_on_disk(tmp_path: Path) -> None:
     prompts = write_table(tmp_path / "p.parquet", {"prompt": ["a", "b", "c"]})
     write_output(str(tmp_path / "out"), prompts, shard_rows=2, images_per_prompt=2)
-    assert sorted(
-        str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()
-    ) == [
+    assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()) == [
         "00000.parquet",
         "00000/000000000.png",
         "00000/000000001.png",
@@ -55,6 +53,7 @@ def test_files_layout_on_disk(tmp_path: Path) -> None:
         "00001/000010001.png",
         "00001/metadata.parquet",
         "00001_stats.json",
+        "run.json",
     ]
 
 
@@ -186,9 +185,7 @@ def test_markers_among_other_entries() -> None:
 
 def test_an_empty_shard_is_a_shard(tmp_path: Path) -> None:
     (file,) = list_inputs(
-        write_table(
-            tmp_path / "p.parquet", {"prompt": pa.array([], pa.string()), "id": pa.array([], pa.int8())}
-        )
+        write_table(tmp_path / "p.parquet", {"prompt": pa.array([], pa.string()), "id": pa.array([], pa.int8())})
     )
     columns = check_table([file], RunSettings())
     (table,) = read_rows(file, columns, [(0, 0)])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import numpy as np
 
 from sdbatch.diffusion.request import GeneratedImage, Request
 from sdbatch.output import ModelLabel, ShardStats, ShardWriter
-from sdbatch.prompts import check_table, list_inputs, parse, read_rows
+from sdbatch.prompts import InputFile, check_table, list_inputs, parse, read_rows
 from sdbatch.settings import RunSettings
 from sdbatch.storage import Store
 
@@ -41,9 +42,7 @@ def write_output(
         tables = read_rows(file, columns, ranges, storage_options)
         for (first, _), table in zip(ranges, tables, strict=True):
             rows = parse(table, columns, settings, number, first)
-            writer = ShardWriter(
-                Store(out, storage_options), len(stats), table, rows, columns, settings, MODEL
-            )
+            writer = ShardWriter(Store(out, storage_options), len(stats), table, rows, columns, settings, MODEL)
             requests = [request for row in rows for request in row.requests]
             failed = [row.error is not None for row in rows for _ in row.requests]
             wanted = [index for index in range(len(requests)) if not failed[index]]
@@ -52,4 +51,21 @@ def write_output(
             for index in wanted:
                 writer.add(index, generate(requests[index], index))
             stats.append(writer.finish(1.5, {"attempt": 1}))
+    write_run(Store(out, storage_options), settings, files, shard_rows)
     return stats
+
+
+def write_run(store: Store, settings: RunSettings, files: list[InputFile], shard_rows: int) -> None:
+    """run.json, as far as readers of an output need it."""
+    run = {
+        "version": 1,
+        "settings": {
+            "layout": settings.layout,
+            "image_format": settings.image_format,
+            "images_per_prompt": settings.images_per_prompt,
+        },
+        "model": {"name": MODEL.name, "hash": MODEL.hash},
+        "inputs": [{"path": file.path, "rows": file.rows} for file in files],
+        "shard_rows": shard_rows,
+    }
+    store.write("run.json", json.dumps(run).encode())

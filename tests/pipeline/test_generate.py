@@ -90,19 +90,19 @@ def test_every_setting_of_a_row_is_obeyed_and_every_column_carried(tmp_path, sdb
 
 
 def test_rows_that_cannot_be_run_fail_alone_with_their_reason(tmp_path, sdbatch_command):
-    bad = {
-        "an empty prompt": {"prompt": ""},
-        "no prompt": {"prompt": None},
-        "steps": {"steps": 0},
-        "more steps than the scheduler has": {"steps": 100_000},
-        "height": {"height": 63},
-        "width": {"width": 10**6},
-        "sampler": {"sampler": "no_such_sampler"},
-        "seed": {"seed": -1},
-        "guidance_scale": {"guidance_scale": float("nan")},
-    }
+    bad = [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": None}, "prompt"),
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": 100_000}, "1000"),
+        ({"height": 63}, "63"),
+        ({"width": 10**6}, "1000000"),
+        ({"sampler": "no_such_sampler"}, "no_such_sampler"),
+        ({"seed": -1}, "seed is -1"),
+        ({"guidance_scale": float("nan")}, "guidance_scale"),
+    ]
     good = {"prompt": "a red circle", "steps": 2, "height": 64, "width": 64, "sampler": "ddim", "seed": 3}
-    rows = [good | {"guidance_scale": 3.0} | change for change in bad.values()]
+    rows = [good | {"guidance_scale": 3.0} | change for change, _ in bad]
     rows.insert(4, good | {"guidance_scale": 3.0})
     table = pa.Table.from_pylist(rows)
     prompts = write_table(tmp_path / "prompts.parquet", {n: table[n] for n in table.column_names})
@@ -111,8 +111,8 @@ def test_rows_that_cannot_be_run_fail_alone_with_their_reason(tmp_path, sdbatch_
     made = metadata(tmp_path / "out")
     assert [r["status"] for r in made] == ["ok" if i == 4 else "failed" for i in range(10)]
     reasons = [r["error"] for i, r in enumerate(made) if i != 4]
-    for name, reason in zip(bad, reasons, strict=True):
-        assert name.split()[-1] in reason or name.split()[0] in reason, (name, reason)
+    for (_, words), reason in zip(bad, reasons, strict=True):
+        assert words in reason
     assert all(reason in process.stdout for reason in set(reasons))
     (marker,) = markers(tmp_path / "out").values()
     assert (marker["ok"], marker["failed"]) == (1, 9)
@@ -185,8 +185,7 @@ def test_one_row_and_several_images_a_prompt_use_seed_plus_i(tmp_path, sdbatch_c
 
 def test_the_output_does_not_depend_on_the_actors(tmp_path, sdbatch_command):
     table = {
-        "prompt": [f"a {colour} {shape}" for colour in ("red", "green", "blue") for shape in ("circle", "square")]
-        * 8,
+        "prompt": [f"a {colour} {shape}" for colour in ("red", "green", "blue") for shape in ("circle", "square")] * 8,
         "steps": [1 + i % 5 for i in range(48)],
         "guidance_scale": [(1.0, 3.0, 7.5)[i % 3] for i in range(48)],
         "sampler": [("ddpm", "euler_a", "pndm", "dpmpp_2m")[i % 4] for i in range(48)],
@@ -232,9 +231,7 @@ def test_a_marker_follows_its_last_image_within_seconds(tmp_path, sdbatch_comman
 def test_a_second_run_makes_nothing_again(tmp_path, sdbatch_command):
     prompts = write_table(tmp_path / "prompts.parquet", {"prompt": ["a red circle"] * 4 + [""]})
     sdbatch_command("generate", prompts, tmp_path / "out", *FAST, status=1)
-    before = {
-        p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name != "run.json"
-    }
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name != "run.json"}
     process = sdbatch_command("generate", prompts, tmp_path / "out", *FAST, status=1)
     assert "0 of them made now" in process.stdout
     assert {p: p.stat().st_mtime_ns for p in before} == before

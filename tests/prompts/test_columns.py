@@ -123,9 +123,7 @@ def test_duplicate_columns_are_refused(tmp_path: Path) -> None:
         checked(tmp_path, table)
 
 
-@pytest.mark.parametrize(
-    "column", [{"promt": "x"}, {"prompt": "promt"}, {"model": "prompt"}, {"nonsense": ""}]
-)
+@pytest.mark.parametrize("column", [{"promt": "x"}, {"prompt": "promt"}, {"model": "prompt"}, {"nonsense": ""}])
 def test_a_column_option_that_names_nothing_is_refused(tmp_path: Path, column: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="--column"):
         checked(tmp_path, {"prompt": ["a"]}, column=column)

@@ -30,9 +30,7 @@ def shards(path: str, ranges: list[tuple[int, int]]) -> list[pa.Table]:
     cuts=st.sets(st.integers(0, 60)),
     skipped=st.sets(st.integers(0, 9)),
 )
-def test_any_ranges_of_any_row_groups(
-    tmp_path: Path, rows: int, group: int, cuts: set[int], skipped: set[int]
-) -> None:
+def test_any_ranges_of_any_row_groups(tmp_path: Path, rows: int, group: int, cuts: set[int], skipped: set[int]) -> None:
     path = write_table(
         tmp_path / "p.parquet",
         {"prompt": [f"p{i}" for i in range(rows)], "nested": [{"x": [i]} for i in range(rows)]},

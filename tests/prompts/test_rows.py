@@ -22,9 +22,7 @@ def parsed(columns: dict[str, object], text: bool = False, **options: object) ->
 
 
 def one(**columns: object) -> PromptRow:
-    (row,) = parsed(
-        {"prompt": ["a"]} | {k: v if isinstance(v, pa.Array) else [v] for k, v in columns.items()}
-    )
+    (row,) = parsed({"prompt": ["a"]} | {k: v if isinstance(v, pa.Array) else [v] for k, v in columns.items()})
     return row
 
 

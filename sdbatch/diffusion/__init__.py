@@ -1,0 +1,26 @@
+"""The engine: many different text-to-image requests through one UNet at once. Knows neither Ray nor storage.
+
+samplers.py    the samplers by name, plain data        tables.py      a diffusers scheduler as a table of numbers
+models.py      what a model folder says of itself      validation.py  whether a request can be run on it
+loading.py     weights into memory                     families.py    what is particular to SD and to SDXL
+lanes.py       which row sits in which lane            slots.py       the tensors of the lanes
+embeddings.py  text encoding, cached                   decoding.py    latents into pixels
+engine.py      `Engine`: admit, denoise, advance, retire
+"""
+
+from __future__ import annotations
+
+from sdbatch.diffusion.models import ModelInfo, inspect_model, model_hash
+from sdbatch.diffusion.request import GeneratedImage, Request
+from sdbatch.diffusion.validation import validate
+
+__all__ = ["Engine", "GeneratedImage", "ModelInfo", "Request", "inspect_model", "model_hash", "validate"]
+
+
+def __getattr__(name: str):
+    # torch and diffusers take seconds to import, and who plans or validates needs neither.
+    if name == "Engine":
+        from sdbatch.diffusion.engine import Engine
+
+        return Engine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,128 @@
+"""Latents into pixels: in micro-batches of one fixed shape, beside the sampling."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sdbatch.diffusion.families import StableDiffusion
+from sdbatch.diffusion.lanes import Row
+
+__all__ = ["Decoded", "Decoder"]
+
+# Passes of the UNet that a finished row waits for company before it is decoded in a short batch.
+PATIENCE = 4
+
+
+@dataclass(eq=False)
+class Decoded:
+    """A finished row: its latents, and its pixels (H, W, 3) uint8, None if the decoder's output was not finite."""
+
+    row: Row
+    latents: torch.Tensor
+    pixels: np.ndarray | None = None
+
+
+class Decoder:
+    """Collects finished rows by shape and decodes them.
+
+    Args:
+        batch: rows a call of the VAE; short batches are padded, for at another shape it would round otherwise.
+    """
+
+    def __init__(self, family: StableDiffusion, batch: int):
+        self._family = family
+        self.batch = batch
+        self._waiting: dict[tuple[int, ...], list[Decoded]] = {}
+        self._waited: dict[tuple[int, ...], int] = {}
+        self._running: deque[_Running] = deque()
+        self._stream = torch.cuda.Stream(family.device) if family.device.type == "cuda" else None
+
+    @property
+    def idle(self) -> bool:
+        return not self._running and not any(self._waiting.values())
+
+    def rows(self) -> list[Row]:
+        """All rows that are here, waiting or being decoded."""
+        batches = (*self._waiting.values(), *(running.batch for running in self._running))
+        return [decoded.row for batch in batches for decoded in batch]
+
+    def add(self, row: Row, latents: torch.Tensor) -> None:
+        """Take a finished row's float32 latents (C, h, w)."""
+        self._waiting.setdefault(tuple(latents.shape), []).append(Decoded(row, latents))
+
+    def poll(self, flush: bool) -> list[Decoded]:
+        """Start what is worth starting, everything if `flush`, and return what is ready, oldest first."""
+        for shape in list(self._waiting):
+            self._start(shape, flush)
+        ready = []
+        while self._running and (flush or self._running[0].is_ready()):
+            ready += self._running.popleft().collect()
+        return ready
+
+    def _start(self, shape: tuple[int, ...], flush: bool) -> None:
+        waiting = self._waiting[shape]
+        while len(waiting) >= self.batch:
+            self._decode(waiting[: self.batch])
+            del waiting[: self.batch]
+        self._waited[shape] = self._waited.get(shape, 0) + 1 if waiting else 0
+        if waiting and (flush or self._waited[shape] > PATIENCE):
+            self._decode(waiting)
+            waiting = self._waiting[shape] = []
+        if not waiting:
+            del self._waiting[shape], self._waited[shape]
+
+    def _decode(self, batch: list[Decoded]) -> None:
+        latents = torch.stack([decoded.latents for decoded in batch])
+        padding = latents.new_zeros(self.batch - len(batch), *latents.shape[1:])
+        latents = torch.cat([latents, padding])
+        if self._stream is None:
+            self._running.append(_Running(list(batch), *to_pixels(self._family.decode(latents))))
+            return
+        self._stream.wait_stream(torch.cuda.current_stream(self._family.device))
+        with torch.cuda.stream(self._stream):
+            # The allocator must not give this memory away before the side stream has read it.
+            latents.record_stream(self._stream)
+            pixels, finite = to_pixels(self._family.decode(latents))
+            pixels, finite = _to_pinned(pixels), _to_pinned(finite)
+            event = torch.cuda.Event()
+            event.record(self._stream)
+        self._running.append(_Running(list(batch), pixels, finite, event))
+
+
+@dataclass
+class _Running:
+    """A micro-batch that the device is decoding; on a CPU it is done already."""
+
+    batch: list[Decoded]
+    pixels: torch.Tensor
+    finite: torch.Tensor
+    event: torch.cuda.Event | None = None
+
+    def is_ready(self) -> bool:
+        return self.event is None or self.event.query()
+
+    def collect(self) -> list[Decoded]:
+        if self.event is not None:
+            self.event.synchronize()
+        for decoded, pixels, finite in zip(self.batch, self.pixels, self.finite.tolist(), strict=False):
+            # A copy, since a view would keep the whole micro-batch in memory for as long as one picture.
+            decoded.pixels = pixels.numpy().copy() if finite else None
+        return self.batch
+
+
+def to_pixels(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """uint8 (B, H, W, 3) of decoded images (B, 3, H, W) as diffusers' VaeImageProcessor rounds them, and bool (B,),
+    whether all values of an image were finite."""
+    images = images.float()
+    finite = torch.isfinite(images).flatten(1).all(dim=1)
+    images = (images * 0.5 + 0.5).clamp(0.0, 1.0).nan_to_num(0.0)
+    return (images * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous(), finite
+
+
+def _to_pinned(tensor: torch.Tensor) -> torch.Tensor:
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)

@@ -1,0 +1,199 @@
+"""Which row sits in which lane: the policy of continuous batching. Knows nothing of tensors.
+
+The UNet runs at one fixed batch shape for each picture size: a *lane set*. A row with guidance takes two of its
+lanes, conditional and unconditional, any other row one; the lanes of a finished row are given to the next at once.
+No decision here can change a picture, only when it is made.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass
+
+__all__ = ["LaneSet", "Lanes", "Row"]
+
+Shape = tuple[int, int]
+
+# Rows that may be under way or waiting, from the oldest unfinished one on, as a multiple of the lanes. It bounds how
+# far a row of a rare size is overtaken, and gives every size enough rows to fill its lanes.
+WINDOW = 32
+# A small picture gets more lanes, but a set with many must not run nearly empty for a few rows.
+MOST_GROWTH = 4
+
+
+@dataclass(eq=False, kw_only=True)
+class Row:
+    """One request on its way through the lanes.
+
+    Attributes:
+        index: place in the order of submission.
+        shape: latent height and width.
+        width: lanes it takes, 1 or 2.
+        calls: calls of the model that it needs.
+        call: how many of them are done.
+        lane, partner: its conditional and its unconditional lane while it samples; the same if `width` is 1.
+    """
+
+    index: int
+    shape: Shape
+    width: int
+    calls: int
+    call: int = 0
+    lane: int = -1
+    partner: int = -1
+
+
+class LaneSet:
+    """The lanes of one latent shape."""
+
+    def __init__(self, shape: Shape, size: int):
+        self.shape = shape
+        self.size = size
+        self.rows: list[Row] = []
+        self._free = list(range(size))
+
+    @property
+    def free(self) -> int:
+        return len(self._free)
+
+    def admit(self, row: Row) -> None:
+        row.lane = row.partner = heapq.heappop(self._free)
+        if row.width == 2:
+            row.partner = heapq.heappop(self._free)
+        row.call = 0
+        self.rows.append(row)
+
+    def retire(self, row: Row) -> None:
+        self.rows.remove(row)
+        for lane in {row.lane, row.partner}:
+            heapq.heappush(self._free, lane)
+
+
+class _Queue:
+    """Waiting rows of one shape, in order of submission, by the lanes that they take."""
+
+    def __init__(self):
+        self._rows: dict[int, deque[Row]] = {1: deque(), 2: deque()}
+
+    @property
+    def lanes(self) -> int:
+        """Lanes that all waiting rows would take."""
+        return sum(width * len(rows) for width, rows in self._rows.items())
+
+    def push(self, row: Row) -> None:
+        self._rows[row.width].append(row)
+
+    def pop(self, free: int) -> Row | None:
+        """The oldest row that fits into that many lanes."""
+        fitting = [rows for width, rows in self._rows.items() if width <= free and rows]
+        return min(fitting, key=lambda rows: rows[0].index).popleft() if fitting else None
+
+    def oldest(self) -> list[Row]:
+        """The oldest row of each width."""
+        return [rows[0] for rows in self._rows.values() if rows]
+
+    def __iter__(self):
+        return heapq.merge(*self._rows.values(), key=lambda row: row.index)
+
+
+class Lanes:
+    """All lane sets and the rows that wait for them.
+
+    Args:
+        lanes: lanes of a set at the base shape; even.
+        base: latent height and width at which a set has that many lanes; others are scaled by area.
+    """
+
+    def __init__(self, lanes: int, base: Shape):
+        self.lanes = lanes
+        self.base = base
+        self._sets: dict[Shape, LaneSet] = {}
+        self._queues: dict[Shape, _Queue] = {}
+        self._current: LaneSet | None = None
+        self._unfinished: dict[int, Row] = {}
+        self._newest = -1
+
+    @property
+    def room(self) -> int:
+        """How many more rows it is worth submitting now."""
+        oldest = next(iter(self._unfinished), self._newest + 1)
+        return max(0, WINDOW * self.lanes - (self._newest + 1 - oldest))
+
+    @property
+    def idle(self) -> bool:
+        return not self._unfinished
+
+    def size(self, shape: Shape) -> int:
+        """Lanes of a set of this shape: even, and a function of the settings alone."""
+        area = self.base[0] * self.base[1] / (shape[0] * shape[1])
+        return max(2, int(self.lanes * min(area, MOST_GROWTH)) // 2 * 2)
+
+    def submit(self, row: Row) -> None:
+        self._newest = row.index
+        self._unfinished[row.index] = row
+        self._queue(row.shape).push(row)
+
+    def select(self) -> LaneSet | None:
+        """The lane set to run next: the fullest it can be made; on a tie the current one, then the oldest row's."""
+        sets = [self._set(shape) for shape, queue in self._queues.items() if queue.lanes]
+        sets += [lane_set for lane_set in self._sets.values() if lane_set.rows and lane_set not in sets]
+        self._current = max(sets, key=self._preference, default=None)
+        return self._current
+
+    def admit(self, lane_set: LaneSet) -> list[Row]:
+        """Fill the free lanes of a set with waiting rows, oldest first; returns those that came in."""
+        admitted = []
+        queue = self._queue(lane_set.shape)
+        while row := queue.pop(lane_set.free):
+            lane_set.admit(row)
+            admitted.append(row)
+        return admitted
+
+    def waiting(self, shape: Shape) -> list[Row]:
+        """Rows that wait for lanes of this shape, oldest first."""
+        return list(self._queue(shape))
+
+    def advance(self, lane_set: LaneSet) -> None:
+        """Count one call for every row of the set."""
+        for row in lane_set.rows:
+            row.call += 1
+
+    def finished(self, lane_set: LaneSet) -> list[Row]:
+        """Rows of the set that have had all their calls."""
+        return [row for row in lane_set.rows if row.call == row.calls]
+
+    def retire(self, lane_set: LaneSet, row: Row) -> None:
+        """Take a row out of its lanes for good."""
+        lane_set.retire(row)
+        del self._unfinished[row.index]
+
+    def rebuild(self, lanes: int) -> None:
+        """Start over with another count of lanes: rows that were sampling wait again, in their old order."""
+        self.lanes = lanes
+        self._sets.clear()
+        self._queues.clear()
+        self._current = None
+        for row in self._unfinished.values():
+            self._queue(row.shape).push(row)
+
+    def release(self, lane_set: LaneSet) -> bool:
+        """Forget a set that has no rows and none waiting for it; whether it was forgotten."""
+        if lane_set.rows or self._queue(lane_set.shape).lanes:
+            return False
+        del self._sets[lane_set.shape], self._queues[lane_set.shape]
+        return True
+
+    def _preference(self, lane_set: LaneSet) -> tuple[float, bool, int]:
+        waiting = self._queue(lane_set.shape)
+        fill = min(1.0, (lane_set.size - lane_set.free + waiting.lanes) / lane_set.size)
+        oldest = min((row.index for row in (*lane_set.rows, *waiting.oldest())), default=0)
+        return fill, lane_set is self._current, -oldest
+
+    def _set(self, shape: Shape) -> LaneSet:
+        if shape not in self._sets:
+            self._sets[shape] = LaneSet(shape, self.size(shape))
+        return self._sets[shape]
+
+    def _queue(self, shape: Shape) -> _Queue:
+        return self._queues.setdefault(shape, _Queue())

@@ -1,0 +1,48 @@
+"""Metadata as JavaScript: a page opened from a disk may read no JSON, but it may load scripts."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+__all__ = ["call", "literal"]
+
+LARGEST_NUMBER = 2**53 - 1  # beyond it, JavaScript's numbers skip integers
+
+
+def call(function: str, argument: Any) -> bytes:
+    """A script that calls `function` with `argument`."""
+    return f"{function}({literal(argument)});\n".encode("ascii")
+
+
+def literal(value: Any) -> str:
+    """`value` as a JavaScript literal in pure ASCII, which no text can break out of, wherever it is put.
+
+    Integers keep every digit, NaN and infinities stay what they are; what JavaScript has no literal for
+    (times, decimals, bytes) becomes the text that people would read.
+    """
+    if isinstance(value, str):
+        # "<" too: nothing in the script may look like the end of one. (Line separators are escaped as non-ASCII.)
+        return json.dumps(value).replace("<", "\\u003c")
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int):
+        return str(value) if abs(value) <= LARGEST_NUMBER else f"{value}n"
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(literal, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{literal(str(name))}:{literal(item)}' for name, item in value.items())}}}"
+    if isinstance(value, bytes):
+        return literal(f"{len(value):,} bytes")
+    return literal(str(value))
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return repr(value)

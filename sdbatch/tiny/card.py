@@ -1,0 +1,74 @@
+"""The model card: how the weights beside it were made, and what they score."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .judge import Scores, describe
+
+__all__ = ["Record", "write_card"]
+
+
+@dataclass
+class Record:
+    """What the card says: each stage's figures by name, and the scores by what was asked for."""
+
+    command: str
+    machine: str
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+    scores: dict[str, Scores] = field(default_factory=dict)
+
+
+def write_card(folder: Path, record: Record) -> None:
+    """Writes README.md into the model's folder."""
+    stages = "\n".join(
+        f"| {name} | {figures['steps']:,.0f} | {figures['examples']:,.0f} | {figures['minutes']:.0f} |"
+        for name, figures in record.stages.items()
+    )
+    scores = "\n".join(f"- {asked}: {describe(result)}" for asked, result in record.scores.items())
+    (folder / "README.md").write_text(
+        CARD.format(command=record.command, machine=record.machine, commit=commit(), stages=stages, scores=scores)
+    )
+
+
+def commit() -> str:
+    """The commit of the training code, if it is in a repository."""
+    asked = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return asked.stdout.strip() or "unknown"
+
+
+CARD = """---
+license: mit
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+# tiny
+
+A small text-to-image latent diffusion model in diffusers' layout. It draws one or two flat shapes on a plain
+ground, at 64 × 64 pixels, so that the pipeline around it can be tried without a download or a GPU.
+
+    diffusers.StableDiffusionPipeline.from_pretrained(folder)("a big red circle on white").images[0]
+
+**Words it knows.** circle, square, triangle, cross; red, orange, yellow, green, blue, purple; on white,
+black, gray, pink; small, big; left of, right of, above, below. It ignores other words as well as it can.
+
+**Data.** Drawn by `sdbatch/tiny/scenes.py` as the training goes, with captions in several wordings. A tenth
+of all combinations of shapes, colours, places and ground, chosen by a hash, was never trained on.
+
+**Training.** `{command}` at commit {commit}, on {machine}. First the autoencoder, then the text encoder
+on captions alone, then text encoder and UNet together with DDPM's noise-prediction loss, 10% of captions
+dropped.
+
+| stage | steps | examples | minutes |
+|---|---|---|---|
+{stages}
+
+**Scores.** Held-out scenes, read back from the pixels by `sdbatch/tiny/reader.py`. Of two things both must
+be right; for the relation, in their places too.
+
+{scores}
+"""

@@ -1,0 +1,54 @@
+"""The picture that diffusers' own pipeline makes of a request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.utils import logging
+
+from sdbatch.diffusion.request import GeneratedImage, Request
+from sdbatch.diffusion.samplers import resolve
+from sdbatch.diffusion.tables import build_scheduler
+
+
+class Reference:
+    """diffusers' pipeline on a checkpoint, one request at a time."""
+
+    def __init__(self, folder: Path, cls=StableDiffusionPipeline, dtype=torch.float32):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        options = {"add_watermarker": False} if cls is StableDiffusionXLPipeline else {"safety_checker": None}
+        self.pipeline = cls.from_pretrained(folder, torch_dtype=dtype, **options)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.config = dict(self.pipeline.scheduler.config)
+
+    def pixels(self, request: Request) -> np.ndarray:
+        """uint8 (H, W, 3)."""
+        self.pipeline.scheduler = build_scheduler(resolve(request.sampler), self.config)
+        if isinstance(self.pipeline, StableDiffusionPipeline):
+            self.pipeline.scheduler.register_to_config(steps_offset=1)
+        images = self.pipeline(
+            request.prompt,
+            negative_prompt=request.negative_prompt or None,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance_scale,
+            height=request.height,
+            width=request.width,
+            generator=torch.Generator("cpu").manual_seed(request.seed),
+            output_type="np",
+        ).images
+        return (images[0] * 255).round().astype(np.uint8)
+
+    def deviations(self, images: list[GeneratedImage]) -> dict[str, int]:
+        """Largest difference of any pixel value, by the row's settings."""
+        deviations = {}
+        for image in images:
+            assert image.error is None, image.error
+            request = image.request
+            difference = image.pixels.astype(int) - self.pixels(request).astype(int)
+            settings = f"{request.sampler} {request.steps} steps, guidance {request.guidance_scale}"
+            deviations[settings] = int(np.abs(difference).max())
+        return deviations

@@ -1,0 +1,67 @@
+"""The engine makes the pictures that diffusers' pipelines make, whatever rows share a pass."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from diffusers import StableDiffusionXLPipeline
+from references import Reference
+
+from sdbatch.diffusion.engine import Engine
+from sdbatch.diffusion.request import Request
+from sdbatch.diffusion.samplers import SAMPLERS
+
+CORE = ("ddpm", "ddim", "pndm", "euler", "euler_a", "dpmpp_2m")
+OTHERS = tuple(name for name in SAMPLERS if name not in CORE)
+PROMPTS = (
+    ("a red cat", ""),
+    ("two blue squares", "ugly, blurry"),
+    ("ein Würfel 🎲 auf dem Tisch", ""),
+    ("a very long prompt " * 12, "a very long negative prompt " * 12),
+)
+
+
+def grid(samplers, steps, guidance_scales) -> list[Request]:
+    """One request a combination, each with a prompt and a seed of its own, in an order that mixes settings."""
+    requests = []
+    for i, (n, g, sampler) in enumerate(itertools.product(steps, guidance_scales, samplers)):
+        prompt, negative = PROMPTS[i % len(PROMPTS)]
+        requests.append(Request(prompt, negative, seed=1000 + 17 * i, sampler=sampler, steps=n, guidance_scale=g))
+    return requests
+
+
+def assert_parity(reference: Reference, images) -> None:
+    off = {settings: by for settings, by in reference.deviations(images).items() if by > 2}
+    assert not off, f"pixels off by more than 2 of 255: {off}"
+
+
+@pytest.mark.parametrize("checkpoint", ["sd", "sd_v"])
+def test_core_samplers_make_diffusers_pictures(checkpoint, request):
+    folder = request.getfixturevalue(checkpoint)
+    requests = grid(CORE, steps=(10, 20, 50), guidance_scales=(1, 3, 7.5))
+    images = list(Engine(folder, lanes=16).generate(requests))
+    assert len(images) == len(requests)
+    assert_parity(Reference(folder), images)
+
+
+@pytest.mark.parametrize("checkpoint", ["sd", "sd_v"])
+def test_other_samplers_make_diffusers_pictures(checkpoint, request):
+    folder = request.getfixturevalue(checkpoint)
+    requests = grid(OTHERS, steps=(5, 12), guidance_scales=(1, 7.5))
+    images = list(Engine(folder, lanes=16).generate(requests))
+    assert_parity(Reference(folder), images)
+
+
+def test_sdxl_makes_diffusers_pictures(sdxl):
+    requests = grid(SAMPLERS, steps=(8,), guidance_scales=(1, 7.5))
+    images = list(Engine(sdxl, lanes=16).generate(requests))
+    assert_parity(Reference(sdxl, StableDiffusionXLPipeline), images)
+
+
+def test_sizes_other_than_the_models_own(sd):
+    sizes = [(64, 64), (64, 128), (40, 56), (8, 8), (96, 72), (128, 128)]
+    requests = [Request("a cat", seed=i, steps=6, height=h, width=w) for i, (h, w) in enumerate(sizes * 2)]
+    images = list(Engine(sd, lanes=4).generate(requests))
+    assert {image.pixels.shape[:2] for image in images} == set(sizes)
+    assert_parity(Reference(sd), images)

@@ -1,0 +1,68 @@
+"""What is wrong with a request is said before a model is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from sdbatch.diffusion.models import inspect_model
+from sdbatch.diffusion.request import Request
+from sdbatch.diffusion.validation import validate
+
+
+@pytest.fixture(scope="module")
+def info(sd):
+    return inspect_model(sd)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"prompt": ""}, "empty"),
+        ({"prompt": " \n\t"}, "empty"),
+        ({"prompt": None}, "empty"),
+        ({"prompt": "\ud83d"}, "surrogate"),
+        ({"negative_prompt": 3}, "must be text"),
+        ({"seed": -1}, "between 0"),
+        ({"seed": 2**63}, "between 0"),
+        ({"seed": 1.5}, "integer"),
+        ({"sampler": "eulr"}, "did you mean"),
+        ({"sampler": 9}, "DiffusionDB"),
+        ({"steps": 0}, "at least 1"),
+        ({"steps": True}, "integer"),
+        ({"steps": 1001}, "more than the 1000"),
+        ({"steps": 51, "sampler": "lcm"}, "more than the 50"),
+        ({"guidance_scale": math.nan}, "finite"),
+        ({"guidance_scale": math.inf}, "finite"),
+        ({"guidance_scale": "high"}, "number"),
+        ({"height": 65}, "multiple of 8"),
+        ({"height": 0}, "at least 8"),
+        ({"width": -8}, "at least 8"),
+        ({"width": 8192, "height": 8192}, "too large"),
+    ],
+)
+def test_bad_requests_are_told_why(info, changes, reason):
+    request = dataclasses.replace(Request("a cat"), **changes)
+    assert reason in validate(request, info)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"guidance_scale": 0},
+        {"guidance_scale": -3.5},
+        {"seed": 2**63 - 1},
+        {"height": 8, "width": 1024},
+        {"steps": 1000},
+        {"sampler": "DPM++ 2M Karras"},
+    ],
+)
+def test_good_requests_pass(info, changes):
+    assert validate(dataclasses.replace(Request("a cat"), **changes), info) is None
+
+
+def test_anything_else_is_no_request(info):
+    assert "not a Request" in validate("a cat", info)
