@@ -49,7 +49,13 @@ def _quieten() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for name in ("ray.data", "ray._private.authentication"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Ray prints the stack trace of every task that it will try again, whatever log_to_driver says.
+    ray._private.worker.print_to_stdstream = _drop
+
+
+def _drop(data: dict[str, Any], ignore_prefix: bool = False) -> None:
+    """Takes the place of Ray's printing; the same text is in its log files."""
 
 
 @contextlib.contextmanager

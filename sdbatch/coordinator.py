@@ -63,12 +63,16 @@ class Coordinator:
             self.start_failed(name, "its process ended", None)
         self._startup.begun(name, node)
 
-    def start_failed(self, name: str, reason: str, status: int | None) -> None:
-        """A worker could not start. With an exit `status` it is a mistake that no other node would mend."""
-        self._startup.failed(name)
+    def start_failed(self, name: str, reason: str, status: int | None) -> int:
+        """A worker could not start. With an exit `status` it is a mistake that no other node would mend.
+
+        Returns how many starts have failed in a row.
+        """
+        in_a_row = self._startup.failed(name)
         self.problem(f"a worker did not start: {reason}")
         if status is not None or self._startup.hopeless:
             self._hopeless = (reason, status or RunError.exit_status)
+        return in_a_row
 
     def register(self, name: str) -> None:
         """A worker process has started; one that Ray restarted keeps its name."""

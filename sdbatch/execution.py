@@ -6,6 +6,7 @@ import queue
 import threading
 
 from ray.data import Dataset
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.exceptions import RayError, UserCodeException
 
 from sdbatch.errors import RunError, SdbatchError
@@ -14,10 +15,25 @@ from sdbatch.output import ShardStats, marker_name
 __all__ = ["Execution"]
 
 
+class _Stop(ExecutionCallback):
+    """Ends the execution that is told to. Ray Data takes classes, not objects, so there is one word for all."""
+
+    told = threading.Event()
+
+    def on_execution_step(self, executor: object) -> None:
+        if self.told.is_set():
+            raise RunError("stopped")
+
+
 class Execution:
-    """Runs the graph in a thread of its own and hands over each shard's statistics as it finishes."""
+    """Runs the graph in a thread of its own and hands over each shard's statistics as it finishes.
+
+    One at a time in a process.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
+        _Stop.told.clear()
+        dataset.context.custom_execution_callback_classes.append(_Stop)
         self._dataset = dataset
         self._finished: queue.SimpleQueue[ShardStats | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
@@ -54,9 +70,7 @@ class Execution:
 
     def stop(self) -> None:
         """Take the pool down, whatever it is at. Returns when the thread no longer uses Ray."""
-        executor = self._dataset._current_executor
-        if executor is not None and self._thread.is_alive():
-            executor.shutdown(force=True)
+        _Stop.told.set()
         self._thread.join()
 
     def _run(self) -> None:

@@ -91,9 +91,7 @@ class ShardSource(Datasource):
         ]
 
 
-def _read_group(
-    file: InputFile, columns: Columns, group: ReadGroup, options: Mapping[str, Any]
-) -> Iterator[pa.Table]:
+def _read_group(file: InputFile, columns: Columns, group: ReadGroup, options: Mapping[str, Any]) -> Iterator[pa.Table]:
     ranges = [(shard.first_row, shard.rows) for shard in group.shards]
     for shard, table in zip(group.shards, read_rows(file, columns, ranges, options), strict=True):
         yield pack(shard, table)

@@ -41,9 +41,7 @@ class WorkerMetrics:
         self._gauges = {n: metrics.Gauge(f"sdbatch_{n}", text, ("node",)) for n, text in GAUGES.items()}
         for metric in (*self._counters.values(), *self._gauges.values()):
             metric.set_default_tags(tags)
-        self._failures = metrics.Counter(
-            f"sdbatch_{FAILURES}", "images that failed, by reason", ("node", "reason")
-        )
+        self._failures = metrics.Counter(f"sdbatch_{FAILURES}", "images that failed, by reason", ("node", "reason"))
         self._failures.set_default_tags(tags)
         self._reasons: set[str] = set()
         self._published: Counter[str] = Counter()

@@ -35,9 +35,11 @@ class Startup:
         self._in_a_row = 0
         self._ever_started = True
 
-    def failed(self, worker: str) -> None:
+    def failed(self, worker: str) -> int:
+        """Returns how many starts have failed in a row, wherever."""
         self._failures[self._under_way.pop(worker)] += 1
         self._in_a_row += 1
+        return self._in_a_row
 
     @property
     def suspects(self) -> set[str]:
@@ -52,5 +54,6 @@ class Startup:
 
     @property
     def hopeless(self) -> bool:
-        """No worker has ever started, several in a row have failed to, and none is still at it."""
-        return not self._ever_started and self._in_a_row >= FAILURES_IN_A_ROW and not self._under_way
+        """No worker has ever started, several in a row have failed to, and none is at it on a node yet untried."""
+        untried = set(self._under_way.values()) - self._failures.keys()
+        return not self._ever_started and self._in_a_row >= FAILURES_IN_A_ROW and not untried

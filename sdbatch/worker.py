@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections import Counter
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Job", "ShardWorker", "load_engine", "pack", "unpack"]
 
 REPORT_SECONDS = 0.5
+RESTARTS_IN_A_ROW = 5
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,13 @@ class ShardWorker:
             self._engine = job.make_engine(job)
             self._loop = EngineLoop(self._engine, self._guard.progress)
         except Exception as exc:
-            # Ray Data starts another worker instead; the coordinator decides for how long it may go on so.
             status = exc.exit_status if isinstance(exc, SdbatchError) else None
-            ray.get(coordinator.start_failed.remote(self._name, _in_one_line(exc), status))
+            failure = coordinator.start_failed.remote(self._name, _in_one_line(exc), status)
+            if context.was_current_actor_reconstructed and ray.get(failure) < RESTARTS_IN_A_ROW:
+                # Ray tries again, on whatever node has room; an exception would end the run with this worker.
+                os._exit(1)
+            # Ray Data starts another worker instead; the coordinator decides for how long it may go on so.
+            ray.get(failure)
             raise
         self._started = time.monotonic()
         coordinator.register.remote(self._name)
