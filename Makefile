@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint bench tiny clean
+.PHONY: install demo test lint bench tiny clean chromium
 
 install: $(INSTALLED)
 
@@ -17,9 +17,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	$(BIN)/sdbatch generate examples/demo.parquet demo-out --overwrite
 	$(BIN)/sdbatch sheet demo-out demo-out/sheet.png
+	$(BIN)/sdbatch gallery demo-out
 
-test: $(INSTALLED)
+test: $(INSTALLED) chromium
 	$(BIN)/pytest
+
+# The gallery is tested in a real browser. On Debian this brings it; elsewhere bring chromium and chromedriver yourself.
+chromium:
+	@command -v chromium chromedriver >/dev/null || (apt-get update -q && apt-get install -qy chromium chromium-driver)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -116,8 +116,15 @@ def _verify(
     return 0 if report.ok and again.ok else 1
 
 
+def _gallery(out: str, limit: int, storage_options: dict[str, Any]) -> int:
+    from sdbatch.gallery import write_gallery
+
+    print(f"the gallery is {write_gallery(out, limit=limit, options=storage_options)}")
+    return 0
+
+
 def _sheet(out: str, path: str, columns: int, storage_options: dict[str, Any]) -> int:
-    from sdbatch.gallery.sheet import write_sheet
+    from sdbatch.gallery import write_sheet
 
     write_sheet(out, path, columns=columns, options=storage_options)
     print(f"the contact sheet is {path}")
@@ -156,6 +163,9 @@ def _parser() -> argparse.ArgumentParser:
         help="make N images, chosen at random, again from their metadata rows, and compare the bytes",
     )  # fmt: skip
     verify.add_argument("--model", metavar="NAME|DIR", help="for --remake, if the model is not where it was")
+    gallery = _command(commands, "gallery", _gallery, "a page to look through, search and filter an output", "")
+    _add_out(gallery)
+    gallery.add_argument("--limit", type=int, default=50_000, metavar="N", help="rows at most; default %(default)s")
     sheet = _command(commands, "sheet", _sheet, "a contact sheet PNG of an output, prompts under the pictures", "")
     _add_out(sheet)
     sheet.add_argument("path", metavar="PATH", help="the PNG to write")

@@ -31,13 +31,13 @@ def connected(address: str | None) -> Iterator[None]:
         yield
         return
     _quieten()
-    target = address or os.environ.get("RAY_ADDRESS")
-    local = {} if target else {"include_dashboard": False}
+    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    local = {"include_dashboard": False} if target == "local" else {}
     try:
         with _native_stderr_muted():
             ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR, **local)
     except (ConnectionError, RuntimeError, ValueError) as exc:
-        raise RunError(f"no Ray cluster could be reached at {target or 'this machine'}: {exc}") from exc
+        raise RunError(f"no Ray cluster could be reached at {target}: {exc}") from exc
     try:
         yield
     finally:

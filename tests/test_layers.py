@@ -25,6 +25,7 @@ LAYERS = (
         "sdbatch.plan",
         "sdbatch.status",
         "sdbatch.verify",
+        "sdbatch.remake",
         "sdbatch.gallery",
     ),
     ("sdbatch.report", "sdbatch.engine_loop", "sdbatch.coordinator", "sdbatch.worker", "sdbatch.cluster"),

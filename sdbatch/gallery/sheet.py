@@ -29,10 +29,10 @@ HAIRLINE = (0, 0, 0, 22)
 PLAIN = "#ebebe7"
 
 TITLE = Style(size=54, leading=72, colour="#1b1b19")
-SUBTITLE = Style(size=27, leading=40, colour="#7d7d77")
+SUBTITLE = Style(size=27, leading=40, colour="#6f6f69")
 PROMPT = Style(size=25, leading=34, colour="#2b2b28")
-DETAIL = Style(size=21, leading=34, colour="#8d8d86")
-FAILED = Style(size=21, leading=40, colour="#8d8d86")
+DETAIL = Style(size=21, leading=34, colour="#6f6f69")
+FAILED = Style(size=21, leading=40, colour="#6f6f69")
 REASON = Style(size=24, leading=34, colour="#a03c2c")
 
 
@@ -97,14 +97,14 @@ def _subtitle(rows: list[dict[str, Any]], model: str, *, more: bool) -> str:
 
 
 def _scaled(picture: Image.Image) -> Image.Image:
-    """`picture` at its size on the sheet. Small ones grow by a whole factor, so that they stay crisp."""
+    """`picture` at its size on the sheet. Small ones grow by a whole factor, which keeps edges sharp."""
     picture = picture.convert("RGB")
     side = max(picture.size)
     if side > LARGE_PICTURE:
         picture.thumbnail((LARGE_PICTURE, LARGE_PICTURE), Image.Resampling.LANCZOS)
         return picture
     factor = max(1, round(SMALL_PICTURE / side))
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.LANCZOS)
 
 
 def _box(pictures: list[Image.Image | None]) -> tuple[int, int]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
 import fsspec
 import pytest
+from PIL import Image
 
-from sdbatch.gallery import write_gallery
+from sdbatch.gallery import write_gallery, write_sheet
 from sdbatch.gallery.literals import literal
+from sdbatch.output.encoding import read_parameters
 from tests.gallery.outputs import write_output
+from tests.output import writing
+from tests.outputs import write_table
 
 ROWS = [{"prompt": f"p{n}"} for n in range(5)] + [{"prompt": "bad", "error": "no"}]
 LAYOUTS = ["files", "parquet", "webdataset"]
@@ -19,6 +24,12 @@ LAYOUTS = ["files", "parquet", "webdataset"]
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def read_columns(script: Path) -> dict[str, list]:
+    """The columns in a file of rows, which is JSON but for the big integers (`9007199254740993n`)."""
+    argument = script.read_text().removeprefix("addRows(").removesuffix(");\n")
+    return dict(json.loads(re.sub(r"(?<=\d)n(?=[,\]])", "", argument)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -57,6 +68,25 @@ def test_copied_pictures_are_the_very_files(tmp_path, layout):
     assert {name: hashlib.sha256(data).digest() for name, data in copies.items()} == {
         name: hashlib.sha256(data).digest() for name, data in original.items() if name.endswith(".png")
     }
+
+
+@pytest.mark.parametrize(("layout", "image_format"), [("files", "png"), ("parquet", "jpeg"), ("webdataset", "webp")])
+def test_what_the_real_writer_writes_is_shown_with_the_parameters_in_its_files(tmp_path, layout, image_format):
+    prompts = write_table(tmp_path / "prompts.parquet", {"prompt": ["a dog", "", "a cat"], "steps": [5, 6, 7]})
+    out = tmp_path / "out"
+    writing.write_output(str(out), str(prompts), shard_rows=2, layout=layout, image_format=image_format)
+    run = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(run | {"engine": {}}))
+
+    page = Path(write_gallery(str(out))).parent
+    columns = read_columns(page / "data" / "rows-0.js")
+    assert columns["prompt"] == ["a dog", "", "a cat"]
+    assert columns["status"] == ["ok", "failed", "ok"]
+    assert columns["picture"][1] is columns["parameters"][1] is None
+    for row in (0, 2):
+        with Image.open(page / columns["picture"][row]) as image:
+            assert columns["parameters"][row] == read_parameters(image)
+    write_sheet(str(out), str(tmp_path / "sheet.png"))
 
 
 def test_a_dataset_on_an_object_store(tmp_path):

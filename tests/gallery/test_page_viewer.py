@@ -101,6 +101,11 @@ def test_the_keyboard_reaches_everything(browser, url):
     ]:
         browser.press(key)
         assert browser.focused() == PROMPTS[position]
+    for shown in ("block", "none"):  # in so narrow a window they start hidden
+        browser.press("f")
+        assert browser.run("return getComputedStyle($('filters')).display") == shown
+    assert browser.focused() == "filters-toggle"
+    browser.run("grid.focus(0)")
     style = browser.run("const s = getComputedStyle(document.activeElement); return [s.outlineStyle, s.outlineWidth]")
     assert style == ["solid", "2px"]
     browser.press(Keys.ENTER)

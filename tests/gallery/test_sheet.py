@@ -52,7 +52,7 @@ def test_pictures_stand_in_input_order_and_are_enlarged_by_a_whole_factor(tmp_pa
     for index in range(5):
         left = place(index, 5)
         crop = sheet.crop((left + 1, top + 1, left + 383, top + 383))  # without the hairline
-        picture = Image.open(io.BytesIO(png(index))).resize((384, 384), Image.Resampling.NEAREST)
+        picture = Image.open(io.BytesIO(png(index))).resize((384, 384), Image.Resampling.LANCZOS)
         assert crop.tobytes() == picture.crop((1, 1, 383, 383)).tobytes()
 
 

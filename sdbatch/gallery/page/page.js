@@ -1,6 +1,5 @@
 "use strict";
 
-const SMALL = 160; // a picture of at most this many pixels is enlarged pixel by pixel, not smoothly
 const PHONE_SIZE = 150; // two pictures beside each other
 const SETTINGS = ["sampler", "steps", "guidance_scale"];
 const UNSORTED = new Set(["file_name", "sha256", "picture", "parameters"]);
@@ -110,13 +109,7 @@ function makeTile(row) {
 }
 
 function picturePlace(row) {
-  const small = table.get("width", row) <= SMALL && table.get("height", row) <= SMALL;
-  const picture = make("img", {
-    src: table.get("picture", row),
-    alt: "",
-    decoding: "async",
-    className: small ? "pixels" : "",
-  });
+  const picture = make("img", { src: table.get("picture", row), alt: "", decoding: "async" });
   return make("span", { className: "place" }, [picture]);
 }
 
@@ -147,10 +140,14 @@ function onViewerClosed(position) {
   grid.focus(position);
 }
 
-function clearAll() {
-  $("search").value = "";
+function clearFilters() {
   filters.clear();
   update();
+}
+
+function clearAll() {
+  $("search").value = "";
+  clearFilters();
 }
 
 function showFilters(shown) {
@@ -233,6 +230,6 @@ $("direction").addEventListener("click", () => {
 $("theme").addEventListener("click", toggleTheme);
 $("filters-toggle").addEventListener("click", toggleFilters);
 $("filters-close").addEventListener("click", toggleFilters);
-$("filters-clear").addEventListener("click", clearAll);
+$("filters-clear").addEventListener("click", clearFilters);
 $("nothing-clear").addEventListener("click", clearAll);
 document.addEventListener("keydown", onKey);

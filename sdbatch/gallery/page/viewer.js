@@ -2,6 +2,7 @@
 
 const UNLISTED = new Set(["prompt", "picture", "parameters"]); // shown in a way of their own
 const COPIED_MS = 1600;
+const SMALL = 160; // a picture of so few pixels a side shows each of them, rather than a blur
 
 /** One picture, large, with all that is known about it. */
 class Viewer {
@@ -93,15 +94,15 @@ class Viewer {
     if (following !== undefined) new Image().src = this.table.get("picture", following) ?? ""; // ready for the next step
   }
 
-  /** Enlarges a small picture by a whole factor: anything else would blur or bend its pixels. */
+  /** Fits the picture into the window: larger than it is only by a whole factor, so that all pixels are alike. */
   fit() {
     const picture = this.parts["viewer-picture"];
     if (!picture.naturalWidth) return; // not loaded yet
     const stage = picture.parentElement;
     const room = Math.min(stage.clientWidth / picture.naturalWidth, stage.clientHeight / picture.naturalHeight);
-    const factor = room >= 2 && picture.naturalWidth <= SMALL ? Math.floor(room) : Math.min(room, 1);
+    const factor = room >= 1 ? Math.floor(room) : room;
     picture.style.width = `${picture.naturalWidth * factor}px`;
-    picture.classList.toggle("pixels", factor >= 2);
+    picture.classList.toggle("pixels", Math.max(picture.naturalWidth, picture.naturalHeight) <= SMALL);
   }
 
   async copy(what) {
