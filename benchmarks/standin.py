@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import ray
 
 from sdbatch.diffusion.request import GeneratedImage, Request
 
@@ -75,17 +76,21 @@ class StandIn:
 
     Args:
         step_seconds: time of a step.
-        deadly, stuck, unfit: prompts that kill the worker's process, that hang it, and whose node can't start one.
+        log: a file that gets a line for every image that is made, to count what was made twice.
+        deadly: a prompt that kills the worker's process.
+        stuck: a prompt that never ends.
+        unfit: a node (its id) on which no engine starts, or "every".
     """
 
     step_seconds: float = 0.05
+    log: str | None = None
     deadly: str | None = None
     stuck: str | None = None
-    unfit: Callable[[], str | None] | None = None
+    unfit: str | None = None
 
     def __call__(self, job: Any) -> StandInEngine:
-        if self.unfit is not None and (reason := self.unfit()):
-            raise RuntimeError(reason)
+        if self.unfit in ("every", ray.get_runtime_context().get_node_id()):
+            raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
         return StandInEngine(job.engine["lanes"], self.step_seconds, self._meet)
 
     def _meet(self, request: Request) -> None:
@@ -93,3 +98,6 @@ class StandIn:
             os.kill(os.getpid(), signal.SIGKILL)
         if request.prompt == self.stuck:
             time.sleep(3600)
+        if self.log is not None:
+            with open(self.log, "a") as log:
+                log.write(f"{request.prompt}\n")

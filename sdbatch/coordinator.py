@@ -31,7 +31,7 @@ class Snapshot:
 
     Attributes:
         workers: counters (images, failed, …) of each live worker since its start, by name.
-        totals: the same summed, workers that are gone included.
+        totals: the same summed, workers that are gone included; and how often a shard was `begun`.
         lost_workers: how many deaths the ledger has counted.
         problems: what workers had to say, each text once.
         avoided_nodes: where no further worker should be started.
@@ -55,6 +55,7 @@ class Coordinator:
         self._startup = Startup()
         self._workers: dict[str, _Worker] = {}
         self._gone: Counter[str] = Counter()
+        self._begun = 0
         self._problems: list[str] = []
         self._hopeless: tuple[str, int] | None = None
 
@@ -85,6 +86,7 @@ class Coordinator:
         return self._ledger.deaths(shard, _live_nodes().__contains__)
 
     def begin(self, shard: int, node: str) -> None:
+        self._begun += 1
         self._ledger.begin(shard, node)
 
     def end(self, shard: int) -> None:
@@ -107,7 +109,7 @@ class Coordinator:
             totals.update(state.counters)
         return Snapshot(
             workers=heard,
-            totals=dict(totals),
+            totals=dict(totals) | {"begun": self._begun},
             lost_workers=self._ledger.lost_workers,
             problems=list(self._problems),
             avoided_nodes=self._startup.avoided(_live_nodes()) if self._startup.suspects else frozenset(),
