@@ -24,7 +24,7 @@ test: $(INSTALLED) chromium
 
 # The gallery is tested in a real browser. On Debian this brings it; elsewhere bring chromium and chromedriver yourself.
 chromium:
-	@command -v chromium chromedriver >/dev/null || (apt-get update -q && apt-get install -qy chromium chromium-driver)
+	@{ command -v chromium && command -v chromedriver; } >/dev/null || (apt-get update -q && apt-get install -qy chromium chromium-driver)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

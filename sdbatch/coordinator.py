@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sdbatch.errors import RunError
 from sdbatch.ledger import Ledger
 from sdbatch.startup import Startup
 
@@ -35,7 +34,7 @@ class Snapshot:
         lost_workers: how many deaths the ledger has counted.
         problems: what workers had to say, each text once.
         avoided_nodes: where no further worker should be started.
-        hopeless: why no worker will ever start, with the exit status that says so; None while there is hope.
+        hopeless: why no worker will ever start; None while there is hope.
     """
 
     workers: dict[str, dict[str, float]]
@@ -43,7 +42,7 @@ class Snapshot:
     lost_workers: int
     problems: list[str]
     avoided_nodes: frozenset[str] = frozenset()
-    hopeless: tuple[str, int] | None = None
+    hopeless: str | None = None
 
 
 @ray.remote(num_cpus=0)
@@ -57,22 +56,22 @@ class Coordinator:
         self._gone: Counter[str] = Counter()
         self._begun = 0
         self._problems: list[str] = []
-        self._hopeless: tuple[str, int] | None = None
+        self._hopeless: str | None = None
 
     def starting(self, name: str, node: str) -> None:
         if self._startup.is_under_way(name):
-            self.start_failed(name, "its process ended", None)
+            self.start_failed(name, "its process ended", False)
         self._startup.begun(name, node)
 
-    def start_failed(self, name: str, reason: str, status: int | None) -> int:
-        """A worker could not start. With an exit `status` it is a mistake that no other node would mend.
+    def start_failed(self, name: str, reason: str, everywhere: bool) -> int:
+        """A worker could not start; `everywhere` if no other node would mend that.
 
         Returns how many starts have failed in a row.
         """
         in_a_row = self._startup.failed(name)
         self.problem(f"a worker did not start: {reason}")
-        if status is not None or self._startup.hopeless:
-            self._hopeless = (reason, status or RunError.exit_status)
+        if everywhere or self._startup.hopeless:
+            self._hopeless = reason
         return in_a_row
 
     def register(self, name: str) -> None:

@@ -44,8 +44,7 @@ class Execution:
         """What has finished since the last call, after at most `seconds`; None when the dataset has ended.
 
         Raises:
-            SdbatchError: what a worker or a read task said when it gave up.
-            RunError: anything else that ended the run.
+            RunError: a worker or a read task gave up; says why.
         """
         taken: list[ShardStats] = []
         try:
@@ -85,11 +84,11 @@ class Execution:
 
 
 def _told(error: BaseException) -> BaseException:
-    """The error that people should see: ours if one is in the chain of causes; a bug stays what it is."""
+    """What people should read: our own error if one is in the chain of causes; a bug stays what it is."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, SdbatchError):
-            return cause
+            return RunError(f"the run broke: {cause}")
         cause = getattr(cause, "cause", None) or cause.__cause__
     if isinstance(error, (RayError, UserCodeException)):
         return RunError(f"the run broke: {str(error).strip().splitlines()[-1]}")

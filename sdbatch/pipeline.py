@@ -13,7 +13,7 @@ from sdbatch.capacity import Capacity, PoolSize, pool_size
 from sdbatch.cluster import connected, free_resources, live_nodes, survey
 from sdbatch.coordinator import Snapshot, start_coordinator
 from sdbatch.engine_config import resolve_engine
-from sdbatch.errors import RunError, UsageError
+from sdbatch.errors import RunError
 from sdbatch.execution import Execution
 from sdbatch.graph import graph
 from sdbatch.output import ModelLabel, ShardStats, marker_name
@@ -149,9 +149,7 @@ class _Attended:
             self._progress.update(snapshot)
         self._execution.avoid(snapshot.avoided_nodes)
         if snapshot.hopeless is not None:
-            reason, status = snapshot.hopeless
-            kind = UsageError if status == UsageError.exit_status else RunError
-            raise kind(f"no worker can start: {reason}")
+            raise RunError(f"no worker can start: {snapshot.hopeless}")
         now = time.monotonic()
         if snapshot.workers:
             self._workers_seen_at = now

@@ -134,8 +134,9 @@ class ShardWorker:
             self._engine = job.make_engine(job)
             self._loop = EngineLoop(self._engine, self._guard.progress)
         except Exception as exc:
-            status = exc.exit_status if isinstance(exc, SdbatchError) else None
-            failure = coordinator.start_failed.remote(self._name, _in_one_line(exc), status)
+            # A mistake that we know by name would be made again on any other node.
+            everywhere = isinstance(exc, SdbatchError)
+            failure = coordinator.start_failed.remote(self._name, _in_one_line(exc), everywhere)
             if context.was_current_actor_reconstructed and ray.get(failure) < RESTARTS_IN_A_ROW:
                 # Ray tries again, on whatever node has room; an exception would end the run with this worker.
                 os._exit(1)

@@ -1,0 +1,65 @@
+"""One OUT over time: files that come later, files that change, settings that change."""
+
+from __future__ import annotations
+
+from tests.outputs import content, markers, metadata, write_table
+
+FAST = ("--steps", 1, "--sampler", "ddim", "--guidance-scale", 1, "--shard-size", 4, "--actors", 1)
+
+
+def test_files_that_come_later_are_numbered_after_those_that_are_known(tmp_path, sdbatch_command):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    write_table(folder / "m.parquet", {"prompt": [f"m{i}" for i in range(6)]})
+    sdbatch_command("generate", folder, out, *FAST)
+    before = content(out)
+
+    write_table(folder / "a.parquet", {"prompt": [f"a{i}" for i in range(5)]})
+    process = sdbatch_command("generate", folder, out, *FAST)
+    assert "11 of 11 images" in process.stdout
+    assert "5 of them made now" in process.stdout
+    after = content(out)
+    assert {name: after[name] for name in before} == before
+    assert [row["prompt"] for row in metadata(out)] == [f"m{i}" for i in range(6)] + [f"a{i}" for i in range(5)]
+    assert len(markers(out)) == 4
+
+
+def test_a_file_that_changed_is_refused_and_nothing_is_lost(tmp_path, sdbatch_command):
+    prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one", "two"]}), tmp_path / "out"
+    sdbatch_command("generate", prompts, out, *FAST)
+    before = content(out)
+    write_table(prompts, {"prompt": ["one", "three"]})
+    process = sdbatch_command("generate", prompts, out, *FAST, status=2)
+    assert "p.parquet changed" in process.stderr
+    assert "--overwrite" in process.stderr
+    assert content(out) == before
+
+
+def test_what_would_round_differently_is_refused(tmp_path, sdbatch_command):
+    prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one"] * 8}), tmp_path / "out"
+    sdbatch_command("generate", prompts, out, *FAST, "--lanes", 4)
+    (out / "00001_stats.json").unlink()
+    for option, value in (("--lanes", 8), ("--dtype", "bf16"), ("--shard-size", 8), ("--image-format", "jpeg")):
+        process = sdbatch_command("generate", prompts, out, *FAST, option, value, status=2)
+        assert option.removeprefix("--").split("-")[0] in process.stderr
+    sdbatch_command("generate", prompts, out, *FAST)
+    assert len(markers(out)) == 2
+
+
+def test_overwrite_removes_what_runs_wrote_and_nothing_else(tmp_path, sdbatch_command):
+    prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one"] * 8}), tmp_path / "out"
+    sdbatch_command("generate", prompts, out, *FAST)
+    (out / "notes.txt").write_text("mine")
+    write_table(prompts, {"prompt": ["two"] * 3})
+    sdbatch_command("generate", prompts, out, *FAST, "--overwrite")
+    assert (out / "notes.txt").read_text() == "mine"
+    assert [row["prompt"] for row in metadata(out)] == ["two"] * 3
+    assert not (out / "00001").exists()
+
+
+def test_parts_fill_one_output_as_one_run_would(tmp_path, sdbatch_command):
+    prompts = write_table(tmp_path / "p.parquet", {"prompt": [f"number {i}" for i in range(18)]})
+    sdbatch_command("generate", prompts, tmp_path / "whole", *FAST)
+    sdbatch_command("generate", prompts, tmp_path / "parts", *FAST, "--part", "2/2")
+    assert set(markers(tmp_path / "parts")) == {"00001_stats.json", "00003_stats.json"}
+    sdbatch_command("generate", prompts, tmp_path / "parts", *FAST, "--part", "1/2")
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
