@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from sdbatch import __version__
-from sdbatch.config_file import read_config
 from sdbatch.errors import SdbatchError
 from sdbatch.settings import DEVICES, DTYPES, IMAGE_FORMATS, LAYOUTS, SWITCHES, RunSettings
 
@@ -138,7 +137,11 @@ def _config(argv: Sequence[str] | None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     path = parser.parse_known_args(argv)[0].config
-    return {} if path is None else read_config(path)
+    if path is None:
+        return {}
+    from sdbatch.config_file import read_config
+
+    return read_config(path)
 
 
 def _parser(config: dict[str, Any]) -> argparse.ArgumentParser:

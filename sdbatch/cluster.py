@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from sdbatch.capacity import Capacity, NodeGroup
 from sdbatch.errors import RunError
 
 __all__ = ["connected", "free_resources", "live_nodes", "survey"]
+
+CONNECT_SECONDS = 20.0
 
 
 @contextlib.contextmanager
@@ -33,6 +36,7 @@ def connected(address: str | None) -> Iterator[None]:
     _quieten()
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     local = {"include_dashboard": False} if target == "local" else {}
+    _check_that_something_listens(target)
     try:
         with _native_stderr_muted():
             ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR, **local)
@@ -42,6 +46,17 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_that_something_listens(target: str) -> None:
+    """Ray would wait for minutes, without a word, for a cluster that is gone."""
+    host, colon, port = target.rpartition(":")
+    if not (colon and port.isdigit()) or "://" in target:
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as exc:
+        raise RunError(f"no Ray cluster answers at {target}: {exc.strerror or exc}") from exc
 
 
 def _quieten() -> None:

@@ -30,7 +30,7 @@ class Snapshot:
 
     Attributes:
         workers: counters (images, failed, …) of each live worker since its start, by name.
-        totals: the same summed, workers that are gone included; and how often a shard was `begun`.
+        totals: the same summed, workers that are gone included; how often a shard was `begun`, a worker `started`.
         lost_workers: how many deaths the ledger has counted.
         problems: what workers had to say, each text once.
         avoided_nodes: where no further worker should be started.
@@ -54,7 +54,7 @@ class Coordinator:
         self._startup = Startup()
         self._workers: dict[str, _Worker] = {}
         self._gone: Counter[str] = Counter()
-        self._begun = 0
+        self._begun = self._started = 0
         self._problems: list[str] = []
         self._hopeless: str | None = None
 
@@ -77,6 +77,7 @@ class Coordinator:
     def register(self, name: str) -> None:
         """A worker process has started; one that Ray restarted keeps its name."""
         self._startup.succeeded(name)
+        self._started += 1
         if name in self._workers:
             self._gone.update(self._workers[name].counters)
         self._workers[name] = _Worker()
@@ -108,7 +109,7 @@ class Coordinator:
             totals.update(state.counters)
         return Snapshot(
             workers=heard,
-            totals=dict(totals) | {"begun": self._begun},
+            totals=dict(totals) | {"begun": self._begun, "started": self._started},
             lost_workers=self._ledger.lost_workers,
             problems=list(self._problems),
             avoided_nodes=self._startup.avoided(_live_nodes()) if self._startup.suspects else frozenset(),

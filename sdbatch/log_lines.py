@@ -20,7 +20,10 @@ EVERY_SECONDS = 15.0
 
 
 class LogLines:
-    """Implements `pipeline.Progress`. Lines have a `time` and an `event`: begin, progress, problem, waiting, end, error."""
+    """Implements `pipeline.Progress`.
+
+    Every line has a `time` and an `event`: begin, progress, problem, waiting, end or error.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

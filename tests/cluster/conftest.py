@@ -15,17 +15,10 @@ from typing import Any
 import pytest
 
 from tests.cluster import driver
-from tests.diffusion.checkpoints import build_sd
 from tests.outputs import write_table
 
 ROWS = 96
 SHARD = 8
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory) -> Path:
-    """A model for the planner to look at; the stand-in engine needs none."""
-    return build_sd(tmp_path_factory.mktemp("model") / "small")
 
 
 @pytest.fixture(scope="session")
@@ -83,12 +76,12 @@ class Run:
 
 
 @pytest.fixture
-def start(model, prompts, tmp_path) -> Iterator[Callable[..., Run]]:
+def start(prompts, tmp_path) -> Iterator[Callable[..., Run]]:
     """Start a run: `start(address, "out", stand_in={…}, actors=(2, 2), …)`."""
     started = []
 
     def start_one(address: str, name: str = "out", *, table: Path = prompts, **options: Any) -> Run:
-        options = {"stand_in": {}, "model": str(model), "device": "cpu", "shard_size": SHARD, "lanes": SHARD} | options
+        options = {"stand_in": {}, "device": "cpu", "shard_size": SHARD, "lanes": SHARD} | options
         process = driver.start(table, tmp_path / name, address=address, **options)
         started.append(Run(process, tmp_path / name))
         return started[-1]
