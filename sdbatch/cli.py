@@ -28,15 +28,19 @@ examples:
 """
 
 
+POSITIONALS: dict[str, dict[str, Any]] = {
+    "prompts": {"metavar": "PROMPTS", "help": "a Parquet file, a folder or glob of them, local or s3://…"},
+    "out": {"metavar": "OUT", "help": "folder or URL to fill; a second run resumes"},
+}
 STATUS_EXIT = "exit status: 0 all done and ok, 1 something is missing or failed, 2 not an output"
 VERIFY_EXIT = "exit status: 0 all as it should be, 1 some shards are not (they are listed), 2 not an output"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit status."""
-    arguments = vars(_parser().parse_args(argv))
-    command = arguments.pop("command")
     try:
+        arguments = vars(_parser(_config(argv)).parse_args(argv))
+        command = arguments.pop("command")
         return command(**arguments)
     except SdbatchError as error:
         print(f"sdbatch: error: {error}", file=sys.stderr)
@@ -46,21 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 3
 
 
-def _generate(prompts: str, out: str, **options: Any) -> int:
+def _generate(prompts: str, out: str, log_format: str, **options: Any) -> int:
+    from sdbatch.log_lines import LogLines
     from sdbatch.pipeline import generate
-    from sdbatch.progress import ProgressLine, duration
+    from sdbatch.progress import ProgressLine
 
-    progress = ProgressLine(sys.stderr)
+    progress = LogLines(sys.stderr) if log_format == "json" else ProgressLine(sys.stderr, sys.stdout)
     try:
         report = generate(prompts, out, progress=progress, **options)
-    finally:
-        progress.end()
-    print(
-        f"{report.ok:,} of {report.images:,} images are in {report.out}, {report.made:,} of them made now "
-        f"in {duration(report.seconds)}"
-    )
-    for reason, count in report.reasons.most_common():
-        print(f"  {count:,} failed: {reason}")
+    except SdbatchError as error:
+        progress.fail(error)
+        return error.exit_status
+    progress.end(report)
     return report.exit_status
 
 
@@ -131,7 +132,19 @@ def _sheet(out: str, path: str, columns: int, storage_options: dict[str, Any]) -
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _config(argv: Sequence[str] | None) -> dict[str, Any]:
+    """The options in the file that `--config` names, read first: they become the defaults of the others."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    path = parser.parse_known_args(argv)[0].config
+    if path is None:
+        return {}
+    from sdbatch.config_file import read_config
+
+    return read_config(path)
+
+
+def _parser(config: dict[str, Any]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sdbatch",
         description="Turn a table of prompts into a dataset of images with Stable Diffusion, on Ray.",
@@ -150,6 +163,18 @@ def _parser() -> argparse.ArgumentParser:
     plan = _command(commands, "plan", _plan, "say what generate would do; runs nothing", GENERATE_EXAMPLES)
     for command in (generate, plan):
         _add_run_options(command)
+        # In the file, PROMPTS and OUT need not be on the command line.
+        for name in ("prompts", "out"):
+            command.add_argument(name, **({"nargs": "?"} if name in config else {}), **POSITIONALS[name])
+        command.add_argument(
+            "--config",
+            action=_Read,
+            default=argparse.SUPPRESS,
+            metavar="FILE",
+            help="options by name, as YAML; these go first",
+        )
+        command.set_defaults(**config)
+    generate.add_argument("--log-format", default="text", choices=("text", "json"), help="default %(default)s")
     status = _command(commands, "status", _status, "what of an output is done, missing and failed", STATUS_EXIT)
     _add_out(status)
     verify = _command(commands, "verify", _verify, "check every image of an output against its metadata", VERIFY_EXIT)
@@ -187,8 +212,6 @@ def _command(commands: Any, name: str, run: Any, summary: str, epilog: str) -> a
 
 def _add_run_options(command: argparse.ArgumentParser) -> None:
     defaults = RunSettings()
-    command.add_argument("prompts", metavar="PROMPTS", help="a Parquet file, a folder or glob of them, local or s3://…")
-    command.add_argument("out", metavar="OUT", help="folder or URL to fill; a second run resumes")
 
     def option(group: Any, name: str, help: str, **kwargs: Any) -> None:
         field = name.removeprefix("--").replace("-", "_")
@@ -241,6 +264,11 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     option(where, "--dtype", "default %(default)s", choices=DTYPES)
     option(where, "--device", "default %(default)s", choices=DEVICES)
     option(where, "--compile", "default %(default)s", choices=SWITCHES)
+    option(
+        where, "--start-timeout", "give up without a worker for this long; default %(default)s", type=float, metavar="S"
+    )
+    option(where, "--stall-timeout", "restart a worker without progress; default %(default)s", type=float, metavar="S")
+    option(where, "--price-per-hour", "of one worker, for the report's cost", type=float, metavar="P")
     option(where, "--address", "an existing Ray cluster; default: RAY_ADDRESS, else a local one", metavar="ADDR")
 
 
@@ -249,6 +277,13 @@ def _add_out(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--storage-options", type=_json_object, default={}, metavar="JSON", help="a JSON object for fsspec"
     )
+
+
+class _Read(argparse.Action):
+    """An option that did its work before parsing began."""
+
+    def __call__(self, parser: Any, namespace: Any, value: Any, option_string: str | None = None) -> None:
+        return
 
 
 class _Mapping(argparse.Action):

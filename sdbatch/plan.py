@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sdbatch.diffusion import ModelInfo, Request, inspect_model, model_hash, validate
 from sdbatch.errors import UsageError
+from sdbatch.models import fetch_model
 from sdbatch.output import finished_shards
 from sdbatch.prompts import Columns, InputFile, check_table, list_inputs
 from sdbatch.record import RunRecord, input_entry, picture_settings, versions
@@ -54,7 +55,14 @@ def make_plan(prompts: str, out: str, settings: RunSettings) -> Plan:
     """
     files = list_inputs(prompts, settings.storage_options)
     columns = check_table(files, settings)
-    model = inspect_model(settings.model)
+    model = inspect_model(
+        fetch_model(
+            settings.model,
+            revision=settings.revision,
+            variant=settings.variant,
+            options=settings.storage_options,
+        )
+    )
     _check_defaults(settings, model)
     store = Store(out, settings.storage_options)
     entries = {} if settings.overwrite else store.entries()

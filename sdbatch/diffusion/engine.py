@@ -83,6 +83,7 @@ class Engine:
         self._sampling = Sampling(self.family)
         self._decoder = Decoder(self.family, _decode_batch(lanes))
         self._submitted = 0
+        self._lane_calls = self._lane_calls_used = 0
         self._failed: deque[GeneratedImage] = deque()
         self._out_of_memory: list[str] = []
         self._rescue = Rescue(self._float32, possible=self.dtype != "fp32")
@@ -101,6 +102,17 @@ class Engine:
     def idle(self) -> bool:
         """Nothing waits, samples or decodes, and every result has been given out."""
         return self._lanes.idle and self._decoder.idle and not self._failed
+
+    @property
+    def counters(self) -> dict[str, float]:
+        """Calls of the UNet times lanes so far, and how many of these held a row; rows that wait, lanes in use now."""
+        return {
+            "lane_calls": self._lane_calls,
+            "lane_calls_used": self._lane_calls_used,
+            "lanes": self.lanes,
+            "lanes_used": self._lanes.used,
+            "waiting_rows": self._lanes.rows_waiting,
+        }
 
     def describe(self) -> dict:
         """What the pictures depend on besides the requests, and what happened, as plain JSON-able values.
@@ -185,7 +197,13 @@ class Engine:
         self._sampling.admit(lane_set, rows, self._lanes.waiting(lane_set.shape))
 
     def _denoise(self, lane_set: LaneSet) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._sampling.denoise(lane_set)
+        """One pass of the UNet: what it predicts, and the numbers that say what becomes of it."""
+        self._lane_calls += lane_set.size
+        self._lane_calls_used += lane_set.size - lane_set.free
+        slots = self._slots[lane_set.shape]
+        numbers = numbers_of(((row, row.table, row.guidance_scale) for row in lane_set.rows), lane_set.size)
+        numbers = send(numbers, self._device)
+        return self._family.denoise(*slots.inputs(numbers), slots.conditioning), numbers
 
     def _advance(self, lane_set: LaneSet, outputs: torch.Tensor, numbers: torch.Tensor) -> None:
         self._sampling.advance(lane_set, outputs, numbers)

@@ -133,6 +133,15 @@ class Lanes:
     def idle(self) -> bool:
         return not self._unfinished
 
+    @property
+    def used(self) -> int:
+        """Lanes that hold a row, in all sets together."""
+        return sum(lane_set.size - lane_set.free for lane_set in list(self._sets.values()))
+
+    @property
+    def rows_waiting(self) -> int:
+        return len(self._unfinished) - sum(len(lane_set.rows) for lane_set in list(self._sets.values()))
+
     def size(self, shape: Shape) -> int:
         """Lanes of a set of this shape: even, and a function of the settings alone."""
         area = self.base[0] * self.base[1] / (shape[0] * shape[1])
