@@ -35,6 +35,7 @@ class Snapshot:
         problems: what workers had to say, each text once.
         avoided_nodes: where no further worker should be started.
         hopeless: why no worker will ever start; None while there is hope.
+        broken: why a worker could not make its shard, which ends the run; None while all is well.
     """
 
     workers: dict[str, dict[str, float]]
@@ -43,6 +44,7 @@ class Snapshot:
     problems: list[str]
     avoided_nodes: frozenset[str] = frozenset()
     hopeless: str | None = None
+    broken: str | None = None
 
 
 @ray.remote(num_cpus=0)
@@ -57,6 +59,7 @@ class Coordinator:
         self._begun = self._started = 0
         self._problems: list[str] = []
         self._hopeless: str | None = None
+        self._broken: str | None = None
 
     def starting(self, name: str, node: str) -> None:
         if self._startup.is_under_way(name):
@@ -96,6 +99,10 @@ class Coordinator:
         state = self._workers[name]
         state.counters, state.heard_at = counters, time.monotonic()
 
+    def broke(self, reason: str) -> None:
+        """A shard could not be made for a reason that is no row's own: the store refuses, say."""
+        self._broken = self._broken or reason
+
     def problem(self, text: str) -> None:
         """Something people should see once, however many workers say it."""
         if text not in self._problems:
@@ -114,6 +121,7 @@ class Coordinator:
             problems=list(self._problems),
             avoided_nodes=self._startup.avoided(_live_nodes()) if self._startup.suspects else frozenset(),
             hopeless=self._hopeless,
+            broken=self._broken,
         )
 
 

@@ -138,6 +138,9 @@ class _Attended:
                     self._report.made += stats.images
                 self._look_around()
             self._look_around()
+        except RunError:
+            self._look_around()  # the worker's own word says more than what came through Ray
+            raise
         finally:
             self._execution.stop()
             self._report.seconds = time.monotonic() - started
@@ -150,6 +153,8 @@ class _Attended:
         self._execution.avoid(snapshot.avoided_nodes)
         if snapshot.hopeless is not None:
             raise RunError(f"no worker can start: {snapshot.hopeless}")
+        if snapshot.broken is not None:
+            raise RunError(f"the run broke: {snapshot.broken}")
         now = time.monotonic()
         if snapshot.workers:
             self._workers_seen_at = now

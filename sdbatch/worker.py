@@ -151,8 +151,13 @@ class ShardWorker:
         shard, table = unpack(batch)
         stats = self._finished(shard)
         if stats is None:
-            with self._guard.working():
-                stats = self._make(shard, table)
+            try:
+                with self._guard.working():
+                    stats = self._make(shard, table)
+            except SdbatchError as exc:
+                # Of a task's error only the text comes through Ray; the reason itself goes this way.
+                ray.get(self._coordinator.broke.remote(str(exc)))
+                raise
         return {"shard": [shard.number], "stats": [stats.to_json()]}
 
     def _finished(self, shard: Shard) -> ShardStats | None:

@@ -200,10 +200,7 @@ class Engine:
         """One pass of the UNet: what it predicts, and the numbers that say what becomes of it."""
         self._lane_calls += lane_set.size
         self._lane_calls_used += lane_set.size - lane_set.free
-        slots = self._slots[lane_set.shape]
-        numbers = numbers_of(((row, row.table, row.guidance_scale) for row in lane_set.rows), lane_set.size)
-        numbers = send(numbers, self._device)
-        return self._family.denoise(*slots.inputs(numbers), slots.conditioning), numbers
+        return self._sampling.denoise(lane_set)
 
     def _advance(self, lane_set: LaneSet, outputs: torch.Tensor, numbers: torch.Tensor) -> None:
         self._sampling.advance(lane_set, outputs, numbers)
