@@ -34,7 +34,7 @@ KNOW_RAY = {
 
 
 def layer(module: str) -> int | None:
-    name = (module.split(".") + [""])[1]
+    name = [*module.split("."), ""][1]
     for number, names in enumerate(LAYERS):
         if name in names.split():
             return number
