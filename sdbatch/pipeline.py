@@ -29,7 +29,7 @@ from sdbatch.worker import Job, load_engine, measure_lanes
 __all__ = ["Progress", "generate"]
 
 POLL_SECONDS = 0.5
-WORTH_SAYING_SECONDS = 10.0
+WORTH_SAYING_SECONDS = 20.0
 
 
 class Progress(Protocol):

@@ -197,7 +197,7 @@ class ShardWorker:
             return stats
 
     def _notes(self, deaths: int) -> dict[str, Any]:
-        """What sets a shard apart: workers it has lost, and halvings of lanes, after which pictures round differently."""
+        """What sets a shard apart: workers it has lost, and halvings of lanes, after which pictures round otherwise."""
         notes = {"deaths": deaths, "out_of_memory": self._engine.describe().get("out_of_memory")}
         return {name: value for name, value in notes.items() if value}
 
