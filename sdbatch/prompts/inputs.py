@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from sdbatch.errors import InputError
 from sdbatch.parquet import opened_parquet
+from sdbatch.prompts import single
 from sdbatch.storage import Store, StoredFile
 
 __all__ = ["InputFile", "list_inputs"]
@@ -28,7 +29,7 @@ class InputFile:
         stamp: changes when the content does: an etag, else the time of change.
         rows: rows in the file.
         row_groups: rows in each of its row groups; a row group can only be decoded from its beginning.
-        format: "parquet".
+        format: "parquet", or "prompt" for a prompt that was given itself; its `path` are then its words.
         schema: its columns.
     """
 
@@ -43,7 +44,7 @@ class InputFile:
 
 def list_inputs(prompts: str, options: Mapping[str, Any] | None = None) -> list[InputFile]:
     """The files that `prompts` names, in the order of their names: a file, a folder's own files, or a glob's
-    matches.
+    matches. A prompt in the place of a path (`single.is_prompt`) is a table of one row.
 
     Files whose names begin with a dot or an underscore are not part of a table, as in Spark and Hive; nor
     are, in a folder, files of other types.
@@ -52,10 +53,15 @@ def list_inputs(prompts: str, options: Mapping[str, Any] | None = None) -> list[
         InputError: nothing found, or a file that is not Parquet, or cut short; names the file.
         StorageError: the store refuses.
     """
+    if isinstance(prompts, str) and single.is_prompt(prompts):
+        return [_prompt_itself(prompts)]
     store = Store(prompts, options)
     found = store.files()
     if not found:
-        raise InputError(f"{store.url}: there is no such file, and no folder or glob with files in it")
+        raise InputError(
+            f"{store.url}: there is no such file, and no folder or glob with files in it "
+            "(a prompt in its place needs at least two words, and no file's ending)"
+        )
     if len(found) == 1 and found[0].path == store.url:
         chosen = found
     else:
@@ -72,6 +78,13 @@ def list_inputs(prompts: str, options: Mapping[str, Any] | None = None) -> list[
     return [
         replace(file, schema=schemas.setdefault(file.schema.serialize().to_pybytes(), file.schema)) for file in files
     ]
+
+
+def _prompt_itself(text: str) -> InputFile:
+    size = len(text.encode())
+    return InputFile(
+        path=text, size=size, stamp="", rows=1, row_groups=(1,), format=single.FORMAT, schema=single.SCHEMA
+    )
 
 
 def _belongs(path: str) -> bool:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from sdbatch.errors import InputError
 from sdbatch.parquet import opened_parquet
+from sdbatch.prompts import single
 from sdbatch.prompts.columns import Columns
 from sdbatch.prompts.inputs import InputFile
 from sdbatch.storage import Store
@@ -37,6 +38,9 @@ def read_rows(
         StorageError: the store refuses.
     """
     wanted = list(ranges)
+    if file.format == single.FORMAT:
+        yield from (single.prompt_table(file.path) for _ in wanted)
+        return
     with opened_parquet(Store(file.path, options), "", InputError, piece=COLUMN_BYTES) as parquet:
         if parquet.metadata.num_rows != file.rows:
             raise InputError(f"{file.path}: has {parquet.metadata.num_rows:,} rows; when planned it had {file.rows:,}")
