@@ -15,7 +15,7 @@ MODULES = {".".join(p.relative_to(REPOSITORY).with_suffix("").parts): p for p in
 
 # From the bottom up. A module may import what stands in its own line or in a lower one.
 LAYERS = (
-    ("sdbatch.errors",),
+    ("sdbatch.errors", "sdbatch.words"),
     ("sdbatch.diffusion",),
     ("sdbatch.settings", "sdbatch.storage", "sdbatch.storage_errors", "sdbatch.parquet"),
     ("sdbatch.prompts", "sdbatch.output", "sdbatch.shards", "sdbatch.ledger", "sdbatch.models"),
@@ -23,6 +23,8 @@ LAYERS = (
         "sdbatch.record",
         "sdbatch.engine_config",
         "sdbatch.plan",
+        "sdbatch.forecast",
+        "sdbatch.measure",
         "sdbatch.status",
         "sdbatch.verify",
         "sdbatch.remake",

@@ -1,209 +1,59 @@
-"""The `sdbatch` command: options in, words and an exit status out. No logic of its own."""
+"""What several commands can be told, and how they look in --help."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from sdbatch import __version__
-from sdbatch.errors import SdbatchError
 from sdbatch.settings import DEVICES, DTYPES, IMAGE_FORMATS, LAYOUTS, SWITCHES, RunSettings
 
-__all__ = ["main"]
+__all__ = ["RUN_USAGE", "Parser", "add_out", "add_run_options", "command"]
 
-EXIT_STATUSES = """\
-exit status:
-  0  every row has its image        2  bad usage or bad input, told before any model is loaded
-  1  the run ended, some rows failed   3  the run itself broke; running it again resumes
-"""
-
-GENERATE_EXAMPLES = """\
-examples:
-  sdbatch generate prompts.parquet out/
-  sdbatch generate 's3://bucket/prompts/*.parquet' s3://bucket/images --model ./stable-diffusion-v1-5
-  sdbatch generate prompts.parquet out/ --sampler dpmpp_2m --steps 20 --guidance-scale 7 --seed 1
-"""
+# Thirty options in the place of a usage line would hide what one has to give.
+RUN_USAGE = "%(prog)s PROMPTS OUT [options]"
 
 
-STATUS_EXIT = "exit status: 0 all done and ok, 1 something is missing or failed, 2 not an output"
-VERIFY_EXIT = "exit status: 0 all as it should be, 1 some shards are not (they are listed), 2 not an output"
+class Parser(argparse.ArgumentParser):
+    """Shows epilogs as they are written, wants options spelt out, and tells a mistake in one line."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv` (default: the process's own) and return its exit status."""
-    arguments = vars(_parser().parse_args(argv))
-    command = arguments.pop("command")
-    try:
-        return command(**arguments)
-    except SdbatchError as error:
-        print(f"sdbatch: error: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("\nsdbatch: interrupted; run the same command again to go on", file=sys.stderr)
-        return 3
-
-
-def _generate(prompts: str, out: str, **options: Any) -> int:
-    from sdbatch.pipeline import generate
-    from sdbatch.progress import ProgressLine, duration
-
-    progress = ProgressLine(sys.stderr)
-    try:
-        report = generate(prompts, out, progress=progress, **options)
-    finally:
-        progress.end()
-    print(
-        f"{report.ok:,} of {report.images:,} images are in {report.out}, {report.made:,} of them made now "
-        f"in {duration(report.seconds)}"
-    )
-    for reason, count in report.reasons.most_common():
-        print(f"  {count:,} failed: {reason}")
-    return report.exit_status
-
-
-def _plan(prompts: str, out: str, **options: Any) -> int:
-    from sdbatch.plan import make_plan
-
-    plan = make_plan(prompts, out, RunSettings.from_options(options))
-    print(
-        f"{plan.rows:,} rows in {len(plan.files):,} files → {len(plan.shards):,} shards of up to "
-        f"{plan.record.shard_rows:,} rows; {len(plan.todo):,} to do"
-    )
-    return 0
-
-
-def _status(out: str, storage_options: dict[str, Any]) -> int:
-    from sdbatch.status import status
-
-    state = status(out, storage_options)
-    print(
-        f"{state.url}: {state.done:,} of {state.shards:,} shards done, "
-        f"{state.ok + state.failed:,} of {state.images:,} images: {state.ok:,} ok, {state.failed:,} failed"
-    )
-    for reason, count in state.reasons.items():
-        print(f"  {count:,} failed: {reason}")
-    return 1 if state.failed or not state.complete else 0
-
-
-def _verify(
-    out: str, sample: int | None, repair: bool, remake: int, model: str | None, storage_options: dict[str, Any]
-) -> int:
-    from sdbatch.verify import verify
-
-    report = verify(out, storage_options, sample=sample, repair=repair)
-    for shard, problems in report.bad.items():
-        for problem in problems:
-            print(f"shard {shard:05d}: {problem}")
-    for name in report.surplus:
-        print(f"{name} belongs to no shard of this run")
-    print(
-        f"{report.url}: {report.images:,} images in {report.shards:,} shards looked at, {len(report.bad):,} bad, "
-        f"{report.unfinished:,} not finished"
-    )
-    if report.repaired:
-        print(f"{len(report.repaired):,} markers removed; run generate again to make these shards anew")
-    if not remake:
-        return 0 if report.ok else 1
-    from sdbatch.remake import remake as make_again
-
-    again = make_again(out, remake, model=model, options=storage_options)
-    for key in again.different:
-        print(f"image {key}: made again, it has other bytes")
-    print(f"{again.made:,} images made again from their metadata, {len(again.different):,} of them different")
-    return 0 if report.ok and again.ok else 1
-
-
-def _gallery(out: str, limit: int, storage_options: dict[str, Any]) -> int:
-    from sdbatch.gallery import write_gallery
-
-    print(f"the gallery is {write_gallery(out, limit=limit, options=storage_options)}")
-    return 0
-
-
-def _sheet(out: str, path: str, columns: int, storage_options: dict[str, Any]) -> int:
-    from sdbatch.gallery import write_sheet
-
-    write_sheet(out, path, columns=columns, options=storage_options)
-    print(f"the contact sheet is {path}")
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sdbatch",
-        description="Turn a table of prompts into a dataset of images with Stable Diffusion, on Ray.",
-        epilog=EXIT_STATUSES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"sdbatch {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    generate = _command(
-        commands,
-        "generate",
-        _generate,
-        "make the images of a prompt table",
-        GENERATE_EXAMPLES + "\n" + EXIT_STATUSES,
-    )
-    plan = _command(commands, "plan", _plan, "say what generate would do; runs nothing", GENERATE_EXAMPLES)
-    for command in (generate, plan):
-        _add_run_options(command)
-    status = _command(commands, "status", _status, "what of an output is done, missing and failed", STATUS_EXIT)
-    _add_out(status)
-    verify = _command(commands, "verify", _verify, "check every image of an output against its metadata", VERIFY_EXIT)
-    _add_out(verify)
-    verify.add_argument("--sample", type=int, metavar="N", help="look only at N shards, chosen at random")
-    verify.add_argument(
-        "--repair", action="store_true", help="remove the markers of bad shards, so that generate makes them again"
-    )
-    verify.add_argument(
-        "--remake", type=int, default=0, metavar="N",
-        help="make N images, chosen at random, again from their metadata rows, and compare the bytes",
-    )  # fmt: skip
-    verify.add_argument("--model", metavar="NAME|DIR", help="for --remake, if the model is not where it was")
-    gallery = _command(commands, "gallery", _gallery, "a page to look through, search and filter an output", "")
-    _add_out(gallery)
-    gallery.add_argument("--limit", type=int, default=50_000, metavar="N", help="rows at most; default %(default)s")
-    sheet = _command(commands, "sheet", _sheet, "a contact sheet PNG of an output, prompts under the pictures", "")
-    _add_out(sheet)
-    sheet.add_argument("path", metavar="PATH", help="the PNG to write")
-    sheet.add_argument("--columns", type=int, default=6, metavar="N", help="default %(default)s")
+def command(
+    commands: Any, name: str, run: Any, summary: str, epilog: str, usage: str | None = None
+) -> argparse.ArgumentParser:
+    """A parser for the command `name`, whose arguments `run` is called with; it returns an exit status."""
+    description = summary[0].upper() + summary[1:] + "."
+    parser = commands.add_parser(name, help=summary, description=description, epilog=epilog, usage=usage)
+    parser.set_defaults(command=run)
     return parser
 
 
-def _command(commands: Any, name: str, run: Any, summary: str, epilog: str) -> argparse.ArgumentParser:
-    command = commands.add_parser(
-        name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.set_defaults(command=run)
-    return command
-
-
-def _add_run_options(command: argparse.ArgumentParser) -> None:
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """PROMPTS, OUT, and an option for each setting of a run."""
     defaults = RunSettings()
-    command.add_argument("prompts", metavar="PROMPTS", help="a Parquet file, a folder or glob of them, local or s3://…")
-    command.add_argument("out", metavar="OUT", help="folder or URL to fill; a second run resumes")
+    parser.add_argument(
+        "prompts", metavar="PROMPTS", help="a Parquet file, a folder or glob of them, local or s3://…; or one prompt"
+    )
+    parser.add_argument("out", metavar="OUT", help="folder or URL to fill; a second run resumes")
 
     def option(group: Any, name: str, help: str, **kwargs: Any) -> None:
         field = name.removeprefix("--").replace("-", "_")
         group.add_argument(name, default=getattr(defaults, field), help=help, **kwargs)
 
-    model = command.add_argument_group("model")
-    option(
-        model,
-        "--model",
-        "`tiny` (embedded, the default), a diffusers folder, or a hub id",
-        metavar="NAME|DIR",
-    )
+    model = parser.add_argument_group("model")
+    option(model, "--model", "`tiny` (built in, the default), or a folder in diffusers' format", metavar="NAME|DIR")
 
-    rows = command.add_argument_group("what a row does not say itself (columns of the same names override these)")
-    option(rows, "--sampler", "default %(default)s", metavar="NAME")
+    rows = parser.add_argument_group("what a row does not say itself", "Columns of the same names go before these.")
+    sampler = rows.add_argument(
+        "--sampler", default=defaults.sampler, metavar="NAME", help="ddim, euler_a, dpmpp_2m, …; default %(default)s"
+    )
+    sampler.completer = _samplers  # type: ignore[attr-defined]  # argcomplete's own way
     option(rows, "--steps", "default %(default)s", type=int, metavar="N")
     option(rows, "--guidance-scale", "default %(default)s; 1 or less is none", type=float, metavar="G")
     option(rows, "--negative-prompt", "default: none", metavar="TEXT")
@@ -211,39 +61,41 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     option(rows, "--width", "pixels; default: the model's own", type=int, metavar="W")
     option(rows, "--seed", "rows without a seed get one from this and their place", type=int, metavar="S")
 
-    output = command.add_argument_group("output")
+    table = parser.add_argument_group("table")
+    table.add_argument(
+        "--column", default={}, action=_Mapping, metavar="NAME=COLUMN",
+        help="the column that holds the prompt (or another setting) when it is called otherwise; "
+        "NAME= if a column of that name is none; repeatable",
+    )  # fmt: skip
+    option(table, "--part", "only the I-th of N parts of the shards, for N jobs on one OUT", type=_part, metavar="I/N")
+
+    output = parser.add_argument_group("output")
     option(output, "--images-per-prompt", "default %(default)s; image i uses seed + i", type=int, metavar="N")
     option(output, "--layout", "default %(default)s", choices=LAYOUTS)
     option(output, "--image-format", "default %(default)s", choices=IMAGE_FORMATS)
-    output.add_argument(
-        "--column", default={}, action=_Mapping, metavar="NAME=COLUMN",
-        help="the column that holds the prompt (or another setting) when it is called otherwise; repeatable",
-    )  # fmt: skip
+    option(output, "--image-quality", "1 to 100; default: 95 of JPEG, WebP without loss", type=int, metavar="Q")
     option(
-        output,
-        "--shard-size",
-        "images a shard; default: chosen by the planner, kept for OUT",
-        type=int,
-        metavar="N",
+        output, "--shard-size", "images a shard; chosen from the size of the table, if not here", type=int, metavar="N"
     )
-    option(output, "--part", "make only the I-th of N parts of the shards", type=_part, metavar="I/N")
     output.add_argument("--overwrite", action="store_true", help="start OUT anew; without it a second run resumes")
-    option(output, "--storage-options", "a JSON object for fsspec", type=_json_object, metavar="JSON")
+    option(
+        output, "--storage-options", "for fsspec, a JSON object; of PROMPTS and OUT", type=_json_object, metavar="JSON"
+    )
 
-    where = command.add_argument_group("workers")
-    option(where, "--actors", "default: as many as the cluster has room for", type=_range, metavar="N|MIN:MAX")
-    option(where, "--gpus-per-actor", "default: 1 on cuda, else 0", type=float, metavar="F")
-    option(where, "--cpus-per-actor", "default: 1", type=float, metavar="N")
-    option(where, "--lanes", "UNet batch size; part of what makes a picture reproducible", type=int, metavar="L")
-    option(where, "--dtype", "default %(default)s", choices=DTYPES)
-    option(where, "--device", "default %(default)s", choices=DEVICES)
-    option(where, "--compile", "default %(default)s", choices=SWITCHES)
-    option(where, "--address", "an existing Ray cluster; default: RAY_ADDRESS, else a local one", metavar="ADDR")
+    workers = parser.add_argument_group("workers")
+    option(workers, "--actors", "default: as many as the cluster has room for", type=_range, metavar="N|MIN:MAX")
+    option(workers, "--gpus-per-actor", "default: 1 on cuda, else 0", type=float, metavar="F")
+    option(workers, "--cpus-per-actor", "default: 1", type=float, metavar="N")
+    option(workers, "--lanes", "UNet batch size; part of what makes a picture reproducible", type=int, metavar="L")
+    option(workers, "--dtype", "default %(default)s: fp16 on a GPU, fp32 on a CPU", choices=DTYPES)
+    option(workers, "--device", "default %(default)s: a GPU if Ray has one", choices=DEVICES)
+    option(workers, "--compile", "torch.compile; default %(default)s: on a GPU", choices=SWITCHES)
+    option(workers, "--address", "an existing Ray cluster; default: RAY_ADDRESS, else a local one", metavar="ADDR")
 
 
-def _add_out(command: argparse.ArgumentParser) -> None:
-    command.add_argument("out", metavar="OUT", help="an output folder or URL")
-    command.add_argument(
+def add_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", metavar="OUT", help="an output folder or URL")
+    parser.add_argument(
         "--storage-options", type=_json_object, default={}, metavar="JSON", help="a JSON object for fsspec"
     )
 
@@ -253,23 +105,38 @@ class _Mapping(argparse.Action):
 
     def __call__(self, parser: Any, namespace: Any, value: Any, option_string: str | None = None) -> None:
         name, equals, column = value.partition("=")
-        if not (name and equals and column):
+        if not (name and equals):
             parser.error(f"{option_string} {value!r}: wanted NAME=COLUMN")
         setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: column})
 
 
+def _samplers(**context: Any) -> list[str]:
+    from sdbatch.diffusion.samplers import SAMPLERS
+
+    return list(SAMPLERS)
+
+
 def _range(text: str) -> tuple[int, int]:
-    least, _, most = text.partition(":")
-    return int(least), int(most or least)
+    least, colon, most = text.partition(":")
+    try:
+        return int(least), int(most if colon else least)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"{text!r}: wanted N or MIN:MAX, such as 4 or 0:16") from exc
 
 
 def _part(text: str) -> tuple[int, int]:
     index, _, parts = text.partition("/")
-    return int(index), int(parts)
+    try:
+        return int(index), int(parts)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"{text!r}: wanted I/N, such as 1/4") from exc
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"is not JSON: {exc}") from exc
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError("wanted a JSON object")
+        raise argparse.ArgumentTypeError("wanted a JSON object, such as '{\"anon\": true}'")
     return value
