@@ -229,6 +229,9 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     option(rows, "--sampler", "default %(default)s", metavar="NAME")
     option(rows, "--steps", "default %(default)s", type=int, metavar="N")
     option(rows, "--guidance-scale", "default %(default)s; 1 or less is none", type=float, metavar="G")
+    option(
+        rows, "--guidance-rescale", "0 to 1, takes back contrast (Lin et al. 2023); default 0", type=float, metavar="F"
+    )
     option(rows, "--negative-prompt", "default: none", metavar="TEXT")
     option(rows, "--height", "pixels; default: the model's own", type=int, metavar="H")
     option(rows, "--width", "pixels; default: the model's own", type=int, metavar="W")

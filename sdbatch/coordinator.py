@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -35,6 +36,8 @@ class Snapshot:
         problems: what workers had to say, each text once.
         avoided_nodes: where no further worker should be started.
         hopeless: why no worker will ever start; None while there is hope.
+        engines: how the workers' engines describe themselves, each different description once.
+        broken: why a worker could not make its shard, which ends the run; None while all is well.
     """
 
     workers: dict[str, dict[str, float]]
@@ -43,6 +46,8 @@ class Snapshot:
     problems: list[str]
     avoided_nodes: frozenset[str] = frozenset()
     hopeless: str | None = None
+    broken: str | None = None
+    engines: tuple[dict[str, Any], ...] = ()
 
 
 @ray.remote(num_cpus=0)
@@ -57,6 +62,8 @@ class Coordinator:
         self._begun = self._started = 0
         self._problems: list[str] = []
         self._hopeless: str | None = None
+        self._broken: str | None = None
+        self._engines: list[dict[str, Any]] = []
 
     def starting(self, name: str, node: str) -> None:
         if self._startup.is_under_way(name):
@@ -74,8 +81,14 @@ class Coordinator:
             self._hopeless = reason
         return in_a_row
 
-    def register(self, name: str) -> None:
-        """A worker process has started; one that Ray restarted keeps its name."""
+    def register(self, name: str, engine: dict[str, Any]) -> None:
+        """A worker process has started; one that Ray restarted keeps its name.
+
+        Args:
+            engine: how it describes itself: device, versions, what its checks found.
+        """
+        if engine not in self._engines:
+            self._engines.append(engine)
         self._startup.succeeded(name)
         self._started += 1
         if name in self._workers:
@@ -96,6 +109,10 @@ class Coordinator:
         state = self._workers[name]
         state.counters, state.heard_at = counters, time.monotonic()
 
+    def broke(self, reason: str) -> None:
+        """A shard could not be made for a reason that is no row's own: the store refuses, say."""
+        self._broken = self._broken or reason
+
     def problem(self, text: str) -> None:
         """Something people should see once, however many workers say it."""
         if text not in self._problems:
@@ -114,6 +131,8 @@ class Coordinator:
             problems=list(self._problems),
             avoided_nodes=self._startup.avoided(_live_nodes()) if self._startup.suspects else frozenset(),
             hopeless=self._hopeless,
+            broken=self._broken,
+            engines=tuple(self._engines),
         )
 
 

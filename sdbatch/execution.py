@@ -12,7 +12,7 @@ from ray.exceptions import RayError, UserCodeException
 from sdbatch.errors import RunError, SdbatchError
 from sdbatch.output import ShardStats, marker_name
 
-__all__ = ["Execution"]
+__all__ = ["Execution", "told"]
 
 
 class _Stop(ExecutionCallback):
@@ -56,7 +56,7 @@ class Execution:
         except queue.Empty:
             return taken
         if self._error is not None:
-            raise _told(self._error) from self._error
+            raise told(self._error) from self._error
         if taken:
             self._finished.put(None)
             return taken
@@ -83,7 +83,7 @@ class Execution:
             self._finished.put(None)
 
 
-def _told(error: BaseException) -> BaseException:
+def told(error: BaseException) -> BaseException:
     """What people should read: our own error if one is in the chain of causes; a bug stays what it is."""
     cause: BaseException | None = error
     while cause is not None:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import ray
+from ray.exceptions import RayError
 
 from sdbatch.capacity import Capacity, PoolSize, pool_size
 from sdbatch.cluster import connected, free_resources, live_nodes, survey
 from sdbatch.coordinator import Snapshot, start_coordinator
 from sdbatch.engine_config import resolve_engine
 from sdbatch.errors import RunError
-from sdbatch.execution import Execution
+from sdbatch.execution import Execution, told
 from sdbatch.graph import graph
 from sdbatch.output import ModelLabel, ShardStats, marker_name
 from sdbatch.output.removal import remove_output
@@ -23,12 +24,12 @@ from sdbatch.record import RunRecord
 from sdbatch.report import RunReport
 from sdbatch.settings import RunSettings
 from sdbatch.shards import select
-from sdbatch.worker import Job, load_engine
+from sdbatch.worker import Job, load_engine, measure_lanes
 
 __all__ = ["Progress", "generate"]
 
 POLL_SECONDS = 0.5
-WORTH_SAYING_SECONDS = 10.0
+WORTH_SAYING_SECONDS = 20.0
 
 
 class Progress(Protocol):
@@ -89,21 +90,36 @@ def _run(
     capacity = survey()
     engine = resolve_engine(settings, plan.record.engine, has_gpus=capacity.has_gpus)
     pool = pool_size(settings, engine["device"], len(plan.todo), capacity)
-    record = dataclasses.replace(plan.record, engine=engine)
-    record.save(plan.out)
     if progress is not None:
         progress.begin(plan, engine, pool)
     job = Job(
         out=plan.out,
         settings=settings,
         columns=plan.columns,
-        model=ModelLabel(plan.model.name, record.model["hash"], plan.model.height, plan.model.width),
+        model=ModelLabel(plan.model.name, plan.record.model["hash"], plan.model.height, plan.model.width),
         engine=engine,
         threads=max(1, int(pool.ask.cpus)),
         make_engine=make_engine,
     )
+    if engine["lanes"] is None:
+        job = _with_measured_lanes(job, pool)
+    record = dataclasses.replace(plan.record, engine=job.engine)
+    record.save(plan.out)
     _Attended(plan, pool, capacity, job, report, progress).run()
     return record
+
+
+def _with_measured_lanes(job: Job, pool: PoolSize) -> Job:
+    """The job with a count of lanes that one worker measures and all have: pictures must not depend on the node."""
+    task = measure_lanes.options(num_cpus=pool.ask.cpus, num_gpus=pool.ask.gpus).remote(job)
+    ready, _ = ray.wait([task], timeout=job.settings.start_timeout)
+    if not ready:
+        raise RunError(f"no worker to measure lanes on for {job.settings.start_timeout:.0f} seconds (--start-timeout)")
+    try:
+        lanes = ray.get(task)
+    except RayError as exc:
+        raise told(exc) from exc
+    return dataclasses.replace(job, engine={**job.engine, "lanes": lanes})
 
 
 class _Attended:
@@ -138,10 +154,14 @@ class _Attended:
                     self._report.made += stats.images
                 self._look_around()
             self._look_around()
+        except RunError:
+            self._look_around()  # the worker's own word says more than what came through Ray
+            raise
         finally:
             self._execution.stop()
             self._report.seconds = time.monotonic() - started
             self._report.totals = self._snapshot.totals
+            self._report.engines = self._snapshot.engines
 
     def _look_around(self) -> None:
         self._snapshot = snapshot = ray.get(self._coordinator.snapshot.remote())
@@ -150,6 +170,8 @@ class _Attended:
         self._execution.avoid(snapshot.avoided_nodes)
         if snapshot.hopeless is not None:
             raise RunError(f"no worker can start: {snapshot.hopeless}")
+        if snapshot.broken is not None:
+            raise RunError(f"the run broke: {snapshot.broken}")
         now = time.monotonic()
         if snapshot.workers:
             self._workers_seen_at = now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from sdbatch.diffusion import ModelInfo, Request, inspect_model, model_hash, validate
@@ -77,16 +78,8 @@ def make_plan(prompts: str, out: str, settings: RunSettings) -> Plan:
 
 def _check_defaults(settings: RunSettings, model: ModelInfo) -> None:
     """What no row could be made with is refused at once; a row's own values are judged row by row."""
-    request = Request(
-        "any",
-        settings.negative_prompt,
-        settings.seed,
-        settings.sampler,
-        settings.steps,
-        settings.guidance_scale,
-        settings.height,
-        settings.width,
-    )
+    own = {field.name: getattr(settings, field.name) for field in dataclasses.fields(Request) if field.name != "prompt"}
+    request = Request(prompt="any", **own)
     if reason := validate(request, model):
         raise UsageError(f"the run's own settings make no picture: {reason}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ class RunReport:
         made: images (ok or failed) that this very run made; the rest was there before.
         seconds: wall time of this run's work.
         totals: the workers' counters of this run, summed (`metrics.COUNTERS`; `seconds` is their time together).
+        engines: how the workers' engines described themselves: device, versions, what their checks found.
         price_per_hour: of one worker, if it is known.
     """
 
@@ -37,6 +38,7 @@ class RunReport:
     made: int = 0
     seconds: float = 0.0
     totals: Mapping[str, float] = field(default_factory=dict)
+    engines: Sequence[Mapping[str, Any]] = ()
     price_per_hour: float | None = None
 
     def add(self, stats: ShardStats) -> None:

@@ -37,6 +37,7 @@ class RunSettings:
     sampler: str = "ddpm"
     steps: int = 50
     guidance_scale: float = 7.5
+    guidance_rescale: float = 0.0
     negative_prompt: str = ""
     height: int | None = None
     width: int | None = None

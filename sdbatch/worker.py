@@ -31,7 +31,7 @@ from sdbatch.storage import Store
 if TYPE_CHECKING:
     from sdbatch.diffusion import Engine
 
-__all__ = ["Job", "ShardWorker", "load_engine", "pack", "unpack"]
+__all__ = ["Job", "ShardWorker", "load_engine", "measure_lanes", "pack", "unpack"]
 
 REPORT_SECONDS = 0.5
 RESTARTS_IN_A_ROW = 5
@@ -68,6 +68,12 @@ def load_engine(job: Job) -> Engine:
         options=settings.storage_options,
     )
     return Engine(model, **job.engine)
+
+
+@ray.remote
+def measure_lanes(job: Job) -> int:
+    """Lanes for all workers of an OUT, where nobody said how many: what an engine chooses on its device."""
+    return job.make_engine(job).lanes
 
 
 def pack(shard: Shard, table: pa.Table) -> pa.Table:
@@ -144,15 +150,20 @@ class ShardWorker:
             ray.get(failure)
             raise
         self._started = time.monotonic()
-        coordinator.register.remote(self._name)
+        coordinator.register.remote(self._name, self._engine.describe())
         threading.Thread(target=self._report_forever, name="report", daemon=True).start()
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
         shard, table = unpack(batch)
         stats = self._finished(shard)
         if stats is None:
-            with self._guard.working():
-                stats = self._make(shard, table)
+            try:
+                with self._guard.working():
+                    stats = self._make(shard, table)
+            except SdbatchError as exc:
+                # Of a task's error only the text comes through Ray; the reason itself goes this way.
+                ray.get(self._coordinator.broke.remote(str(exc)))
+                raise
         return {"shard": [shard.number], "stats": [stats.to_json()]}
 
     def _finished(self, shard: Shard) -> ShardStats | None:
@@ -178,12 +189,17 @@ class ShardWorker:
             )
             lost = f"its shard ended the worker process {deaths} times" if deaths >= GIVE_UP_AFTER else None
             self._fill(writer, rows, lost)
-            stats = writer.finish(time.monotonic() - started, {"deaths": deaths} if deaths else {})
+            stats = writer.finish(time.monotonic() - started, self._notes(deaths))
             self._coordinator.end.remote(shard.number)
             with self._lock:
                 self._counters["shards"] += 1
             self._report()
             return stats
+
+    def _notes(self, deaths: int) -> dict[str, Any]:
+        """What sets a shard apart: workers it has lost, and halvings of lanes, after which pictures round otherwise."""
+        notes = {"deaths": deaths, "out_of_memory": self._engine.describe().get("out_of_memory")}
+        return {name: value for name, value in notes.items() if value}
 
     def _fill(self, writer: ShardWriter, rows: list[Any], lost: str | None) -> None:
         """Give the writer an outcome for every image of every row: made by the engine, or failed with a reason."""
