@@ -221,9 +221,11 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     option(
         model,
         "--model",
-        "`tiny` (embedded, the default), a diffusers folder, or a hub id",
+        "`tiny` (embedded, the default), a diffusers folder, local or s3://…, or a hub id",
         metavar="NAME|DIR",
     )
+    option(model, "--revision", "branch, tag or commit of a model on the hub", metavar="R")
+    option(model, "--variant", "of the weight files, such as fp16", metavar="V")
 
     rows = command.add_argument_group("what a row does not say itself (columns of the same names override these)")
     option(rows, "--sampler", "default %(default)s", metavar="NAME")
