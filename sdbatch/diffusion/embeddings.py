@@ -39,6 +39,9 @@ class Embeddings:
             self._kept.popitem(last=False)
         return encoded
 
+    def clear(self) -> None:
+        self._kept.clear()
+
     def _fill(self, missing: list[str], upcoming: Iterable[str]) -> None:
         wanted = dict.fromkeys(missing)
         for text in upcoming:

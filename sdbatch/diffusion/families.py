@@ -7,7 +7,7 @@ lanes and decodes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -38,9 +38,6 @@ class Parts:
 class StableDiffusion:
     """Stable Diffusion 1.x and 2.x (Rombach et al. 2022), and what is distilled from them (LCM, SD-Turbo)."""
 
-    # StableDiffusionPipeline overrules the checkpoint's scheduler configuration so.
-    forced_scheduler_config: Mapping[str, object] = {"steps_offset": 1}
-
     def __init__(self, parts: Parts):
         self.info = parts.info
         self.unet = parts.unet
@@ -48,7 +45,14 @@ class StableDiffusion:
         self.device = parts.unet.device
         self.dtype = parts.unet.dtype
         self._parts = parts
+        # What the pipeline sets over the checkpoint's own scheduler configuration.
+        outdated = parts.index.get("_class_name") == "StableDiffusionPipeline"
+        self._forced_scheduler_config = {"steps_offset": 1} if outdated else {}
         self._tables: dict[tuple[str, int], Table] = {}
+        self._compiled: Callable | None = None
+        # Convolutions over channels that lie side by side are 1.1 times as fast in the UNet, 1.8 in the VAE.
+        self.unet.to(memory_format=torch.channels_last)
+        self.vae.to(memory_format=torch.channels_last)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
@@ -67,7 +71,7 @@ class StableDiffusion:
         key = resolve(request.sampler), int(request.steps)
         if key not in self._tables:
             sampler, steps = key
-            scheduler = build_scheduler(sampler, self._parts.scheduler_config, self.forced_scheduler_config)
+            scheduler = build_scheduler(sampler, self._parts.scheduler_config, self._forced_scheduler_config)
             self._tables[key] = compile_table(scheduler, steps)
         return self._tables[key]
 
@@ -100,8 +104,8 @@ class StableDiffusion:
 
     def denoise(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Named) -> torch.Tensor:
         """What the UNet predicts for stacked lanes, in its own dtype."""
-        return self.unet(
-            latents.to(self.dtype),
+        return self._runner(latents)(
+            latents.to(self.dtype, memory_format=torch.channels_last),
             timesteps,
             encoder_hidden_states=conditioning["encoder_hidden_states"],
             timestep_cond=conditioning.get("timestep_cond"),
@@ -109,10 +113,25 @@ class StableDiffusion:
             return_dict=False,
         )[0]
 
+    def compile(self) -> None:
+        """Have torch.compile run the UNet at the model's own size.
+
+        Other sizes stay as they are: each would take a minute, and which of them got compiled before torch
+        gives up would depend on the order of the rows.
+        """
+        self._compiled = torch.compile(self.unet, dynamic=False)
+
+    def decompile(self) -> None:
+        self._compiled = None
+
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Pictures (B, 3, H, W), nominally within ±1, of float32 latents (B, C, h, w)."""
-        latents = self._unscale(latents).to(self.vae.dtype)
+        latents = self._unscale(latents).to(self.vae.dtype, memory_format=torch.channels_last)
         return self.vae.decode(latents, return_dict=False)[0]
+
+    def _runner(self, latents: torch.Tensor) -> Callable:
+        own_size = latents.shape[1:] == self.latent_shape(self.info.height, self.info.width)
+        return self._compiled if self._compiled is not None and own_size else self.unet
 
     def _unscale(self, latents: torch.Tensor) -> torch.Tensor:
         return latents / self.vae.config.scaling_factor
@@ -133,8 +152,6 @@ class StableDiffusion:
 
 class StableDiffusionXL(StableDiffusion):
     """Stable Diffusion XL (Podell et al. 2023): two text encoders, pooled text, size conditioning."""
-
-    forced_scheduler_config: Mapping[str, object] = {}
 
     def __init__(self, parts: Parts):
         super().__init__(parts)

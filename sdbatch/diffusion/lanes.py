@@ -84,10 +84,19 @@ class _Queue:
     def push(self, row: Row) -> None:
         self._rows[row.width].append(row)
 
-    def pop(self, free: int) -> Row | None:
+    def pop_oldest(self, free: int) -> Row | None:
         """The oldest row that fits into that many lanes."""
         fitting = [rows for width, rows in self._rows.items() if width <= free and rows]
         return min(fitting, key=lambda rows: rows[0].index).popleft() if fitting else None
+
+    def pop_longest(self, free: int) -> Row | None:
+        """The row of most calls that fits into that many lanes, the oldest of these."""
+        fitting = [row for width, rows in self._rows.items() if width <= free for row in rows]
+        if not fitting:
+            return None
+        row = max(fitting, key=lambda row: (row.calls, -row.index))
+        self._rows[row.width].remove(row)
+        return row
 
     def oldest(self) -> list[Row]:
         """The oldest row of each width."""
@@ -124,6 +133,15 @@ class Lanes:
     def idle(self) -> bool:
         return not self._unfinished
 
+    @property
+    def used(self) -> int:
+        """Lanes that hold a row, in all sets together."""
+        return sum(lane_set.size - lane_set.free for lane_set in list(self._sets.values()))
+
+    @property
+    def rows_waiting(self) -> int:
+        return len(self._unfinished) - sum(len(lane_set.rows) for lane_set in list(self._sets.values()))
+
     def size(self, shape: Shape) -> int:
         """Lanes of a set of this shape: even, and a function of the settings alone."""
         area = self.base[0] * self.base[1] / (shape[0] * shape[1])
@@ -142,10 +160,15 @@ class Lanes:
         return self._current
 
     def admit(self, lane_set: LaneSet) -> list[Row]:
-        """Fill the free lanes of a set with waiting rows, oldest first; returns those that came in."""
+        """Fill the free lanes of a set with waiting rows; returns those that came in.
+
+        Oldest first, so that a shard's rows finish together; but longest first once the window is no longer
+        kept full, which means that the work comes to its end: a long row that begins last runs alone.
+        """
         admitted = []
         queue = self._queue(lane_set.shape)
-        while row := queue.pop(lane_set.free):
+        pop = queue.pop_longest if self.room else queue.pop_oldest
+        while row := pop(lane_set.free):
             lane_set.admit(row)
             admitted.append(row)
         return admitted

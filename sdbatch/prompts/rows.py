@@ -90,6 +90,7 @@ def _row(cells: dict[str, Any], settings: RunSettings, file_number: int, row: in
         sampler=_canonical(value("sampler", settings.sampler)),
         steps=value("steps", settings.steps),
         guidance_scale=value("guidance_scale", settings.guidance_scale),
+        guidance_rescale=settings.guidance_rescale,
         height=value("height", settings.height),
         width=value("width", settings.width),
     )

@@ -24,6 +24,7 @@ __all__ = ["Latents", "encode_pool", "new_scheduler", "new_unet", "train_denoise
 BATCH = 32
 PEAK_RATE = 8e-4
 DROPPED = 0.1  # share of captions emptied, for classifier-free guidance (Ho & Salimans 2022)
+MISTOLD = 0.12  # share of captions of another picture, as any real data has them; guidance mends that
 GAMMA = 5.0  # of min-SNR loss weights (Hang et al. 2023)
 HEAD_WEIGHT = 0.02
 OVERSHOT = 0.35  # share of pictures that are pushed out as guidance does
@@ -134,7 +135,7 @@ def overshoot(
     largest = signal_to_noise(scheduler, timesteps).rsqrt().clamp(max=4.0)
     own, ghost = torch.rand(2, len(latents), 1, 1, 1, generator=generator)
     away = latents - latents.mean(0)
-    return (pushed * largest)[:, None, None, None] * (own * away + GHOST * ghost * away.roll(1, 0))
+    return (pushed * largest)[:, None, None, None] * (own * away + GHOST * ghost * away.roll(-1, 0))
 
 
 def losses(
@@ -147,8 +148,10 @@ def losses(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The weighted error of the predicted noise, and the scene head's on the captions that were kept."""
     latents, scenes = batch
+    wrong = torch.rand(len(scenes), generator=generator) < MISTOLD
+    told = [scenes[row - mistold] for row, mistold in enumerate(wrong.tolist())]
     kept = torch.rand(len(scenes), generator=generator) >= DROPPED
-    captions = [caption(scene, rng) if keep else "" for scene, keep in zip(scenes, kept.tolist(), strict=True)]
+    captions = [caption(scene, rng) if keep else "" for scene, keep in zip(told, kept.tolist(), strict=True)]
     noise = torch.randn(latents.shape, generator=generator)
     timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(scenes),), generator=generator)
     excess = overshoot(latents, scheduler, timesteps, generator)
@@ -158,7 +161,7 @@ def losses(
         predicted, hidden = model(
             noisy.contiguous(memory_format=torch.channels_last), timesteps, tokenize(tokenizer, captions)
         )
-        head_loss = model.head.loss(hidden[kept], answers(scenes)[kept])
+        head_loss = model.head.loss(hidden[kept], answers(told)[kept])
     errors = F.mse_loss(predicted, noise + ratio.sqrt() * excess, reduction="none").mean((1, 2, 3))
     return (errors * loss_weights(scheduler, timesteps)).mean(), head_loss
 

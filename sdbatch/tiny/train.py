@@ -88,8 +88,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autoencoder-steps", type=int, default=2_000)
     parser.add_argument("--text-steps", type=int, default=700)
-    parser.add_argument("--steps", type=int, default=18_000, help="of text encoder and UNet together")
+    parser.add_argument("--steps", type=int, default=22_000, help="of text encoder and UNet together")
     parser.add_argument("--decoder-steps", type=int, default=2_000)
+    parser.add_argument("--remark", default="", help="a sentence for the model card")
     return parser.parse_args()
 
 
@@ -98,7 +99,7 @@ def main() -> None:
     stages = f"--autoencoder-steps {chosen.autoencoder_steps} --text-steps {chosen.text_steps}"
     command = f"python -m sdbatch.tiny.train {stages} --steps {chosen.steps}"
     command = f"{command} --decoder-steps {chosen.decoder_steps} --seed {chosen.seed}"
-    record = Record(command, f"{os.cpu_count()} CPU cores")
+    record = Record(command, f"{os.cpu_count()} CPU cores", chosen.remark)
     tokenizer = new_tokenizer()
     vae, record.stages["autoencoder"] = train_autoencoder(chosen.work, chosen.autoencoder_steps, chosen.seed)
     print(f"  {describe(judge_autoencoder(vae, 200))}", flush=True)

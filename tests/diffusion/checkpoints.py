@@ -29,21 +29,30 @@ SD_SCHEDULER = {
 }
 
 
-def build_sd(folder: Path, *, prediction_type="epsilon", scheduler=None, text=None, **unet) -> Path:
-    """A Stable Diffusion 1.x or 2.x checkpoint; `text` and `unet` override the configurations."""
+def build_sd(
+    folder: Path,
+    *,
+    prediction_type="epsilon",
+    pipeline=StableDiffusionPipeline,
+    scheduler=None,
+    text=None,
+    latent_channels=4,
+    **unet,
+) -> Path:
+    """A Stable Diffusion 1.x or 2.x checkpoint; `scheduler`, `text`, `unet` override the configurations."""
     torch.manual_seed(0)
     tokenizer = _tokenizer(folder)
-    pipeline = StableDiffusionPipeline(
-        vae=_vae(),
+    checkpoint = pipeline(
+        vae=_vae(latent_channels=latent_channels),
         text_encoder=CLIPTextModel(_text_config(tokenizer, **(text or {}))).eval(),
         tokenizer=tokenizer,
-        unet=_unet(**unet),
+        unet=_unet(in_channels=latent_channels, out_channels=latent_channels, **unet),
         scheduler=DDPMScheduler(**SD_SCHEDULER | {"prediction_type": prediction_type} | (scheduler or {})),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.save_pretrained(folder)
+    checkpoint.save_pretrained(folder)
     return folder
 
 
