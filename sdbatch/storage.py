@@ -171,7 +171,10 @@ class Store:
 
         def attempt() -> None:
             try:
-                self._fs.rm(self._path(name), recursive=recursive)
+                if recursive:
+                    self._fs.rm(self._path(name), recursive=True)
+                else:
+                    self._fs.rm_file(self._path(name))
             except FileNotFoundError:
                 return
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-__all__ = ["Faults", "FaultyProxy", "faulty_proxy"]
+__all__ = ["NO_FAULTS", "Faults", "FaultyProxy", "faulty_proxy"]
 
 ERRORS = {
     500: b"<Error><Code>InternalError</Code><Message>injected</Message></Error>",
@@ -38,7 +38,7 @@ class Faults:
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Listens on a port of its own, and forwards to the server on `backend`; counts what it did in `fates`."""
+    """Listens on a port of its own, forwards to the one of `backend`, and keeps account of requests and fates."""
 
     daemon_threads = True
 
@@ -46,6 +46,7 @@ class FaultyProxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.backend, self.faults, self.chance = backend, faults, random.Random(seed)
         self.fates: Counter[str] = Counter()
+        self.requests: list[str] = []
         self._lock = threading.Lock()
 
     @property
@@ -65,6 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.requests.append(f"{self.command} {self.path}")
         fate = self.server.draw()
         if fate == "error":
             status = self.server.chance.choice(list(ERRORS))
@@ -99,6 +101,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Keeps quiet."""
+
+
+NO_FAULTS = Faults(0, 0, 0, 0)
 
 
 @contextmanager

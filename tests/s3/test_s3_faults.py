@@ -17,7 +17,7 @@ from sdbatch.status import status
 from sdbatch.storage import Store
 from sdbatch.verify import verify
 from tests.output.writing import write_output
-from tests.s3.proxy import Faults, faulty_proxy
+from tests.s3.proxy import NO_FAULTS, Faults, faulty_proxy
 from tests.s3.server import S3Server
 from tests.tables import write_table
 
@@ -45,7 +45,7 @@ def test_an_output_through_a_faulty_network_is_the_same(
 
 def test_a_large_file_survives_faults_in_its_parts(bucket: str, s3_server: S3Server) -> None:
     data = random.Random(1).randbytes(1 << 20) * 40
-    with faulty_proxy(s3_server.port, Faults(error=0.3, cut_before=0.2, cut_within=0.1), seed=3) as proxy:
+    with faulty_proxy(s3_server.port, Faults(error=0.2, cut_before=0.1, cut_within=0.1), seed=3) as proxy:
         store = Store(bucket, s3_server.options | {"endpoint_url": proxy.endpoint})
         store.write_stream(
             "large", lambda file: [file.write(data[i : i + (4 << 20)]) for i in range(0, len(data), 4 << 20)]
@@ -80,3 +80,20 @@ def test_a_store_that_only_fails_is_given_up_with_one_line(
         with pytest.raises(StorageError, match=f"cannot write {bucket}/out/x: ") as error:
             store.write("x", b"1")
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_shard_costs_one_request_a_file_and_no_listing(
+    tmp_path: Path, bucket: str, s3_server: S3Server, layout: str
+) -> None:
+    prompts = write_table(tmp_path / "p.parquet", {"prompt": [f"p{i}" for i in range(6)]})
+    write_output(str(tmp_path / "out"), prompts, shard_rows=3, layout=layout)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    with faulty_proxy(s3_server.port, NO_FAULTS) as proxy:
+        options = s3_server.options | {"endpoint_url": proxy.endpoint}
+        write_output(f"{bucket}/out", prompts, shard_rows=3, layout=layout, storage_options=options)
+        assert sorted(request.split()[0] for request in proxy.requests) == ["PUT"] * len(files)
+        proxy.requests.clear()
+        assert status(f"{bucket}/out", options).complete
+        listings = [request for request in proxy.requests if "list-type" in request]
+        assert len(listings) == 1 and "delimiter=%2F" in listings[0]
