@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from sdbatch.cluster import PoolSize
+from sdbatch.capacity import PoolSize
 from sdbatch.coordinator import Snapshot
 from sdbatch.errors import SdbatchError
 from sdbatch.plan import Plan
