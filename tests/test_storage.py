@@ -57,6 +57,13 @@ def test_a_stream_that_fails_is_produced_again_from_its_start(tmp_path: Path) ->
     assert (tmp_path / "x").read_bytes() == b"part and part"
 
 
+def test_a_listing_survives_what_vanishes_and_dangles(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write("x", b"1")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    assert store.entries() == {"x": 1, "dangling": 0}
+
+
 def test_the_probe_leaves_nothing(tmp_path: Path) -> None:
     Store(str(tmp_path)).probe()
     assert list(tmp_path.iterdir()) == []
