@@ -1,8 +1,10 @@
-"""Telling people how a run goes: one line that updates in place on a terminal, plain lines elsewhere."""
+"""Telling people how a run goes: a line that is written over on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
@@ -11,109 +13,156 @@ from sdbatch.coordinator import Snapshot
 from sdbatch.errors import SdbatchError
 from sdbatch.plan import Plan
 from sdbatch.report import RunReport
+from sdbatch.words import counted, duration
 
-__all__ = ["ProgressLine", "duration"]
+__all__ = ["ProgressLine"]
 
 PLAIN_SECONDS = 15.0
+# Plain lines come ever more slowly, so that a day's log has under two hundred of them and not thousands.
+PLAIN_SHARE, PLAIN_AT_MOST = 0.1, 600.0
+WORKERS_SECONDS = 15.0
 WAITING_SECONDS = 60.0
 SPEED_WINDOW_SECONDS = 60.0
+BAR = 24
 
 
 class ProgressLine:
-    """Implements `pipeline.Progress` on a text stream; what the run came to goes to `results`."""
+    """Implements `pipeline.Progress` on a text stream.
 
-    def __init__(self, stream: TextIO, results: TextIO) -> None:
-        self._stream = stream
-        self._results = results
-        self._in_place = stream.isatty()
+    Args:
+        stream: takes what is said while the run goes, such as `sys.stderr`.
+        results: takes what the run came to, such as `sys.stdout`.
+        in_place: whether the stream is a terminal, where one line may be written over.
+        quiet: say nothing unless something is wrong.
+        verbose: say now and then how each worker does, too.
+    """
+
+    def __init__(
+        self, stream: TextIO, results: TextIO, *, in_place: bool = False, quiet: bool = False, verbose: bool = False
+    ) -> None:
+        self._stream, self._results = stream, results
+        self._in_place, self._quiet, self._verbose = in_place, quiet, verbose
         self._images = 0
-        self._before = 0
-        self._seen: list[tuple[float, float]] = []
-        self._said: set[str] = set()
-        self._last_plain = 0.0
-        self._last_done = 0.0
+        self._began = time.monotonic()
+        self._last_plain = self._last_workers = -PLAIN_AT_MOST
         self._last_waiting = -WAITING_SECONDS
+        self._last_done = 0.0
+        self._seen: deque[tuple[float, float]] = deque()
+        self._said: set[str] = set()
+        self._shown = ""
 
     def begin(self, plan: Plan, engine: Mapping[str, Any], pool: PoolSize) -> None:
-        per_row = plan.record.settings["images_per_prompt"]
-        self._images = sum(shard.rows for shard in plan.todo) * per_row
-        finished = len(plan.shards) - len(plan.todo)
-        resumed = f" ({finished:,} of {len(plan.shards):,} shards are elsewhere or done)" if finished else ""
-        workers = f"{pool.least}" if pool.fixed else f"{pool.least} to {pool.most}"
-        lanes = engine["lanes"] or "measured"
-        self._write(
-            f"{self._images:,} images in {len(plan.todo):,} shards{resumed}\n"
-            f"model {plan.model.name}, {workers} worker{'s' * (workers != '1')} on {engine['device']}, "
-            f"{engine['dtype']}, {lanes} lanes → {plan.out.url}\n"
-            "starting workers…"
-        )
-        self._before = len("starting workers…")
-        if not self._in_place:
-            self._write("\n")
+        """Before the first worker starts."""
+        self._images = sum(shard.rows for shard in plan.todo) * plan.record.settings["images_per_prompt"]
+        self._began = time.monotonic()
+        if self._quiet:
+            return
+        self._say(_intention(plan, engine, pool))
+        self._show("starting workers…")
 
     def update(self, snapshot: Snapshot) -> None:
         for text in snapshot.problems:
             if text not in self._said:
                 self._said.add(text)
-                self._line(f"warning: {text}", final=True)
-        done = snapshot.totals.get("images", 0) + snapshot.totals.get("failed", 0)
-        if not snapshot.workers:
+                self._say(f"warning: {text}")
+        if self._quiet or not snapshot.workers:
             return
         now = time.monotonic()
-        self._seen = [(at, n) for at, n in self._seen if now - at <= SPEED_WINDOW_SECONDS] + [(now, done)]
+        done = _finished(snapshot.totals)
+        self._seen.append((now, done))
+        while now - self._seen[0][0] > SPEED_WINDOW_SECONDS:
+            self._seen.popleft()
+        if self._verbose and now - self._last_workers >= WORKERS_SECONDS:
+            self._last_workers = now
+            for name, counters in sorted(snapshot.workers.items()):
+                self._say(_worker(name, counters))
         if self._in_place:
-            self._line(self._text(snapshot, done))
-        elif now - self._last_plain >= PLAIN_SECONDS or self._last_done < done >= self._images:
+            self._show(self._text(snapshot, done, _bar(self._share(done))))
+        elif self._is_due(now) or self._last_done < done >= self._images:
             self._last_plain, self._last_done = now, done
-            self._line(self._text(snapshot, done), final=True)
+            self._say(self._text(snapshot, done))
 
     def waiting(self, seconds: float, reason: Callable[[], str]) -> None:
         """There has been no worker for so long; said now and then."""
         if seconds - self._last_waiting >= WAITING_SECONDS or seconds < self._last_waiting:
             self._last_waiting = seconds
-            self._line(f"waiting for a worker for {duration(seconds)}: {reason()}", final=True)
+            self._say(f"waiting for a worker for {duration(seconds)}: {reason()}")
 
     def end(self, report: RunReport) -> None:
-        """What the run came to, in a few lines."""
-        self._end_line()
-        self._results.write(_summary(report))
+        """What the run came to; of a quiet one only if something is wrong."""
+        self._clear()
+        if not self._quiet or report.failed:
+            self._results.write(_summary(report))
+            self._results.flush()
 
     def fail(self, error: SdbatchError) -> None:
-        self._end_line()
-        self._write(f"sdbatch: error: {error}\n")
+        """Why the run ended before it was done."""
+        self._say(f"sdbatch: error: {error}")
 
-    def _text(self, snapshot: Snapshot, done: float) -> str:
+    def _is_due(self, now: float) -> bool:
+        pause = min(PLAIN_AT_MOST, max(PLAIN_SECONDS, PLAIN_SHARE * (now - self._began)))
+        return now - self._last_plain >= pause
+
+    def _share(self, done: float) -> float:
+        return min(1.0, done / self._images) if self._images else 1.0
+
+    def _text(self, snapshot: Snapshot, done: float, bar: str = "") -> str:
         (t0, n0), (t1, n1) = self._seen[0], self._seen[-1]
         speed = (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
-        share = done / self._images if self._images else 1.0
-        parts = [f"{share:4.0%}  {done:,.0f} of {self._images:,} images", f"{speed:.1f} images/s"]
+        parts = [f"{bar}{self._share(done):4.0%}  {done:,.0f} of {self._images:,} images"]
         if speed > 0:
-            parts.append(f"{duration((self._images - done) / speed)} left")
+            parts += [f"{speed:.1f} images/s", f"{duration((self._images - done) / speed)} left"]
         if failed := snapshot.totals.get("failed", 0):
             parts.append(f"{failed:,.0f} failed")
         if snapshot.lost_workers:
             parts.append(f"{snapshot.lost_workers} lost workers")
         return "  ·  ".join(parts)
 
-    def _end_line(self) -> None:
-        """Whatever is written next begins on a line of its own."""
-        if self._in_place and self._before:
-            self._write("\n")
-            self._before = 0
+    def _say(self, text: str) -> None:
+        """A line that stays."""
+        self._clear()
+        self._write(text + "\n")
 
-    def _line(self, text: str, final: bool = False) -> None:
+    def _show(self, text: str) -> None:
+        """A line that the next one takes the place of; on what is no terminal it stays."""
         if not self._in_place:
-            self._write(text + "\n")
+            self._say(text)
             return
-        self._write("\r" + text.ljust(self._before) + ("\n" if final else ""))
-        self._before = 0 if final else len(text)
+        # A line that wraps could not be written over.
+        text = text[: shutil.get_terminal_size().columns - 1]
+        self._write("\r" + text.ljust(len(self._shown)))
+        self._shown = text
+
+    def _clear(self) -> None:
+        if self._shown:
+            self._write("\r" + " " * len(self._shown) + "\r")
+            self._shown = ""
 
     def _write(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
 
 
+def _intention(plan: Plan, engine: Mapping[str, Any], pool: PoolSize) -> str:
+    """What is about to happen, in a line."""
+    per_row = plan.record.settings["images_per_prompt"]
+    rows = sum(shard.rows for shard in plan.todo)
+    images = f"{counted(rows * per_row, 'image')} of {counted(rows, 'row')}" if per_row > 1 else counted(rows, "image")
+    lanes = f"{engine['lanes']} lanes" if engine["lanes"] else "as many lanes as fit"
+    workers = f"{pool.least}" if pool.fixed else f"{pool.least} to {pool.most}"
+    parts = [
+        f"{images} with {plan.model.name} → {plan.out.url}",
+        f"{workers} worker{'s' * (workers != '1')} on {engine['device']}, {engine['dtype']}, {lanes} each",
+    ]
+    if len(plan.todo) < len(plan.shards):
+        parts.append(f"{len(plan.todo):,} of {counted(len(plan.shards), 'shard')}, the rest is done or of other parts")
+    else:
+        parts.append(counted(len(plan.shards), "shard"))
+    return "  ·  ".join(parts)
+
+
 def _summary(report: RunReport) -> str:
+    """What a run came to, in a line, and one more for every reason of failure."""
     lines = [
         f"{report.ok:,} of {report.images:,} images are in {report.out}, {report.made:,} of them made now "
         f"in {duration(report.seconds)}"
@@ -133,8 +182,17 @@ def _summary(report: RunReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def duration(seconds: float) -> str:
-    """1:02:03, or 2:03 below an hour."""
-    minutes, secs = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
+def _worker(name: str, counters: Mapping[str, float]) -> str:
+    failed = f", {counters['failed']:,.0f} failed" if counters.get("failed") else ""
+    return f"  worker {name[:8]}: {counters.get('images', 0):,.0f} images{failed}"
+
+
+def _finished(totals: Mapping[str, float]) -> float:
+    return totals.get("images", 0) + totals.get("failed", 0)
+
+
+def _bar(share: float) -> str:
+    """A bar of `BAR` characters, in eighths of a character."""
+    whole, eighths = divmod(round(share * BAR * 8), 8)
+    part = "▏▎▍▌▋▊▉"[eighths - 1] if eighths else ""
+    return f"▕{('█' * whole + part).ljust(BAR)}▏ "

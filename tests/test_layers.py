@@ -15,11 +15,11 @@ MODULES = {".".join(p.relative_to(REPOSITORY).with_suffix("").parts): p for p in
 
 # From the bottom up. A module may import what stands in its own line or in a lower one.
 LAYERS = (
-    "errors",
+    "errors words",
     "diffusion",
     "settings storage storage_errors parquet",
     "prompts output shards models ledger startup stall capacity config_file",
-    "record engine_config plan status verify remake gallery report",
+    "record engine_config measure plan forecast status verify remake gallery report",
     "engine_loop metrics",
     "coordinator worker cluster",
     "graph execution",

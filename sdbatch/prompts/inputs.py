@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from sdbatch.errors import InputError
 from sdbatch.parquet import opened_parquet
+from sdbatch.prompts import single
 from sdbatch.prompts.text import TEXT_FORMATS, common_schema, describe_text
 from sdbatch.storage import Store, StoredFile
 
@@ -30,7 +31,7 @@ class InputFile:
         stamp: changes when the content does: an etag, else the time of change.
         rows: rows in the file.
         row_groups: rows in each of its row groups; a row group can only be decoded from its beginning.
-        format: "parquet", "csv", "tsv", "jsonl" or "txt".
+        format: "parquet", "csv", "tsv", "jsonl" or "txt"; or "prompt", of which the path is the prompt itself.
         schema: its columns.
     """
 
@@ -46,6 +47,8 @@ class InputFile:
 def list_inputs(prompts: str, options: Mapping[str, Any] | None = None) -> list[InputFile]:
     """The files that `prompts` names, by name: one file, a folder's own files, or a glob's matches.
 
+    A prompt in the place of a path (`single.is_prompt`) is a table of one row.
+
     Files whose names begin with a dot or an underscore are not part of a table, as in Spark and Hive; nor, among
     several, are those of other types, and those of text where there is Parquet. A file of no known type that is named
     by itself is taken for Parquet.
@@ -54,10 +57,15 @@ def list_inputs(prompts: str, options: Mapping[str, Any] | None = None) -> list[
         InputError: nothing found, types mixed, or a file that is not what its name says, or cut short; names the file.
         StorageError: the store refuses.
     """
+    if isinstance(prompts, str) and single.is_prompt(prompts):
+        return [_prompt_itself(prompts)]
     store = Store(prompts, options)
     found = store.files()
     if not found:
-        raise InputError(f"{store.url}: there is no such file, and no folder or glob with files in it")
+        raise InputError(
+            f"{store.url}: there is no such file, and no folder or glob with files in it "
+            "(a prompt in its place needs at least two words, and no file's ending)"
+        )
     alone = len(found) == 1 and found[0].path == store.url
     kind, chosen = (_kind(store.url) or "parquet", found) if alone else _of_one_kind(store.url, found)
     with ThreadPoolExecutor(READERS) as pool:
@@ -70,6 +78,13 @@ def list_inputs(prompts: str, options: Mapping[str, Any] | None = None) -> list[
     return [
         replace(file, schema=schemas.setdefault(file.schema.serialize().to_pybytes(), file.schema)) for file in files
     ]
+
+
+def _prompt_itself(text: str) -> InputFile:
+    size = len(text.encode())
+    return InputFile(
+        path=text, size=size, stamp="", rows=1, row_groups=(1,), format=single.FORMAT, schema=single.SCHEMA
+    )
 
 
 def _of_one_kind(url: str, found: list[StoredFile]) -> tuple[str, list[StoredFile]]:

@@ -11,6 +11,7 @@ import pyarrow.types as pt
 
 from sdbatch.errors import InputError
 from sdbatch.parquet import dictionary_bytes, opened_parquet
+from sdbatch.prompts import single
 from sdbatch.prompts.columns import Columns
 from sdbatch.prompts.inputs import InputFile
 from sdbatch.prompts.text import PIECE_BYTES, text_pieces
@@ -37,6 +38,9 @@ def read_rows(
         StorageError: the store refuses.
     """
     wanted, needed = list(ranges), columns.needed
+    if file.format == single.FORMAT:
+        yield from (single.prompt_table(file.path) for _ in wanted)
+        return
     schema = pa.schema([file.schema.field(name) for name in needed])
     if file.format == "parquet":
         store = Store(file.path, options)

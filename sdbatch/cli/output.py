@@ -1,0 +1,111 @@
+"""The commands that look at an output: status, verify, gallery, sheet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sdbatch.cli.options import add_out, command
+
+__all__ = ["add"]
+
+STATUS_EXIT = "exit status: 0 all done and ok, 1 something is missing or failed, 2 not an output"
+VERIFY_EXIT = """\
+examples:
+  sdbatch verify out/                          every image against its metadata
+  sdbatch verify s3://bucket/out --sample 50   50 shards, chosen at random
+  sdbatch verify out/ --repair                 let generate make the bad shards again
+  sdbatch verify out/ --remake 10              make 10 images anew and compare their bytes
+
+exit status: 0 all as it should be, 1 some shards are not (they are listed), 2 not an output
+"""
+GALLERY_EXAMPLES = """\
+example:
+  sdbatch gallery out/        then open out/gallery/index.html, from the disk or behind any web server
+"""
+SHEET_EXAMPLES = """\
+example:
+  sdbatch sheet out/ sheet.png --columns 8
+"""
+
+
+def add(commands: Any) -> None:
+    status = command(commands, "status", _status, "what of an output is done, missing and failed", STATUS_EXIT)
+    add_out(status)
+    verify = command(commands, "verify", _verify, "check every image of an output against its metadata", VERIFY_EXIT)
+    add_out(verify)
+    verify.add_argument("--sample", type=int, metavar="N", help="look only at N shards, chosen at random")
+    verify.add_argument(
+        "--repair", action="store_true", help="remove the markers of bad shards, so that generate makes them again"
+    )
+    verify.add_argument(
+        "--remake", type=int, default=0, metavar="N",
+        help="make N images, chosen at random, again from their metadata rows, and compare the bytes",
+    )  # fmt: skip
+    verify.add_argument("--model", metavar="NAME|DIR", help="for --remake, if the model is not where it was")
+    gallery = command(
+        commands, "gallery", _gallery, "make a page to look through, search and filter an output", GALLERY_EXAMPLES
+    )
+    add_out(gallery)
+    gallery.add_argument("--limit", type=int, default=50_000, metavar="N", help="rows at most; default %(default)s")
+    sheet = command(
+        commands, "sheet", _sheet, "draw a contact sheet of an output, prompts under the pictures", SHEET_EXAMPLES
+    )
+    add_out(sheet)
+    sheet.add_argument("path", metavar="PATH", help="the PNG to write")
+    sheet.add_argument("--columns", type=int, default=6, metavar="N", help="default %(default)s")
+
+
+def _status(out: str, storage_options: dict[str, Any]) -> int:
+    from sdbatch.status import status
+
+    state = status(out, storage_options)
+    print(
+        f"{state.url}: {state.done:,} of {state.shards:,} shards done, "
+        f"{state.ok + state.failed:,} of {state.images:,} images: {state.ok:,} ok, {state.failed:,} failed"
+    )
+    for reason, count in state.reasons.items():
+        print(f"  {count:,} failed: {reason}")
+    return 1 if state.failed or not state.complete else 0
+
+
+def _verify(
+    out: str, sample: int | None, repair: bool, remake: int, model: str | None, storage_options: dict[str, Any]
+) -> int:
+    from sdbatch.verify import verify
+
+    report = verify(out, storage_options, sample=sample, repair=repair)
+    for shard, problems in report.bad.items():
+        for problem in problems:
+            print(f"shard {shard:05d}: {problem}")
+    for name in report.surplus:
+        print(f"{name} belongs to no shard of this run")
+    print(
+        f"{report.url}: {report.images:,} images in {report.shards:,} shards looked at, {len(report.bad):,} bad, "
+        f"{report.unfinished:,} not finished"
+    )
+    if report.repaired:
+        print(f"{len(report.repaired):,} markers removed; run generate again to make these shards anew")
+    if not remake:
+        return 0 if report.ok else 1
+    from sdbatch.remake import remake as make_again
+
+    again = make_again(out, remake, model=model, options=storage_options)
+    for key in again.different:
+        print(f"image {key}: made again, it has other bytes")
+    print(f"{again.made:,} images made again from their metadata, {len(again.different):,} of them different")
+    return 0 if report.ok and again.ok else 1
+
+
+def _gallery(out: str, limit: int, storage_options: dict[str, Any]) -> int:
+    from sdbatch.gallery import write_gallery
+
+    print(f"the gallery is {write_gallery(out, limit=limit, options=storage_options)}")
+    return 0
+
+
+def _sheet(out: str, path: str, columns: int, storage_options: dict[str, Any]) -> int:
+    from sdbatch.gallery import write_sheet
+
+    write_sheet(out, path, columns=columns, options=storage_options)
+    print(f"the contact sheet is {path}")
+    return 0

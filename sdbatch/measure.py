@@ -1,0 +1,68 @@
+"""How fast a model is on this machine, tried for a few seconds."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdbatch.diffusion import Engine, Request
+
+__all__ = ["Speed", "measure"]
+
+SECONDS = 8.0
+LEAST_PASSES = 3
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one worker does here.
+
+    Attributes:
+        device_name, dtype, lanes: what it was measured with.
+        passes_per_second: passes of the UNet with all its lanes, decoding and text encoding included.
+        peak_bytes: most memory used: of the GPU, or on a CPU of this whole process.
+    """
+
+    device_name: str
+    dtype: str
+    lanes: int
+    passes_per_second: float
+    peak_bytes: int
+
+
+def measure(model: Path, engine_settings: Mapping[str, Any], requests: Sequence[Request]) -> Speed:
+    """Make some of `requests`, at least one, with an engine in this process, for a few seconds, and throw them away.
+
+    Raises:
+        ModelError, UsageError: the engine can't be set up so.
+    """
+    engine = Engine(model, **engine_settings)
+
+    def step() -> None:
+        if engine.idle:
+            for request in requests:
+                engine.submit(request)
+        engine.step()
+
+    step()  # the first one chooses kernels and encodes texts
+    started, passes = time.perf_counter(), 0
+    while passes < LEAST_PASSES or time.perf_counter() - started < SECONDS:
+        step()
+        passes += 1
+    elapsed = time.perf_counter() - started
+    described = engine.describe()
+    peak = _peak_bytes(engine.device)
+    engine.close()
+    return Speed(described["device_name"], described["dtype"], described["lanes"], passes / elapsed, peak)
+
+
+def _peak_bytes(device: str) -> int:
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    import torch
+
+    return torch.cuda.max_memory_allocated()

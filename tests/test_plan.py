@@ -1,0 +1,85 @@
+"""`sdbatch plan` through the real command: what it says of a table, and that it says what generate then does."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pyarrow as pa
+
+from tests.outputs import markers, write_table
+from tests.test_cli import sdbatch
+
+
+def table(rows=600):
+    cycle = lambda *values: [values[i % len(values)] for i in range(rows)]  # noqa: E731
+    return {
+        "prompt": ["" if i in (7, 300) else f"a red circle, number {i}" for i in range(rows)],
+        "steps": pa.array([0 if i == 11 else i % 12 + 1 for i in range(rows)], pa.int32()),
+        "sampler": cycle("ddim", "heun", "euler_a", "no_such_sampler"),
+        "guidance_scale": pa.array(cycle(1.0, 7.5, None), pa.float32()),
+        "height": pa.array(cycle(None, 32), pa.int32()),
+        "baggage": ["x" * 100] * rows,
+    }
+
+
+def test_the_plan_of_a_mixed_table(tmp_path):
+    prompts = write_table(tmp_path / "prompts.parquet", table(), row_group_size=100)
+    said = sdbatch("plan", prompts, tmp_path / "out", "--images-per-prompt", 2, "--shard-size", 100, status=1).stdout
+    assert "600 rows in 1 file, 2 images each: 1,200 images" in said
+    assert "12 of up to 50 rows; 12 to do, with 600 rows" in said
+    assert "bad rows  151 of 600" in said
+    assert re.search(r"148  unknown sampler 'no_such_sampler'.*\n +first: .*prompts.parquet, row 3 ", said)
+    assert re.search(r"  2  prompt is empty\n +first: .*prompts.parquet, row 7 ", said)
+    assert re.search(r"  1  steps is 0; must be at least 1\n +first: .*, row 11 ", said)
+    assert re.search(r"sampler +(\w+: \d+ *){3}", said)
+    assert "64x64: " in said and "64x32: " in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_calls_are_those_of_the_samplers(tmp_path):
+    columns = {
+        "prompt": ["a circle"] * 5,
+        "sampler": ["ddim", "heun", "pndm", "euler_a", "dpm2"],
+        "steps": [10, 10, 10, 10, 10],
+        "guidance_scale": [7.5, 7.5, 1.0, 0.0, 1.0],
+    }
+    prompts = write_table(tmp_path / "prompts.parquet", columns)
+    said = sdbatch("plan", prompts, tmp_path / "out", "--images-per-second", 0.5, "--price-per-hour", 36).stdout
+    # 2 lanes × 10, 2 × (2 × 10 − 1), 10 + 1, 10, 2 × 10 − 1
+    assert f"5 images, {20 + 38 + 11 + 10 + 19} calls of the model" in said
+    assert "time    0:10 of one worker; that costs 0.1 at 36 an hour" in said
+
+
+def test_measuring_says_time_and_memory(tmp_path):
+    prompts = write_table(tmp_path / "prompts.parquet", {"prompt": ["a red circle"] * 40})
+    said = sdbatch("plan", prompts, tmp_path / "out", "--steps", 3, "--measure", "--lanes", 4, "--actors", 2).stdout
+    assert re.search(r"in 60 passes of 4 lanes", said)
+    assert re.search(r"speed +\d+\.\d\d passes a second on .+, fp32", said)
+    assert re.search(r"memory +\d+ MB at most, measured at 4 lanes", said)
+    assert re.search(r"time +\d+:\d\d of one worker, \d+:\d\d of 2", said)
+
+
+def test_what_is_done_is_not_planned_again(tmp_path, sdbatch_command):
+    columns = {"prompt": ["a red circle"] * 24, "steps": [1] * 8 + [2] * 16}
+    prompts = write_table(tmp_path / "prompts.parquet", columns)
+    arguments = (prompts, tmp_path / "out", "--sampler", "ddim", "--guidance-scale", 1, "--shard-size", 8)
+    sdbatch_command("generate", *arguments, "--part", "1/3")
+    assert len(markers(tmp_path / "out")) == 1
+    said = sdbatch("plan", *arguments).stdout
+    assert "3 of up to 8 rows; 2 to do, with 16 rows" in said
+    assert "16 images, 32 calls" in said
+
+
+def test_a_large_table_is_looked_through_in_bounded_memory(tmp_path):
+    rows = 60_000
+    columns = {
+        "prompt": pa.array(["a red circle"] * rows).dictionary_encode(),
+        "seed": np.arange(rows),
+        "guidance_scale": np.linspace(1, 20, rows),  # no two alike
+        "baggage": pa.array(["x" * 2000] * rows).dictionary_encode(),
+    }
+    prompts = write_table(tmp_path / "prompts.parquet", columns)
+    said = sdbatch("plan", prompts, tmp_path / "out").stdout
+    assert "60,000 rows" in said and "bad rows  none" in said
+    assert "994+ others" in said

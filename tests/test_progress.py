@@ -1,0 +1,92 @@
+"""What a run says of itself, on streams of every kind."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+
+import pytest
+
+from sdbatch import progress as module
+from sdbatch.coordinator import Snapshot
+from sdbatch.errors import RunError
+from sdbatch.progress import ProgressLine
+from sdbatch.report import RunReport
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def snapshot(images, *, problems=(), lost=0, failed=0):
+    workers = {"aaaaaaaaaa": {"images": images, "failed": failed}}
+    return Snapshot(workers, dict(workers["aaaaaaaaaa"]), lost, list(problems))
+
+
+def run(clock, seconds, **options):
+    """A run of a million images at ten a second; returns what was said."""
+    stream, results = io.StringIO(), io.StringIO()
+    line = ProgressLine(stream, results, **options)
+    line._images = 1_000_000
+    for second in range(seconds):
+        clock.now += 1
+        line.update(snapshot(10 * second))
+    return line, stream, results
+
+
+def test_a_days_log_has_under_two_hundred_lines_and_begins_soon(clock):
+    _, stream, _ = run(clock, 24 * 3600)
+    lines = stream.getvalue().splitlines()
+    assert 50 < len(lines) < 200
+    assert lines[1].startswith("  0%  150 of 1,000,000 images  ·  10.0 images/s  ·  ")
+    assert "\r" not in stream.getvalue()
+
+
+def test_a_terminal_has_one_line_that_fits(clock, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    _, stream, _ = run(clock, 100, in_place=True)
+    assert "\n" not in stream.getvalue()
+    shown = stream.getvalue().split("\r")
+    assert all(len(text) < 60 for text in shown)
+    assert "▕" in shown[-1]
+
+
+def test_problems_are_said_once_also_by_a_quiet_one_and_leave_no_rest_of_a_line(clock):
+    for quiet in (False, True):
+        line, stream, _ = run(clock, 3, in_place=not quiet, quiet=quiet)
+        for _ in range(3):
+            line.update(snapshot(30, problems=["a GPU is ill"]))
+        line.fail(RunError("it broke"))
+        said = [text.split("\r")[-1] for text in stream.getvalue().split("\n")]
+        assert [text for text in said if text] == ["warning: a GPU is ill", "sdbatch: error: it broke"]
+
+
+def test_quiet_says_at_the_end_only_what_failed(clock):
+    line, stream, results = run(clock, 100, quiet=True)
+    line.end(RunReport("out", images=2, ok=2))
+    assert stream.getvalue() == results.getvalue() == ""
+    line.end(RunReport("out", images=2, ok=1, failed=1, reasons=Counter({"prompt is empty": 1})))
+    assert "1 failed: prompt is empty" in results.getvalue()
+
+
+def test_verbose_names_the_workers(clock):
+    _, stream, _ = run(clock, 40, verbose=True)
+    assert stream.getvalue().count("worker aaaaaaaa: ") == 3
+
+
+def test_lost_workers_and_failed_images_are_said(clock):
+    line, stream, _ = run(clock, 1)
+    clock.now += 60
+    line.update(snapshot(100, lost=2, failed=7))
+    assert stream.getvalue().splitlines()[-1].endswith("7 failed  ·  2 lost workers")
