@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint bench tiny clean chromium
+.PHONY: install demo test lint bench tiny clean chromium test-crash
 
 install: $(INSTALLED)
 
@@ -37,3 +37,7 @@ bench: $(INSTALLED)
 
 clean:
 	rm -rf $(VENV) demo-out
+
+# Thirty rounds on each store of what CI does three of.
+test-crash: $(INSTALLED)
+	CRASH_ROUNDS=30 $(BIN)/pytest -s tests/pipeline/test_crash.py

@@ -1,33 +1,24 @@
-"""The Ray cluster a run uses: joining or starting one, and what of it the pool of workers takes."""
+"""The Ray cluster a run uses: joining or starting one, and what it has."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import ray
+import yaml
 
-from sdbatch.errors import RunError, UsageError
-from sdbatch.settings import RunSettings
+from sdbatch.capacity import Capacity, NodeGroup
+from sdbatch.errors import RunError
 
-__all__ = ["PoolSize", "connected", "has_gpus", "pool_size"]
+__all__ = ["connected", "free_resources", "live_nodes", "survey"]
 
-
-@dataclass(frozen=True)
-class PoolSize:
-    """How many workers, and what each asks of Ray."""
-
-    least: int
-    most: int
-    cpus: float
-    gpus: float
-
-    @property
-    def fixed(self) -> bool:
-        return self.least == self.most
+CONNECT_SECONDS = 20.0
 
 
 @contextlib.contextmanager
@@ -45,6 +36,7 @@ def connected(address: str | None) -> Iterator[None]:
     _quieten()
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     local = {"include_dashboard": False} if target == "local" else {}
+    _check_that_something_listens(target)
     try:
         with _native_stderr_muted():
             ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR, **local)
@@ -56,12 +48,29 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def _check_that_something_listens(target: str) -> None:
+    """Ray would wait for minutes, without a word, for a cluster that is gone."""
+    host, colon, port = target.rpartition(":")
+    if not (colon and port.isdigit()) or "://" in target:
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as exc:
+        raise RunError(f"no Ray cluster answers at {target}: {exc.strerror or exc}") from exc
+
+
 def _quieten() -> None:
     """Ray's own chatter must not bury what a run has to say; its log files keep everything."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for name in ("ray.data", "ray._private.authentication"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Ray prints the stack trace of every task that it will try again, whatever log_to_driver says.
+    ray._private.worker.print_to_stdstream = _drop
+
+
+def _drop(data: dict[str, Any], ignore_prefix: bool = False) -> None:
+    """Takes the place of Ray's printing; the same text is in its log files."""
 
 
 @contextlib.contextmanager
@@ -77,37 +86,53 @@ def _native_stderr_muted() -> Iterator[None]:
         os.close(nowhere)
 
 
-def has_gpus() -> bool:
-    """Whether the cluster's books hold a GPU."""
-    return ray.cluster_resources().get("GPU", 0) > 0
+def survey() -> Capacity:
+    """What the cluster has, and what its autoscaler may add if there is one and it says so."""
+    groups, silent = _autoscaler()
+    return Capacity(live_nodes(), groups, silent)
 
 
-def pool_size(settings: RunSettings, device: str, shards: int) -> PoolSize:
-    """The pool for `shards` shards: all of the cluster unless `--actors` says otherwise, never more than shards.
+def live_nodes() -> list[dict[str, float]]:
+    """The resources of every node that is there."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
-    Raises:
-        UsageError: no node of the cluster has what one worker asks for.
+
+def free_resources() -> dict[str, float]:
+    """CPUs and GPUs that nobody uses now, all nodes together."""
+    available = ray.available_resources()
+    return {name: available.get(name, 0.0) for name in ("CPU", "GPU")}
+
+
+def _autoscaler() -> tuple[list[NodeGroup], bool]:
+    """What it may start, and whether there is one that does not say. Asked of the head, where it runs."""
+    address = ray.get_runtime_context().gcs_address
+    head = {"node:__internal_head__": 0.001}
+    config, on_kubernetes = ray.get(_autoscaling_config.options(resources=head).remote(address))
+    if config is None:
+        return [], on_kubernetes
+    most = config["max_workers"]
+    return [
+        NodeGroup(kind["resources"], min(kind.get("max_workers", most), most))
+        for name, kind in config["available_node_types"].items()
+        if name != config["head_node_type"]
+    ], False
+
+
+@ray.remote(num_cpus=0)
+def _autoscaling_config(address: str) -> tuple[dict[str, Any] | None, bool]:
+    """The configuration that this node's autoscaler was started with; whether KubeRay runs one instead.
+
+    Ray keeps it nowhere where a driver could read it, but it is an argument of the autoscaler's process.
     """
-    gpus = settings.gpus_per_actor if settings.gpus_per_actor is not None else float(device == "cuda")
-    cpus = settings.cpus_per_actor if settings.cpus_per_actor is not None else 1.0
-    fitting = sum(_fits(node["Resources"], cpus, gpus) for node in ray.nodes() if node["Alive"])
-    if fitting == 0:
-        have = ", ".join(f"{n:g} {name}" for name, n in _largest_node().items()) or "nothing"
-        raise UsageError(
-            f"one worker asks for {cpus:g} CPU and {gpus:g} GPU, and no node of the cluster has that "
-            f"(the largest has {have}); lower --cpus-per-actor / --gpus-per-actor, or add nodes"
-        )
-    least, most = settings.actors or (fitting, fitting)
-    most = max(1, min(most, shards))
-    return PoolSize(min(least, most), most, cpus, gpus)
+    for arguments in _command_lines():
+        paths = [a.partition("=")[2] for a in arguments if a.startswith("--autoscaling-config=")]
+        if paths and any(a.endswith(address) for a in arguments):
+            return yaml.safe_load(Path(paths[0]).expanduser().read_text()), False
+    # With an autoscaler of its own beside the head, KubeRay starts Ray without one.
+    return None, "--no-monitor" in os.environ.get("KUBERAY_GEN_RAY_START_CMD", "")
 
 
-def _fits(resources: dict[str, float], cpus: float, gpus: float) -> int:
-    """How many workers a node has room for when it is empty."""
-    rooms = [resources.get(name, 0) / asked for name, asked in (("CPU", cpus), ("GPU", gpus)) if asked > 0]
-    return int(min(rooms)) if rooms else 1
-
-
-def _largest_node() -> dict[str, float]:
-    nodes = [{k: n["Resources"].get(k, 0) for k in ("CPU", "GPU")} for n in ray.nodes() if n["Alive"]]
-    return max(nodes, key=lambda r: (r["GPU"], r["CPU"]), default={})
+def _command_lines() -> Iterator[list[str]]:
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # the process has ended meanwhile
+            yield file.read_bytes().decode(errors="replace").split("\0")

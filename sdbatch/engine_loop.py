@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,16 +47,25 @@ class EngineLoop:
     Jobs are taken in order, and the next one's requests fill the lanes that the last rows of the one before
     leave free. Finished images go to a few writer threads; when these fall behind, the loop waits for them, so
     that memory stays bounded.
+
+    Args:
+        engine: is driven by this loop alone.
+        on_progress: called after every step of the engine, from the loop's thread.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, on_progress: Callable[[], None]) -> None:
         self._engine = engine
+        self._on_progress = on_progress
+        self._model_seconds = 0.0
+        self._write_seconds = 0.0
+        self._idle_seconds = 0.0
         self._jobs: deque[_Job] = deque()
         self._owners: dict[int, tuple[_Job, int]] = {}
         self._wake = threading.Condition()
         self._error: BaseException | None = None
         self._writers = ThreadPoolExecutor(WRITER_THREADS, thread_name_prefix="writer")
-        self._places = threading.BoundedSemaphore(WRITER_THREADS * WAITING_PER_WRITER)
+        self._unwritten = 0
+        self._written = threading.Condition()
         threading.Thread(target=self._main, name="engine", daemon=True).start()
 
     def run(self, requests: Sequence[Request], deliver: Callable[[int, GeneratedImage], None]) -> None:
@@ -73,14 +83,28 @@ class EngineLoop:
         if job.error is not None:
             raise job.error
 
+    @property
+    def counters(self) -> dict[str, float]:
+        """Seconds in the engine, for the writers and without work so far; images that await writing now."""
+        return {
+            "model_seconds": self._model_seconds,
+            "write_seconds": self._write_seconds,
+            "idle_seconds": self._idle_seconds,
+            "unwritten": self._unwritten,
+        }
+
     def _main(self) -> None:
         try:
             while True:
                 self._feed()
-                for image in self._engine.step():
-                    job, position = self._owners.pop(image.index)
-                    self._places.acquire()
-                    self._writers.submit(self._deliver, job, position, image)
+                started = time.monotonic()
+                images = self._engine.step()
+                stepped = time.monotonic()
+                self._model_seconds += stepped - started
+                for image in images:
+                    self._write(image)
+                self._write_seconds += time.monotonic() - stepped
+                self._on_progress()
         except BaseException as exc:  # the thread's last act: whoever waits must learn why
             self._fail_all(exc)
 
@@ -88,7 +112,9 @@ class EngineLoop:
         """Hand requests to the engine while it has room; sleep while there is nothing at all to do."""
         with self._wake:
             while self._engine.idle and not self._jobs:
+                since = time.monotonic()
                 self._wake.wait()
+                self._idle_seconds += time.monotonic() - since
         while self._jobs and self._engine.room > 0:
             job = self._jobs[0]
             following = next(job.requests, None)
@@ -98,6 +124,13 @@ class EngineLoop:
             position, request = following
             self._owners[self._engine.submit(request)] = (job, position)
 
+    def _write(self, image: GeneratedImage) -> None:
+        job, position = self._owners.pop(image.index)
+        with self._written:
+            self._written.wait_for(lambda: self._unwritten < WRITER_THREADS * WAITING_PER_WRITER)
+            self._unwritten += 1
+        self._writers.submit(self._deliver, job, position, image)
+
     def _deliver(self, job: _Job, position: int, image: GeneratedImage) -> None:
         error = None
         try:
@@ -105,7 +138,9 @@ class EngineLoop:
         except BaseException as exc:  # raised again by `run`, in the thread that waits for this job
             error = exc
         finally:
-            self._places.release()
+            with self._written:
+                self._unwritten -= 1
+                self._written.notify()
         job.finish_one(error)
 
     def _fail_all(self, error: BaseException) -> None:

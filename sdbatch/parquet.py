@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 from sdbatch.errors import SdbatchError
 from sdbatch.storage import Store
 
-__all__ = ["opened_parquet", "parquet_bytes", "write_parquet"]
+__all__ = ["dictionary_bytes", "opened_parquet", "parquet_bytes", "write_parquet"]
 
 MAGIC = b"PAR1"
 PAGE_BYTES = 1 << 20
 ROWS_BETWEEN_PAGE_CHECKS = 16
 IMAGE_BYTES = "image.bytes"
+SMALL_CHUNK = 1 << 20
+PAGE_HEADER_BYTES = 64
 
 
 @contextmanager
@@ -46,6 +48,34 @@ def opened_parquet(store: Store, name: str, damage: type[SdbatchError], piece: i
                 raise damage(f"{store.name(name)}: {_defect(store, name, exc)}") from exc
             with store.mapped("read", name):
                 raise
+
+
+def dictionary_bytes(store: Store, name: str, chunk: pq.ColumnChunkMetaData) -> int:
+    """At most how large the dictionary of a column chunk of texts is, decompressed; 0 if it has none."""
+    if chunk.physical_type != "BYTE_ARRAY" or not chunk.has_dictionary_page:
+        return 0
+    if chunk.total_uncompressed_size <= SMALL_CHUNK:  # no need to look closer
+        return chunk.total_uncompressed_size
+    with store.open(name, block_size=PAGE_HEADER_BYTES) as file:
+        file.seek(max(0, chunk.dictionary_page_offset))
+        return _uncompressed_page_size(file.read(PAGE_HEADER_BYTES))
+
+
+def _uncompressed_page_size(header: bytes) -> int:
+    """The second field of a page header, in Thrift's compact protocol; Arrow holds the page to it."""
+    numbers, at = [], 0
+    for _ in range(2):
+        at += 1  # the field's header
+        number, shift = 0, 0
+        while True:
+            if at >= len(header):
+                raise pa.ArrowInvalid("page header cut short")
+            number |= (header[at] & 0x7F) << shift
+            shift, at = shift + 7, at + 1
+            if header[at - 1] < 0x80:
+                break
+        numbers.append(number >> 1)  # zigzag of a number that is not negative
+    return numbers[1]
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

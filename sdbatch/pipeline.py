@@ -1,40 +1,35 @@
-"""The Ray Data graph: shards as rows, a pool of workers that make and write them, a stream of reports back."""
+"""A run, from a prompt table to a dataset: plan, start the graph, look after it until it ends, sum up."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, Dataset, Datasource, ReadTask
-from ray.data.block import BlockMetadata
-from ray.exceptions import RayError, UserCodeException
+from ray.exceptions import RayError
 
-from sdbatch.cluster import PoolSize, connected, has_gpus, pool_size
-from sdbatch.coordinator import Coordinator, Snapshot
+from sdbatch.capacity import Capacity, PoolSize, pool_size
+from sdbatch.cluster import connected, free_resources, live_nodes, survey
+from sdbatch.coordinator import Snapshot, start_coordinator
 from sdbatch.engine_config import resolve_engine
-from sdbatch.errors import RunError, SdbatchError
+from sdbatch.errors import RunError
+from sdbatch.execution import Execution, told
+from sdbatch.graph import graph
 from sdbatch.output import ModelLabel, ShardStats, marker_name
 from sdbatch.output.removal import remove_output
 from sdbatch.plan import Plan, make_plan
-from sdbatch.prompts import Columns, InputFile, read_rows
 from sdbatch.record import RunRecord
 from sdbatch.report import RunReport
 from sdbatch.settings import RunSettings
-from sdbatch.shards import ReadGroup, group_reads, select
-from sdbatch.worker import Job, ShardWorker, pack
+from sdbatch.shards import select
+from sdbatch.worker import Job, load_engine, measure_lanes
 
 __all__ = ["Progress", "generate"]
 
-SHARDS_AT_ONCE = 2
 POLL_SECONDS = 0.5
-WAIT_FOR_WORKERS_SECONDS = 1800
+WORTH_SAYING_SECONDS = 20.0
 
 
 class Progress(Protocol):
@@ -42,15 +37,25 @@ class Progress(Protocol):
 
     def begin(self, plan: Plan, engine: Mapping[str, Any], pool: PoolSize) -> None: ...
     def update(self, snapshot: Snapshot) -> None: ...
+    def waiting(self, seconds: float, reason: Callable[[], str]) -> None: ...
 
 
-def generate(prompts: str, out: str, *, progress: Progress | None = None, **options: Any) -> RunReport:
+def generate(
+    prompts: str,
+    out: str,
+    *,
+    progress: Progress | None = None,
+    make_engine: Callable[[Job], Any] = load_engine,
+    **options: Any,
+) -> RunReport:
     """Make the images of a prompt table; the command line's `sdbatch generate`.
 
     Args:
-        prompts: a Parquet file, a folder or a glob of them, local or any fsspec URL.
+        prompts: a table (Parquet, CSV, TSV, JSONL, txt), a folder or a glob of such, local or any fsspec URL;
+            or one prompt.
         out: the folder or URL to fill; what it already holds is kept, and only what is missing is made.
         progress: told how far the run is, about twice a second.
+        make_engine: what gives a worker its engine, if it is not to be the real one; see `worker.Job`.
         options: the fields of `RunSettings`.
 
     Raises:
@@ -62,11 +67,11 @@ def generate(prompts: str, out: str, *, progress: Progress | None = None, **opti
     plan.out.probe()
     if settings.overwrite:
         remove_output(plan.out)
-    report = RunReport(plan.out.url)
+    report = RunReport(plan.out.url, price_per_hour=settings.price_per_hour)
     record = plan.record
     if plan.todo:
         with connected(settings.address):
-            record = _run(plan, settings, report, progress)
+            record = _run(plan, settings, report, progress, make_engine)
     todo = {shard.number for shard in plan.todo}
     earlier = [marker_name(shard.number) for shard in select(plan.shards, todo, settings.part)]
     for name, content in zip(earlier, plan.out.read_many(earlier), strict=True):
@@ -75,149 +80,110 @@ def generate(prompts: str, out: str, *, progress: Progress | None = None, **opti
     return report
 
 
-def _run(plan: Plan, settings: RunSettings, report: RunReport, progress: Progress | None) -> RunRecord:
+def _run(
+    plan: Plan,
+    settings: RunSettings,
+    report: RunReport,
+    progress: Progress | None,
+    make_engine: Callable[[Job], Any],
+) -> RunRecord:
     """Make the shards that are to do; returns the record with the engines' set-up in it."""
-    engine = resolve_engine(settings, plan.record.engine, has_gpus=has_gpus())
-    pool = pool_size(settings, engine["device"], len(plan.todo))
-    record = dataclasses.replace(plan.record, engine=engine)
-    record.save(plan.out)
+    capacity = survey()
+    engine = resolve_engine(settings, plan.record.engine, has_gpus=capacity.has_gpus)
+    pool = pool_size(settings, engine["device"], len(plan.todo), capacity)
     if progress is not None:
         progress.begin(plan, engine, pool)
-    coordinator = Coordinator.remote()
     job = Job(
         out=plan.out,
         settings=settings,
         columns=plan.columns,
-        model=ModelLabel(plan.model.name, record.model["hash"], plan.model.height, plan.model.width),
-        model_folder=str(plan.model.folder),
+        model=ModelLabel(plan.model.name, plan.record.model["hash"], plan.model.height, plan.model.width),
         engine=engine,
-        threads=max(1, int(pool.cpus)),
+        threads=max(1, int(pool.ask.cpus)),
+        make_engine=make_engine,
     )
-    started = time.monotonic()
-    with _watching(coordinator, progress):
-        for stats in _reports(_graph(plan, settings, pool, job, coordinator), coordinator):
-            report.add(stats)
-            report.made += stats.images
-    report.seconds = time.monotonic() - started
+    if engine["lanes"] is None:
+        job = _with_measured_lanes(job, pool)
+    record = dataclasses.replace(plan.record, engine=job.engine)
+    record.save(plan.out)
+    _Attended(plan, pool, capacity, job, report, progress).run()
     return record
 
 
-def _graph(plan: Plan, settings: RunSettings, pool: PoolSize, job: Job, coordinator: Any) -> Dataset:
-    """Datasource → worker pool. What each setting here prevents is measured in docs/how-it-works.md."""
-    source = ShardSource(plan.files, plan.columns, group_reads(plan.files, plan.todo), settings.storage_options)
-    shards = ray.data.read_datasource(
-        source,
-        override_num_blocks=len(source.groups),
-        # A read task that wanted a CPU would wait for ever behind a pool as wide as the machine.
-        num_cpus=0,
-    )
-    context = shards.context
-    # One byte: blocks are cut at every row, and a block is what Ray Data hands to a worker and retries.
-    context.target_max_block_size = 1
-    context.execution_no_progress_timeout_s = -1
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    if pool.fixed:
-        context.wait_for_min_actors_s = WAIT_FOR_WORKERS_SECONDS
-    return shards.map_batches(
-        ShardWorker,
-        fn_constructor_args=(job, coordinator),
-        batch_size=1,
-        compute=ActorPoolStrategy(
-            min_size=pool.least,
-            max_size=pool.most,
-            # Queued shards never move to another worker, so a fixed pool queues none; a pool that may grow
-            # needs twice the concurrency in flight, or Ray Data sees no reason to.
-            max_tasks_in_flight_per_actor=SHARDS_AT_ONCE if pool.fixed else 2 * SHARDS_AT_ONCE,
-            max_concurrent_calls_per_actor=SHARDS_AT_ONCE,
-            enable_true_multi_threading=True,
-        ),
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus or None,
-    )
+def _with_measured_lanes(job: Job, pool: PoolSize) -> Job:
+    """The job with a count of lanes that one worker measures and all have: pictures must not depend on the node."""
+    task = measure_lanes.options(num_cpus=pool.ask.cpus, num_gpus=pool.ask.gpus).remote(job)
+    ready, _ = ray.wait([task], timeout=job.settings.start_timeout)
+    if not ready:
+        raise RunError(f"no worker to measure lanes on for {job.settings.start_timeout:.0f} seconds (--start-timeout)")
+    try:
+        lanes = ray.get(task)
+    except RayError as exc:
+        raise told(exc) from exc
+    return dataclasses.replace(job, engine={**job.engine, "lanes": lanes})
 
 
-class ShardSource(Datasource):
-    """A Ray Data source whose rows are shards (see `worker.pack`)."""
+class _Attended:
+    """A graph at work, and the driver beside it."""
 
     def __init__(
         self,
-        files: Sequence[InputFile],
-        columns: Columns,
-        groups: Sequence[ReadGroup],
-        options: Mapping[str, Any],
+        plan: Plan,
+        pool: PoolSize,
+        capacity: Capacity,
+        job: Job,
+        report: RunReport,
+        progress: Progress | None,
     ) -> None:
-        super().__init__()
-        self.groups = groups
-        self._files = files
-        self._columns = columns
-        self._options = options
+        self._pool = pool
+        self._capacity = capacity
+        self._report = report
+        self._progress = progress
+        self._start_timeout = job.settings.start_timeout
+        self._coordinator = start_coordinator()
+        self._snapshot: Snapshot = ray.get(self._coordinator.snapshot.remote())
+        self._workers_seen_at = time.monotonic()
+        self._execution = Execution(graph(plan, pool, job, self._coordinator))
 
-    def estimate_inmemory_data_size(self) -> int | None:
-        return None
+    def run(self) -> None:
+        """Returns when all shards are made; raises why they are not."""
+        started = time.monotonic()
+        try:
+            while (finished := self._execution.take(POLL_SECONDS)) is not None:
+                for stats in finished:
+                    self._report.add(stats)
+                    self._report.made += stats.images
+                self._look_around()
+            self._look_around()
+        except RunError:
+            self._look_around()  # the worker's own word says more than what came through Ray
+            raise
+        finally:
+            self._execution.stop()
+            self._report.seconds = time.monotonic() - started
+            self._report.totals = self._snapshot.totals
+            self._report.engines = self._snapshot.engines
 
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
-        return [
-            ReadTask(
-                partial(_read_group, self._files[group.file], self._columns, group, self._options),
-                BlockMetadata(num_rows=len(group.shards), size_bytes=None, exec_stats=None, input_files=None),
-            )
-            for group in self.groups
-        ]
+    def _look_around(self) -> None:
+        self._snapshot = snapshot = ray.get(self._coordinator.snapshot.remote())
+        if self._progress is not None:
+            self._progress.update(snapshot)
+        self._execution.avoid(snapshot.avoided_nodes)
+        if snapshot.hopeless is not None:
+            raise RunError(f"no worker can start: {snapshot.hopeless}")
+        if snapshot.broken is not None:
+            raise RunError(f"the run broke: {snapshot.broken}")
+        now = time.monotonic()
+        if snapshot.workers:
+            self._workers_seen_at = now
+        waited = now - self._workers_seen_at
+        if waited > self._start_timeout:
+            raise RunError(f"no worker for {waited:.0f} seconds (--start-timeout): {self._shortage()}")
+        if waited > WORTH_SAYING_SECONDS and self._progress is not None:
+            self._progress.waiting(waited, self._shortage)
 
-
-def _read_group(file: InputFile, columns: Columns, group: ReadGroup, options: Mapping[str, Any]) -> Iterator[pa.Table]:
-    ranges = [(shard.first_row, shard.rows) for shard in group.shards]
-    for shard, table in zip(group.shards, read_rows(file, columns, ranges, options), strict=True):
-        yield pack(shard, table)
-
-
-def _reports(dataset: Dataset, coordinator: Any) -> Iterator[ShardStats]:
-    """Run the graph; yields each shard's statistics as it finishes.
-
-    Raises:
-        SdbatchError: what a worker or a read task said when it gave up.
-        RunError: anything else that ended the run.
-    """
-    try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for number, content in zip(batch["shard"].to_pylist(), batch["stats"].to_pylist(), strict=True):
-                yield ShardStats.from_json(content, marker_name(number))
-    except (RayError, UserCodeException) as exc:
-        problems = ray.get(coordinator.snapshot.remote()).problems
-        raise _told(exc, problems) from exc
-
-
-def _told(error: BaseException | None, problems: list[str]) -> SdbatchError:
-    """The error that people should see: ours if one is in the chain of causes, else the reason workers gave."""
-    first = error
-    while error is not None:
-        if isinstance(error, SdbatchError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    reason = problems[0] if problems else str(first).strip().splitlines()[-1]
-    return RunError(f"the run broke: {reason}")
-
-
-@contextlib.contextmanager
-def _watching(coordinator: Any, progress: Progress | None) -> Iterator[None]:
-    """Keep `progress` up to date from a thread of its own while the block runs."""
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(POLL_SECONDS):
-            progress.update(ray.get(coordinator.snapshot.remote()))
-
-    if progress is None:
-        yield
-        return
-    thread = threading.Thread(target=watch, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        progress.update(ray.get(coordinator.snapshot.remote()))
+    def _shortage(self) -> str:
+        """What the pool lacks, in numbers."""
+        capacity = dataclasses.replace(self._capacity, nodes=live_nodes())
+        free = " and ".join(f"{amount:g} {name}" for name, amount in free_resources().items())
+        return f"{capacity.compared_with(self._pool.ask)}; {free} are free now"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from sdbatch.diffusion import ModelInfo, Request, inspect_model, model_hash, validate
 from sdbatch.errors import UsageError
+from sdbatch.models import fetch_model
 from sdbatch.output import finished_shards
 from sdbatch.prompts import Columns, InputFile, check_table, list_inputs
 from sdbatch.record import RunRecord, input_entry, picture_settings, versions
@@ -53,7 +55,14 @@ def make_plan(prompts: str, out: str, settings: RunSettings) -> Plan:
     """
     files = list_inputs(prompts, settings.storage_options)
     columns = check_table(files, settings)
-    model = inspect_model(settings.model)
+    model = inspect_model(
+        fetch_model(
+            settings.model,
+            revision=settings.revision,
+            variant=settings.variant,
+            options=settings.storage_options,
+        )
+    )
     _check_defaults(settings, model)
     store = Store(out, settings.storage_options)
     entries = {} if settings.overwrite else store.entries()
@@ -69,16 +78,8 @@ def make_plan(prompts: str, out: str, settings: RunSettings) -> Plan:
 
 def _check_defaults(settings: RunSettings, model: ModelInfo) -> None:
     """What no row could be made with is refused at once; a row's own values are judged row by row."""
-    request = Request(
-        "any",
-        settings.negative_prompt,
-        settings.seed,
-        settings.sampler,
-        settings.steps,
-        settings.guidance_scale,
-        settings.height,
-        settings.width,
-    )
+    own = {field.name: getattr(settings, field.name) for field in dataclasses.fields(Request) if field.name != "prompt"}
+    request = Request(prompt="any", **own)
     if reason := validate(request, model):
         raise UsageError(f"the run's own settings make no picture: {reason}")
 

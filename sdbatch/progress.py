@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from sdbatch.cluster import PoolSize
+from sdbatch.capacity import PoolSize
 from sdbatch.coordinator import Snapshot
 from sdbatch.errors import SdbatchError
 from sdbatch.plan import Plan
@@ -83,7 +83,9 @@ class ProgressLine:
             self._say(self._text(snapshot, done))
 
     def waiting(self, seconds: float, reason: Callable[[], str]) -> None:
-        """There has been no worker for so long; said now and then."""
+        """There has been no worker for so long; said now and then, but not by a quiet one: it may yet come."""
+        if self._quiet:
+            return
         if seconds - self._last_waiting >= WAITING_SECONDS or seconds < self._last_waiting:
             self._last_waiting = seconds
             self._say(f"waiting for a worker for {duration(seconds)}: {reason()}")
@@ -162,11 +164,22 @@ def _intention(plan: Plan, engine: Mapping[str, Any], pool: PoolSize) -> str:
 
 
 def _summary(report: RunReport) -> str:
-    """What a run came to, in a line, and one more for every reason of failure."""
+    """What a run came to, how well it went, and why what failed did."""
     lines = [
         f"{report.ok:,} of {report.images:,} images are in {report.out}, {report.made:,} of them made now "
         f"in {duration(report.seconds)}"
     ]
+    shares = []
+    if report.made and report.images_per_second is not None:
+        shares.append(f"{report.images_per_second:.2f} images/s")
+    if report.lane_occupancy is not None:
+        shares.append(f"{report.lane_occupancy:.0%} of the lanes filled")
+    if report.device_share is not None:
+        shares.append(f"the engines worked {report.device_share:.0%} of their workers' time")
+    if report.cost_per_1000 is not None:
+        shares.append(f"{report.cost_per_1000:.4g} per 1,000 images")
+    if shares:
+        lines.append("  ·  ".join(shares))
     lines += [f"  {count:,} failed: {reason}" for reason, count in report.reasons.most_common()]
     return "\n".join(lines) + "\n"
 

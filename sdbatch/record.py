@@ -24,6 +24,7 @@ PICTURE_SETTINGS = (
     "sampler",
     "steps",
     "guidance_scale",
+    "guidance_rescale",
     "negative_prompt",
     "height",
     "width",

@@ -67,11 +67,16 @@ def remake(out: str, count: int, *, model: str | None = None, options: Mapping[s
 
     engine = Engine(info.folder, **record.engine)
     different = []
-    for image in engine.generate([Request(**{name: row[name] for name in REQUEST_COLUMNS}) for row in rows]):
+    for image in engine.generate([_request(row, record) for row in rows]):
         row = rows[image.index]
         if image.pixels is None or _digest(image.pixels, row, record) != row["sha256"]:
             different.append(row["key"])
     return RemakeReport(store.url, len(rows), tuple(sorted(different)))
+
+
+def _request(row: Mapping[str, Any], record: RunRecord) -> Request:
+    own = {name: row[name] for name in REQUEST_COLUMNS}
+    return Request(**own, guidance_rescale=record.settings["guidance_rescale"])
 
 
 def _digest(pixels: Any, row: Mapping[str, Any], record: RunRecord) -> str:

@@ -37,6 +37,7 @@ class RunSettings:
     sampler: str = "ddpm"
     steps: int = 50
     guidance_scale: float = 7.5
+    guidance_rescale: float = 0.0
     negative_prompt: str = ""
     height: int | None = None
     width: int | None = None
@@ -59,6 +60,9 @@ class RunSettings:
     compile: str = "auto"
 
     address: str | None = None
+    start_timeout: float = 1800.0
+    stall_timeout: float = 1200.0
+    price_per_hour: float | None = None
     overwrite: bool = False
     storage_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -74,6 +78,9 @@ class RunSettings:
         for name in ("height", "width", "shard_size"):
             _at_least(name, getattr(self, name), 1)
         _at_least("lanes", self.lanes, 2)
+        for name in ("start_timeout", "stall_timeout"):
+            _at_least(name, getattr(self, name), 1)
+        _at_least("price_per_hour", self.price_per_hour, 0)
         if not math.isfinite(self.guidance_scale):
             raise UsageError(f"--guidance-scale {self.guidance_scale} is not a finite number")
         if self.images_per_prompt > MAX_IMAGES_A_SHARD:

@@ -6,6 +6,7 @@ Nothing is ever renamed and nothing is listed but one folder's top level, so obj
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import time
@@ -28,6 +29,10 @@ from sdbatch.storage_errors import client_errors, explain, is_transient, without
 __all__ = ["Store", "StoredFile"]
 
 ATTEMPTS = 6
+CLIENT_ATTEMPTS = 5  # of an S3 client, within each of ours
+PROBE_ATTEMPTS = 3  # somebody waits for the answer
+PART_BYTES = 16 << 20  # of a multipart upload
+READ_AHEAD = 1 << 20
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 20.0
 READERS = 32  # requests in flight where many small files are read
 GLOB_CHARACTERS = "*?["
@@ -83,13 +88,17 @@ class Store:
 
     @cached_property
     def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        return self._filesystem(CLIENT_ATTEMPTS)
+
+    def _filesystem(self, attempts: int) -> tuple[fsspec.AbstractFileSystem, str]:
+        """The file system, whose client tries each request so often, and the path in it."""
         protocol = split_protocol(self._address)[0]
         if protocol is None:
             return url_to_fs(self._address, auto_mkdir=True)
         # A cached listing would hide what other workers wrote since.
         options = {"use_listings_cache": False, **self.options}
         if protocol in ("s3", "s3a"):
-            retries = {"retries": {"mode": "standard", "max_attempts": 5}}
+            retries = {"retries": {"mode": "standard", "max_attempts": attempts}}
             options["config_kwargs"] = {**retries, **options.get("config_kwargs", {})}
         try:
             return url_to_fs(self._address, **options)
@@ -110,7 +119,7 @@ class Store:
 
     def read(self, name: str) -> bytes:
         """The content of a file. Raises `StorageError`, also where there is no such file."""
-        return self._try("read", name, lambda: self._fs.cat_file(self._path(name)))
+        return self.retried("read", name, lambda: self._fs.cat_file(self._path(name)))
 
     def read_many(self, names: Iterable[str]) -> Iterator[bytes]:
         """The contents of many small files, in their order, with many requests under way."""
@@ -125,7 +134,7 @@ class Store:
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file in one go, and its parent folders on a local disk."""
-        self._try("write", name, lambda: self._fs.pipe_file(self._path(name), data))
+        self.retried("write", name, lambda: self._fs.pipe_file(self._path(name), data))
 
     def write_stream(self, name: str, produce: Callable[[BinaryIO], None]) -> None:
         """Writes a large file piece by piece: `produce(file)`, called again from the start if the store
@@ -135,21 +144,27 @@ class Store:
         """
 
         def attempt() -> None:
-            with self._fs.open(self._path(name), "wb") as file:
+            with self._fs.open(self._path(name), "wb", block_size=PART_BYTES) as file:
                 try:
                     produce(file)
                 except BaseException:
                     _abandon(file)
                     raise
 
-        self._try("write", name, attempt)
+        self.retried("write", name, attempt)
 
-    def open(self, name: str, mode: str = "rb", **options: Any) -> BinaryIO:
-        """An open file; what is raised while it is used is not mapped: see `mapped`."""
-        return self._try("open", name, lambda: self._fs.open(self._path(name), mode, **options))
+    def open(self, name: str, block_size: int = READ_AHEAD) -> BinaryIO:
+        """A file open for reading, at least `block_size` bytes at a time.
+
+        On remote stores its reads are retried like all else, and raise `StorageError`.
+        """
+        path = self._path(name)
+        # Its own cache would read 50 MB ahead at every jump, and a Parquet reader jumps.
+        file = self.retried("open", name, lambda: self._fs.open(path, "rb", cache_type="none"))
+        return file if self.is_local else io.BufferedReader(_RetriedFile(self, name, file), block_size)
 
     def exists(self, name: str) -> bool:
-        return self._try("look for", name, lambda: self._fs.exists(self._path(name)))
+        return self.retried("look for", name, lambda: self._fs.exists(self._path(name)))
 
     def remove(self, name: str, recursive: bool = False) -> None:
         """Removes a file, or with `recursive` a folder; what is not there needs no removing."""
@@ -160,7 +175,7 @@ class Store:
             except FileNotFoundError:
                 return
 
-        self._try("remove", name, attempt)
+        self.retried("remove", name, attempt)
 
     def entries(self, name: str = "") -> dict[str, int]:
         """One listing of the top level (of the folder `name`): to size; a folder ends in a slash (size 0)."""
@@ -173,7 +188,7 @@ class Store:
 
         root = self._path(name).rstrip("/") + "/"
         listed: dict[str, int] = {}
-        for info in self._try("list", name, attempt):
+        for info in self.retried("list", name, attempt):
             base = info["name"].rstrip("/").removeprefix(root)
             if base and base != root.rstrip("/"):  # some stores list the folder itself, as an empty object
                 folder = info["type"] == "directory"
@@ -196,7 +211,7 @@ class Store:
                 return list(fs.glob(path, detail=True).values())
             return fs.ls(path, detail=True) if info["type"] == "directory" else [info]
 
-        found = [info for info in self._try("list", "", attempt) if info["type"] == "file"]
+        found = [info for info in self.retried("list", "", attempt) if info["type"] == "file"]
         files = [StoredFile(self._url_of(i["name"]), int(i["size"] or 0), _stamp(i)) for i in found]
         return sorted(files, key=lambda file: file.path)
 
@@ -208,10 +223,10 @@ class Store:
             StorageError: wrong keys, a missing bucket, no permission to write, a disk that is full or
             read-only.
         """
-        path = self._path(f".sdbatch-probe-{uuid4().hex}")
-        # One attempt: somebody waits for the answer, and the client below has retries of its own.
-        self._try("write to", "", lambda: self._fs.pipe_file(path, b"probe"), attempts=1)
-        self._try("delete from", "", lambda: self._fs.rm_file(path), attempts=1)
+        fs, root = self._filesystem(PROBE_ATTEMPTS)
+        path = f"{root.rstrip('/')}/.sdbatch-probe-{uuid4().hex}"
+        self.retried("write to", "", lambda: fs.pipe_file(path, b"probe"), attempts=1)
+        self.retried("delete from", "", lambda: fs.rm_file(path), attempts=1)
 
     @contextmanager
     def mapped(self, verb: str, name: str) -> Iterator[None]:
@@ -224,7 +239,8 @@ class Store:
     def _url_of(self, path: str) -> str:
         return path if self.is_local else self._fs.unstrip_protocol(path)
 
-    def _try(self, verb: str, name: str, act: Callable[[], T], attempts: int = ATTEMPTS) -> T:
+    def retried(self, verb: str, name: str, act: Callable[[], T], attempts: int = ATTEMPTS) -> T:
+        """What `act` returns, tried again while the trouble may pass. Raises `StorageError`."""
         attempt = 1
         while True:
             try:
@@ -237,6 +253,40 @@ class Store:
 
     def _explained(self, verb: str, name: str, exc: BaseException) -> StorageError:
         return StorageError(without_secrets(f"cannot {verb} {self.name(name)}: {explain(exc)}", self.options))
+
+
+class _RetriedFile(io.RawIOBase):
+    """A file of a store, open for reading, each of whose reads is tried again."""
+
+    def __init__(self, store: Store, name: str, file: Any) -> None:
+        self._store, self._name, self._file, self._at = store, name, file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = self._file.seek(offset, whence)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        def attempt() -> bytes:
+            self._file.seek(self._at)
+            return self._file.read(len(buffer))
+
+        data = self._store.retried("read", self._name, attempt)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _abandon(file: Any) -> None:

@@ -6,9 +6,10 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,29 +17,63 @@ import ray
 
 from sdbatch.diffusion.request import GeneratedImage
 from sdbatch.engine_loop import EngineLoop
+from sdbatch.errors import SdbatchError
 from sdbatch.ledger import ALONE_AFTER, GIVE_UP_AFTER
+from sdbatch.metrics import WorkerMetrics
+from sdbatch.models import fetch_model
 from sdbatch.output import ModelLabel, ShardStats, ShardWriter, marker_name
 from sdbatch.prompts import Columns, parse
 from sdbatch.settings import RunSettings
 from sdbatch.shards import Shard
+from sdbatch.stall import StallGuard
 from sdbatch.storage import Store
 
-__all__ = ["Job", "ShardWorker", "pack", "unpack"]
+if TYPE_CHECKING:
+    from sdbatch.diffusion import Engine
+
+__all__ = ["Job", "ShardWorker", "load_engine", "measure_lanes", "pack", "unpack"]
 
 REPORT_SECONDS = 0.5
+RESTARTS_IN_A_ROW = 5
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker of a run is told: picklable, the same for all."""
+    """What every worker of a run is told: picklable, the same for all.
+
+    `make_engine` gives a worker its engine: whatever can `submit` and `step` as `sdbatch.diffusion.Engine` does.
+    """
 
     out: Store
     settings: RunSettings
     columns: Columns
     model: ModelLabel
-    model_folder: str
     engine: Mapping[str, Any]
     threads: int
+    make_engine: Callable[[Job], Engine]
+
+
+def load_engine(job: Job) -> Engine:
+    """The real engine, with its model fetched to this node and loaded."""
+    import torch  # loads where an engine is made, not in the driver
+
+    from sdbatch.diffusion import Engine
+
+    torch.set_num_threads(job.threads)
+    settings = job.settings
+    model = fetch_model(
+        settings.model,
+        revision=settings.revision,
+        variant=settings.variant,
+        options=settings.storage_options,
+    )
+    return Engine(model, **job.engine)
+
+
+@ray.remote
+def measure_lanes(job: Job) -> int:
+    """Lanes for all workers of an OUT, where nobody said how many: what an engine chooses on its device."""
+    return job.make_engine(job).lanes
 
 
 def pack(shard: Shard, table: pa.Table) -> pa.Table:
@@ -90,37 +125,45 @@ class ShardWorker:
     """The class that Ray Data maps over shards. Each call makes one shard; two calls run at a time."""
 
     def __init__(self, job: Job, coordinator: Any) -> None:
-        import torch  # loads where an engine is made, not in the driver
-
-        from sdbatch.diffusion import Engine
-
-        torch.set_num_threads(job.threads)
         context = ray.get_runtime_context()
         self._job = job
         self._coordinator = coordinator
         self._name = context.get_actor_id()
         self._node = context.get_node_id()
         self._gate = _Gate()
-        self._shards_held = 0
-        self._images = 0
-        self._failed = 0
+        self._guard = StallGuard(job.settings.stall_timeout)
+        self._counters: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._engine = Engine(job.model_folder, **job.engine)
-        self._loop = EngineLoop(self._engine)
-        coordinator.register.remote(self._name, context.current_actor, self._node, os.getpid())
+        coordinator.starting.remote(self._name, self._node)
+        try:
+            self._metrics = WorkerMetrics(self._node)
+            self._engine = job.make_engine(job)
+            self._loop = EngineLoop(self._engine, self._guard.progress)
+        except Exception as exc:
+            # A mistake that we know by name would be made again on any other node.
+            everywhere = isinstance(exc, SdbatchError)
+            failure = coordinator.start_failed.remote(self._name, _in_one_line(exc), everywhere)
+            if context.was_current_actor_reconstructed and ray.get(failure) < RESTARTS_IN_A_ROW:
+                # Ray tries again, on whatever node has room; an exception would end the run with this worker.
+                os._exit(1)
+            # Ray Data starts another worker instead; the coordinator decides for how long it may go on so.
+            ray.get(failure)
+            raise
+        self._started = time.monotonic()
+        coordinator.register.remote(self._name, self._engine.describe())
         threading.Thread(target=self._report_forever, name="report", daemon=True).start()
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
         shard, table = unpack(batch)
         stats = self._finished(shard)
         if stats is None:
-            with self._lock:
-                self._shards_held += 1
             try:
-                stats = self._make(shard, table)
-            finally:
-                with self._lock:
-                    self._shards_held -= 1
+                with self._guard.working():
+                    stats = self._make(shard, table)
+            except SdbatchError as exc:
+                # Of a task's error only the text comes through Ray; the reason itself goes this way.
+                ray.get(self._coordinator.broke.remote(str(exc)))
+                raise
         return {"shard": [shard.number], "stats": [stats.to_json()]}
 
     def _finished(self, shard: Shard) -> ShardStats | None:
@@ -146,10 +189,17 @@ class ShardWorker:
             )
             lost = f"its shard ended the worker process {deaths} times" if deaths >= GIVE_UP_AFTER else None
             self._fill(writer, rows, lost)
-            stats = writer.finish(time.monotonic() - started, {"deaths": deaths} if deaths else {})
+            stats = writer.finish(time.monotonic() - started, self._notes(deaths))
             self._coordinator.end.remote(shard.number)
+            with self._lock:
+                self._counters["shards"] += 1
             self._report()
             return stats
+
+    def _notes(self, deaths: int) -> dict[str, Any]:
+        """What sets a shard apart: workers it has lost, and halvings of lanes, after which pictures round otherwise."""
+        notes = {"deaths": deaths, "out_of_memory": self._engine.describe().get("out_of_memory")}
+        return {name: value for name, value in notes.items() if value}
 
     def _fill(self, writer: ShardWriter, rows: list[Any], lost: str | None) -> None:
         """Give the writer an outcome for every image of every row: made by the engine, or failed with a reason."""
@@ -167,8 +217,10 @@ class ShardWorker:
     def _add(self, writer: ShardWriter, index: int, image: GeneratedImage) -> None:
         writer.add(index, image)
         with self._lock:
-            self._images += image.error is None
-            self._failed += image.error is not None
+            self._counters["images" if image.error is None else "failed"] += 1
+        if image.error is not None:
+            self._metrics.failed(image.error)
+        self._guard.progress()
 
     def _report_forever(self) -> None:
         while True:
@@ -177,6 +229,12 @@ class ShardWorker:
 
     def _report(self) -> None:
         with self._lock:
-            counters = {"images": self._images, "failed": self._failed}
-            busy = self._shards_held > 0
-        self._coordinator.report.remote(self._name, counters, busy)
+            counters = dict(self._counters)
+        counters |= self._loop.counters | self._engine.counters | {"seconds": time.monotonic() - self._started}
+        self._metrics.publish(counters)
+        self._coordinator.report.remote(self._name, counters)
+
+
+def _in_one_line(exc: Exception) -> str:
+    text = str(exc).strip().partition("\n")[0]
+    return text if isinstance(exc, SdbatchError) else f"{type(exc).__name__}: {text}"

@@ -15,38 +15,28 @@ MODULES = {".".join(p.relative_to(REPOSITORY).with_suffix("").parts): p for p in
 
 # From the bottom up. A module may import what stands in its own line or in a lower one.
 LAYERS = (
-    ("sdbatch.errors", "sdbatch.words"),
-    ("sdbatch.diffusion",),
-    ("sdbatch.settings", "sdbatch.storage", "sdbatch.storage_errors", "sdbatch.parquet"),
-    ("sdbatch.prompts", "sdbatch.output", "sdbatch.shards", "sdbatch.ledger", "sdbatch.models"),
-    (
-        "sdbatch.record",
-        "sdbatch.engine_config",
-        "sdbatch.plan",
-        "sdbatch.forecast",
-        "sdbatch.measure",
-        "sdbatch.status",
-        "sdbatch.verify",
-        "sdbatch.remake",
-        "sdbatch.gallery",
-    ),
-    ("sdbatch.report", "sdbatch.engine_loop", "sdbatch.coordinator", "sdbatch.worker", "sdbatch.cluster"),
-    ("sdbatch.pipeline",),
-    ("sdbatch.progress",),
-    ("sdbatch.cli", "sdbatch.__main__"),
+    "errors words",
+    "diffusion",
+    "settings storage storage_errors parquet",
+    "prompts output shards models ledger startup stall capacity config_file",
+    "record engine_config plan forecast measure status verify remake gallery report",
+    "engine_loop metrics",
+    "coordinator worker cluster",
+    "graph execution",
+    "pipeline",
+    "progress log_lines",
+    "cli __main__",
 )
 KNOW_RAY = {
-    "sdbatch.pipeline",
-    "sdbatch.worker",
-    "sdbatch.coordinator",
-    "sdbatch.cluster",
-    "sdbatch.output.dataset",
+    f"sdbatch.{name}"
+    for name in ("graph", "execution", "pipeline", "worker", "coordinator", "cluster", "metrics", "output.dataset")
 }
 
 
 def layer(module: str) -> int | None:
+    name = [*module.split("."), ""][1]
     for number, names in enumerate(LAYERS):
-        if any(module == name or module.startswith(name + ".") for name in names):
+        if name in names.split():
             return number
     return None
 

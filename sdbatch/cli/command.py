@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sdbatch import __version__
 from sdbatch.cli import completion, generate, output, plan
-from sdbatch.cli.options import Parser
+from sdbatch.cli.options import Parser, read_config
 from sdbatch.errors import SdbatchError
 
 __all__ = ["main"]
@@ -27,12 +28,11 @@ Each command says more with --help. Exit status 0 is success, 1 a partial one, 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit status."""
-    parser = _parser()
     if "_ARGCOMPLETE" in os.environ:  # the shell asks what may follow, and expects nothing to run
-        completion.answer(parser)
-    arguments = vars(parser.parse_args(argv))
-    command = arguments.pop("command")
+        completion.answer(_parser({}))
     try:
+        arguments = vars(_parser(read_config(argv)).parse_args(argv))
+        command = arguments.pop("command")
         return command(**arguments)
     except SdbatchError as error:
         print(f"sdbatch: error: {error}", file=sys.stderr)
@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 3
 
 
-def _parser() -> Parser:
+def _parser(config: Mapping[str, Any]) -> Parser:
+    """The parser of all commands; what `config` holds need not be said again to generate and plan."""
     parser = Parser(
         prog="sdbatch",
         description="Turn a table of prompts into a dataset of images with Stable Diffusion, on Ray.",
@@ -50,6 +51,8 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"sdbatch {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (generate, plan, output, completion):
-        module.add(commands)
+    generate.add(commands, config)
+    plan.add(commands, config)
+    output.add(commands)
+    completion.add(commands)
     return parser

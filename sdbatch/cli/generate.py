@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from sdbatch.cli.options import RUN_USAGE, add_run_options, command
@@ -29,21 +30,27 @@ exit status:
 """
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, config: Mapping[str, Any]) -> None:
     parser = command(commands, "generate", _generate, "make the images of a prompt table", EXAMPLES, RUN_USAGE)
-    add_run_options(parser)
-    words = parser.add_argument_group("words").add_mutually_exclusive_group()
+    add_run_options(parser, config)
+    group = parser.add_argument_group("words")
+    words = group.add_mutually_exclusive_group()
     words.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
     words.add_argument("--verbose", action="store_true", help="a line for each worker, too")
+    group.add_argument("--log-format", default="text", choices=("text", "json"), help="json: a JSON object a line")
 
 
-def _generate(prompts: str, out: str, quiet: bool, verbose: bool, **options: Any) -> int:
+def _generate(prompts: str, out: str, log_format: str, quiet: bool, verbose: bool, **options: Any) -> int:
+    from sdbatch.log_lines import LogLines
     from sdbatch.pipeline import generate
     from sdbatch.progress import ProgressLine
 
     # What a notebook's `!sdbatch …` prints is kept: there, too, a line that is written over becomes hundreds.
     in_place = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and "JPY_PARENT_PID" not in os.environ
-    progress = ProgressLine(sys.stderr, sys.stdout, in_place=in_place, quiet=quiet, verbose=verbose)
+    if log_format == "json":
+        progress = LogLines(sys.stderr)
+    else:
+        progress = ProgressLine(sys.stderr, sys.stdout, in_place=in_place, quiet=quiet, verbose=verbose)
     try:
         report = generate(prompts, out, progress=progress, **options)
     except SdbatchError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
@@ -35,16 +35,15 @@ SHOWN_CHARACTERS = 100
 BYTES_A_NUMBER = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, config: Mapping[str, Any]) -> None:
     parser = command(commands, "plan", _plan, "say what generate would do, without doing it", EXAMPLES, RUN_USAGE)
-    add_run_options(parser)
+    add_run_options(parser, config)
     estimate = parser.add_argument_group("estimate")
     speed = estimate.add_mutually_exclusive_group()
     speed.add_argument("--images-per-second", type=_positive, metavar="X", help="of one worker")
     speed.add_argument(
         "--measure", action="store_true", help="try some rows of the table on this machine, for a few seconds"
     )
-    estimate.add_argument("--price-per-hour", type=_positive, metavar="P", help="of one worker")
 
 
 def _plan(
@@ -52,7 +51,6 @@ def _plan(
     out: str,
     images_per_second: float | None,
     measure: bool,
-    price_per_hour: float | None,
     **options: Any,
 ) -> int:
     from sdbatch.forecast import make_forecast
@@ -64,7 +62,7 @@ def _plan(
     forecast = make_forecast(plan, settings)
     _print(_bad_rows(forecast))
     _print(_settings(forecast))
-    _print(_work(plan, settings, forecast, images_per_second, measure, price_per_hour))
+    _print(_work(plan, settings, forecast, images_per_second, measure))
     return 1 if forecast.bad else 0
 
 
@@ -133,7 +131,6 @@ def _work(
     forecast: Forecast,
     images_per_second: float | None,
     measure: bool,
-    price_per_hour: float | None,
 ) -> Iterator[str]:
     calls = sum(forecast.calls_to_do.values())
     yield f"\nto do   {forecast.good_to_do:,} images, {calls:,} calls of the model (two a step with guidance)"
@@ -147,7 +144,7 @@ def _work(
     else:
         yield f"memory  {_weights(plan, settings)}; what sampling adds is measured by --measure"
         seconds = forecast.good_to_do / images_per_second if images_per_second else None
-    yield _time(seconds, settings, price_per_hour)
+    yield _time(seconds, settings)
 
 
 def _measured(plan: Plan, settings: RunSettings, forecast: Forecast) -> Any:
@@ -169,14 +166,14 @@ def _weights(plan: Plan, settings: RunSettings) -> str:
     return f"the model's {numbers / 1e6:,.1f} million numbers take {sizes}"
 
 
-def _time(seconds: float | None, settings: RunSettings, price_per_hour: float | None) -> str:
+def _time(seconds: float | None, settings: RunSettings) -> str:
     if seconds is None:
         return "time    not known; --measure tries it on this machine, --images-per-second X says it"
     text = f"time    {duration(seconds)} of one worker"
     if settings.actors:
         text += f", {duration(seconds / settings.actors[1])} of {settings.actors[1]}"
-    if price_per_hour:
-        text += f"; that costs {price_per_hour * seconds / 3600:,.4g} at {price_per_hour:g} an hour"
+    if price := settings.price_per_hour:
+        text += f"; that costs {price * seconds / 3600:,.4g} at {price:g} an hour"
     return text
 
 

@@ -1,11 +1,11 @@
 """The engine: many different text-to-image requests through one UNet at once. Knows neither Ray nor storage.
 
-samplers.py    the samplers by name, plain data        tables.py      a diffusers scheduler as a table of numbers
-models.py      what a model folder says of itself      validation.py  whether a request can be run on it
-loading.py     weights into memory                     families.py    what is particular to SD and to SDXL
-lanes.py       which row sits in which lane            slots.py       the tensors of the lanes
-embeddings.py  text encoding, cached                   decoding.py    latents into pixels
-engine.py      `Engine`: admit, denoise, advance, retire
+request.py     what goes in and what comes out      validation.py  whether a request can be run
+models.py      what a model folder says of itself   loading.py     weights into memory
+samplers.py    the samplers by name                 tables.py      a scheduler as a table of numbers
+lanes.py       which row sits in which lane         slots.py       the tensors of the lanes
+families.py    what is particular to SD and SDXL    embeddings.py  texts encoded, kept for a while
+decoding.py    latents into pixels                  engine.py      admit, denoise, advance, retire
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from dataclasses import dataclass
 
@@ -19,18 +20,22 @@ PATIENCE = 4
 
 @dataclass(eq=False)
 class Decoded:
-    """A finished row: its latents, and its pixels (H, W, 3) uint8, None if the decoder's output was not finite."""
+    """A finished row: its latents, and its pixels, uint8 (H, W, 3).
+
+    Without pixels, either `error` says why, or they were not finite.
+    """
 
     row: Row
     latents: torch.Tensor
     pixels: np.ndarray | None = None
+    error: str | None = None
 
 
 class Decoder:
     """Collects finished rows by shape and decodes them.
 
     Args:
-        batch: rows a call of the VAE; short batches are padded, for at another shape it would round otherwise.
+        batch: rows a call of the VAE; short batches are padded, for at another shape it rounds otherwise.
     """
 
     def __init__(self, family: StableDiffusion, batch: int):
@@ -44,11 +49,6 @@ class Decoder:
     @property
     def idle(self) -> bool:
         return not self._running and not any(self._waiting.values())
-
-    def rows(self) -> list[Row]:
-        """All rows that are here, waiting or being decoded."""
-        batches = (*self._waiting.values(), *(running.batch for running in self._running))
-        return [decoded.row for batch in batches for decoded in batch]
 
     def add(self, row: Row, latents: torch.Tensor) -> None:
         """Take a finished row's float32 latents (C, h, w)."""
@@ -66,22 +66,35 @@ class Decoder:
     def _start(self, shape: tuple[int, ...], flush: bool) -> None:
         waiting = self._waiting[shape]
         while len(waiting) >= self.batch:
-            self._decode(waiting[: self.batch])
-            del waiting[: self.batch]
+            self._decode(waiting)
         self._waited[shape] = self._waited.get(shape, 0) + 1 if waiting else 0
         if waiting and (flush or self._waited[shape] > PATIENCE):
-            self._decode(waiting)
-            waiting = self._waiting[shape] = []
+            while waiting:
+                self._decode(waiting)
         if not waiting:
             del self._waiting[shape], self._waited[shape]
 
-    def _decode(self, batch: list[Decoded]) -> None:
+    def _decode(self, waiting: list[Decoded]) -> None:
+        """Start a micro-batch from the head of the queue; when memory runs out, try a smaller one next."""
+        batch = waiting[: self.batch]
+        try:
+            self._running.append(self._launch(batch))
+        except torch.OutOfMemoryError as error:
+            # The frames that it went through hold the very tensors that take up the memory.
+            traceback.clear_frames(error.__traceback__)
+            if self.batch > 1:
+                self.batch //= 2
+                return
+            batch[0].error = "out of memory when decoding this size"
+            self._running.append(_Running(batch))
+        del waiting[: len(batch)]
+
+    def _launch(self, batch: list[Decoded]) -> _Running:
         latents = torch.stack([decoded.latents for decoded in batch])
         padding = latents.new_zeros(self.batch - len(batch), *latents.shape[1:])
         latents = torch.cat([latents, padding])
         if self._stream is None:
-            self._running.append(_Running(list(batch), *to_pixels(self._family.decode(latents))))
-            return
+            return _Running(batch, *to_pixels(self._family.decode(latents)))
         self._stream.wait_stream(torch.cuda.current_stream(self._family.device))
         with torch.cuda.stream(self._stream):
             # The allocator must not give this memory away before the side stream has read it.
@@ -90,7 +103,7 @@ class Decoder:
             pixels, finite = _to_pinned(pixels), _to_pinned(finite)
             event = torch.cuda.Event()
             event.record(self._stream)
-        self._running.append(_Running(list(batch), pixels, finite, event))
+        return _Running(batch, pixels, finite, event)
 
 
 @dataclass
@@ -98,8 +111,8 @@ class _Running:
     """A micro-batch that the device is decoding; on a CPU it is done already."""
 
     batch: list[Decoded]
-    pixels: torch.Tensor
-    finite: torch.Tensor
+    pixels: torch.Tensor | None = None
+    finite: torch.Tensor | None = None
     event: torch.cuda.Event | None = None
 
     def is_ready(self) -> bool:
@@ -108,6 +121,8 @@ class _Running:
     def collect(self) -> list[Decoded]:
         if self.event is not None:
             self.event.synchronize()
+        if self.pixels is None:
+            return self.batch
         for decoded, pixels, finite in zip(self.batch, self.pixels, self.finite.tolist(), strict=False):
             # A copy, since a view would keep the whole micro-batch in memory for as long as one picture.
             decoded.pixels = pixels.numpy().copy() if finite else None
@@ -115,8 +130,11 @@ class _Running:
 
 
 def to_pixels(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """uint8 (B, H, W, 3) of decoded images (B, 3, H, W) as diffusers' VaeImageProcessor rounds them, and bool (B,),
-    whether all values of an image were finite."""
+    """Decoded images (B, 3, H, W) as diffusers' VaeImageProcessor rounds them.
+
+    Returns:
+        uint8 (B, H, W, 3), and bool (B,): whether all values of an image were finite.
+    """
     images = images.float()
     finite = torch.isfinite(images).flatten(1).all(dim=1)
     images = (images * 0.5 + 0.5).clamp(0.0, 1.0).nan_to_num(0.0)

@@ -1,4 +1,4 @@
-"""Text encodings by text: encoded in batches of one fixed shape, kept while they are likely to be asked for again."""
+"""Text encodings by text: made in batches of one fixed shape, kept while they are likely to be wanted."""
 
 from __future__ import annotations
 
@@ -38,6 +38,9 @@ class Embeddings:
         while len(self._kept) > self._capacity:
             self._kept.popitem(last=False)
         return encoded
+
+    def clear(self) -> None:
+        self._kept.clear()
 
     def _fill(self, missing: list[str], upcoming: Iterable[str]) -> None:
         wanted = dict.fromkeys(missing)

@@ -3,91 +3,94 @@
 from __future__ import annotations
 
 import platform
+import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import torch
+import transformers
 
+from sdbatch.diffusion.calibration import is_lane_invariant, lanes_that_fit, warm_up
 from sdbatch.diffusion.decoding import Decoded, Decoder
-from sdbatch.diffusion.embeddings import Embeddings
-from sdbatch.diffusion.lanes import Lanes, LaneSet, Row
+from sdbatch.diffusion.lanes import Lanes, LaneSet
 from sdbatch.diffusion.loading import load_family, resolve_device, resolve_dtype
 from sdbatch.diffusion.models import ModelInfo, inspect_model
 from sdbatch.diffusion.request import GeneratedImage, Request
-from sdbatch.diffusion.slots import Slots, numbers_of, send
-from sdbatch.diffusion.tables import Table
+from sdbatch.diffusion.rescue import Rescue
+from sdbatch.diffusion.sampling import Sampling, SamplingRow
 from sdbatch.diffusion.validation import validate
 from sdbatch.errors import SamplerError, UsageError
 
 __all__ = ["Engine"]
 
-DEFAULT_LANES = 16
-TEXT_BATCH = 8
-# Waiting rows looked through for texts that fill up a batch of the text encoder.
-LOOK_AHEAD = 64
-
-
-@dataclass(eq=False, kw_only=True)
-class _Sampling(Row):
-    """A row with what its sampling needs."""
-
-    request: Request
-    table: Table
-    guidance_scale: float
-    prompt_tokens: int
-    prompt_truncated: bool
-    generator: torch.Generator | None = None
-
 
 class Engine:
     """Runs many different requests through one UNet at once.
 
-    The UNet, the text encoder and the VAE always run at the same batch shapes, so a request's picture depends on
-    nothing but the request, the model and these settings: not on its neighbours, nor on the order of submission.
+    The UNet, the text encoder and the VAE always run at the same batch shapes, so a request's picture depends
+    on nothing but the request, the model and these settings: not on its neighbours, nor on the order of
+    submission. An engine serves one caller at a time.
 
     Args:
-        model: "tiny", the packaged model, or a folder in diffusers' format.
-        lanes: even batch size of the UNet at the model's own picture size; a request with guidance takes two.
+        model: "tiny", the packaged model; a folder in diffusers' format; a hub id such as "org/name".
+        lanes: even batch size of the UNet at the model's own picture size, of which a request with guidance
+            takes two; None for as many as fit.
         dtype: "auto" (fp16 on CUDA, fp32 on a CPU), "fp16", "bf16" or "fp32".
         device: "auto", "cpu" or "cuda".
-        compile: "auto" (off on a CPU), "on" or "off": whether the UNet goes through torch.compile.
+        compile: "on" or "off": whether the UNet goes through torch.compile at the model's own size; "auto" is
+            on where there is a GPU and a compiler.
+        revision, variant: of a model on the hub, of its weight files.
+
+    Attributes:
+        info: what the model's folder says of itself.
+        family: the model in memory.
+        device, dtype, compile: the settings, resolved.
 
     Raises:
         ModelError: the model can't be found, read or run.
         UsageError: a setting that makes no sense.
+        RunError: `compile` is "on" and fails.
     """
 
     def __init__(
         self,
         model: str | Path = "tiny",
         *,
-        lanes: int | None = DEFAULT_LANES,
+        lanes: int | None = 16,
         dtype: str = "auto",
         device: str = "auto",
         compile: str = "auto",
+        revision: str | None = None,
+        variant: str | None = None,
     ):
-        lanes = DEFAULT_LANES if lanes is None else lanes
-        if lanes < 2 or lanes % 2:
+        if lanes is not None and (lanes < 2 or lanes % 2):
             raise UsageError(f"lanes must be an even number of at least 2, not {lanes}")
-        self.info: ModelInfo = inspect_model(model)
+        if compile not in ("auto", "on", "off"):
+            raise UsageError(f"compile {compile!r} is none of auto, on, off")
         self._device = resolve_device(device)
         self.device = str(self._device)
         self.dtype = resolve_dtype(dtype, self._device)
-        self.compile = "off"
-        self._family = load_family(self.info, self.dtype, self._device)
-        self._embeddings = Embeddings(self._family.encode, TEXT_BATCH)
-        self._lanes = Lanes(lanes, self._family.latent_shape(self.info.height, self.info.width)[1:])
-        self._slots: dict[tuple[int, int], Slots] = {}
-        self._decoder = Decoder(self._family, _decode_batch(lanes))
+        self.info: ModelInfo = inspect_model(model, revision=revision, variant=variant)
+        self.family = load_family(self.info, self.dtype, self._device)
+        lanes = lanes_that_fit(self.family) if lanes is None else lanes
+        self.compile, self._compile_error = self._compile(compile, lanes)
+        self._lane_invariant = is_lane_invariant(self.family, lanes)
+        self._lanes = Lanes(lanes, self.family.latent_shape(self.info.height, self.info.width)[1:])
+        self._sampling = Sampling(self.family)
+        self._decoder = Decoder(self.family, _decode_batch(lanes))
         self._submitted = 0
+        self._lane_calls = self._lane_calls_used = 0
         self._failed: deque[GeneratedImage] = deque()
+        self._out_of_memory: list[str] = []
+        self._rescue = Rescue(self._float32, possible=self.dtype != "fp32")
 
     @property
     def lanes(self) -> int:
+        """Lanes at the model's own size; fewer than at the start if memory ran out."""
         return self._lanes.lanes
 
     @property
@@ -100,8 +103,23 @@ class Engine:
         """Nothing waits, samples or decodes, and every result has been given out."""
         return self._lanes.idle and self._decoder.idle and not self._failed
 
+    @property
+    def counters(self) -> dict[str, float]:
+        """Calls of the UNet times lanes so far, and how many of these held a row; rows that wait, lanes in use now."""
+        return {
+            "lane_calls": self._lane_calls,
+            "lane_calls_used": self._lane_calls_used,
+            "lanes": self.lanes,
+            "lanes_used": self._lanes.used,
+            "waiting_rows": self._lanes.rows_waiting,
+        }
+
     def describe(self) -> dict:
-        """What the pictures depend on besides the requests, as plain JSON-able values."""
+        """What the pictures depend on besides the requests, and what happened, as plain JSON-able values.
+
+        `lane_invariant` is what a check at the start found: whether lanes and neighbours change no bit;
+        None if the device was too slow to tell.
+        """
         return {
             "model": self.info.name,
             "lanes": self.lanes,
@@ -109,8 +127,12 @@ class Engine:
             "device": self.device,
             "device_name": _device_name(self._device),
             "compile": self.compile,
+            "compile_error": self._compile_error,
+            "lane_invariant": self._lane_invariant,
+            "out_of_memory": list(self._out_of_memory),
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
+            "transformers": transformers.__version__,
         }
 
     def generate(self, requests: Iterable[Request]) -> Iterator[GeneratedImage]:
@@ -120,7 +142,7 @@ class Engine:
         try:
             while True:
                 wanted = self.room
-                if not exhausted and wanted:
+                if wanted and not exhausted:
                     pulled = list(islice(source, wanted))
                     exhausted = len(pulled) < wanted
                     for request in pulled:
@@ -140,7 +162,7 @@ class Engine:
         reason = validate(request, self.info)
         if reason is None:
             try:
-                self._lanes.submit(self._row(index, request))
+                self._lanes.submit(self._sampling.row(index, request))
             except SamplerError as error:
                 reason = str(error)
         if reason is not None:
@@ -149,114 +171,102 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[GeneratedImage]:
-        """Go one call of the UNet further; returns what is finished, often nothing."""
-        lane_set = self._admit()
+        """Go one pass of the UNet further; returns what is finished, often nothing."""
+        lane_set = self._lanes.select()
         if lane_set is not None:
-            self._advance(lane_set, *self._denoise(lane_set))
-        return self._retire(lane_set)
+            try:
+                self._admit(lane_set)
+                self._advance(lane_set, *self._denoise(lane_set))
+                self._retire(lane_set)
+            except torch.OutOfMemoryError as error:
+                # The frames that it went through hold the very tensors that take up the memory.
+                traceback.clear_frames(error.__traceback__)
+                self._shrink(lane_set)
+        return self._results()
 
     def close(self) -> None:
         """Give the memory back; the engine can't be used afterwards."""
         self._drop_everything()
-        del self._family, self._embeddings, self._decoder
+        self._rescue.close()
+        self.family = self._sampling = self._decoder = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _row(self, index: int, request: Request) -> _Sampling:
-        family = self._family
-        height, width = request.height or self.info.height, request.width or self.info.width
-        table = family.table(request)
-        guided = family.guided(request)
-        tokens = family.count_tokens(request.prompt)
-        return _Sampling(
-            index=index,
-            shape=family.latent_shape(height, width)[1:],
-            width=2 if guided else 1,
-            calls=table.calls,
-            request=request,
-            table=table,
-            guidance_scale=float(request.guidance_scale) if guided else 1.0,
-            prompt_tokens=tokens,
-            prompt_truncated=tokens > self.info.max_tokens,
-        )
-
-    def _admit(self) -> LaneSet | None:
-        lane_set = self._lanes.select()
-        if lane_set is None:
-            return None
+    def _admit(self, lane_set: LaneSet) -> None:
         rows = self._lanes.admit(lane_set)
-        if not rows:
-            return lane_set
-        family = self._family
-        slots = self._slots.get(lane_set.shape)
-        shape = (self._family.unet.config.in_channels, *lane_set.shape)
-        if slots is None:
-            slots = self._slots[lane_set.shape] = Slots(shape, lane_set.size, self._device)
-        waiting = islice(self._lanes.waiting(lane_set.shape), LOOK_AHEAD)
-        upcoming = [text for row in waiting for text in family.texts(row.request)]
-        texts = {row: family.texts(row.request) for row in rows}
-        self._embeddings.get([text for row in rows for text in texts[row]], upcoming)
-        for row in rows:
-            row.generator = torch.Generator().manual_seed(int(row.request.seed))
-            latents = family.start_latents(shape, row.generator) * row.table.init_noise_sigma
-            encoded = self._embeddings.get(texts[row])
-            slots.admit(row, latents, family.conditioning(row.request, encoded, shape))
-        return lane_set
+        self._sampling.admit(lane_set, rows, self._lanes.waiting(lane_set.shape))
 
     def _denoise(self, lane_set: LaneSet) -> tuple[torch.Tensor, torch.Tensor]:
         """One pass of the UNet: what it predicts, and the numbers that say what becomes of it."""
-        slots = self._slots[lane_set.shape]
-        numbers = numbers_of(((row, row.table, row.guidance_scale) for row in lane_set.rows), lane_set.size)
-        numbers = send(numbers, self._device)
-        return self._family.denoise(*slots.inputs(numbers), slots.conditioning), numbers
+        self._lane_calls += lane_set.size
+        self._lane_calls_used += lane_set.size - lane_set.free
+        return self._sampling.denoise(lane_set)
 
     def _advance(self, lane_set: LaneSet, outputs: torch.Tensor, numbers: torch.Tensor) -> None:
-        noise = self._draw_noise(lane_set)
-        depth = max(row.table.depth for row in lane_set.rows)
-        self._slots[lane_set.shape].advance(outputs, numbers, noise, depth)
+        self._sampling.advance(lane_set, outputs, numbers)
         self._lanes.advance(lane_set)
 
-    def _draw_noise(self, lane_set: LaneSet) -> torch.Tensor | None:
-        """What each row's generator gives for this call, in float32 on the CPU, as diffusers would draw it."""
-        slots = self._slots[lane_set.shape]
-        noise = None
-        for row in lane_set.rows:
-            if not row.table.draws[row.call]:
-                continue
-            # Some samplers draw where the coefficient is 0; the generator must move on all the same.
-            drawn = torch.randn(1, *slots.latents.shape[1:], generator=row.generator)
-            if row.table.noise[row.call]:
-                noise = torch.zeros(slots.latents.shape) if noise is None else noise
-                noise[row.lane] = drawn[0]
-        return None if noise is None else send(noise, self._device)
+    def _retire(self, lane_set: LaneSet) -> None:
+        for row in self._lanes.finished(lane_set):
+            self._decoder.add(row, self._sampling.latents(row))
+            self._lanes.retire(lane_set, row)
+        if self._lanes.release(lane_set):
+            self._sampling.release(lane_set)
 
-    def _retire(self, lane_set: LaneSet | None) -> list[GeneratedImage]:
-        if lane_set is not None:
-            slots = self._slots[lane_set.shape]
-            for row in self._lanes.finished(lane_set):
-                self._decoder.add(row, slots.latents[row.lane].clone())
-                self._lanes.retire(lane_set, row)
-            if self._lanes.release(lane_set):
-                del self._slots[lane_set.shape]
-        images = list(self._failed)
-        self._failed.clear()
-        return images + [self._image(decoded) for decoded in self._decoder.poll(flush=self._lanes.idle)]
+    def _results(self) -> list[GeneratedImage]:
+        """What has failed or been decoded since the last call."""
+        decoded = self._decoder.poll(flush=self._lanes.idle)
+        failed = [self._failed.popleft() for _ in range(len(self._failed))]
+        return failed + [self._image(row) for row in decoded]
 
     def _image(self, decoded: Decoded) -> GeneratedImage:
+        pixels, error = decoded.pixels, decoded.error
+        if pixels is None and error is None:
+            pixels, error = self._rescue.pixels(decoded)
         row = decoded.row
+        return self._result(row, pixels, error)
+
+    def _result(self, row: SamplingRow, pixels: np.ndarray | None, error: str | None) -> GeneratedImage:
         return GeneratedImage(
             row.request,
             row.index,
-            decoded.pixels,
-            error=None if decoded.pixels is not None else "the picture has values that are not finite",
+            pixels,
+            error=error,
             prompt_tokens=row.prompt_tokens,
-            prompt_truncated=row.prompt_truncated,
+            prompt_truncated=row.prompt_tokens > self.info.max_tokens,
         )
+
+    def _shrink(self, lane_set: LaneSet) -> None:
+        """Out of memory: halve the lanes and sample anew; rows for which two lanes are too many fail."""
+        lanes, size = self.lanes, lane_set.size
+        self._sampling.clear()
+        if lanes > 2 and size > 2:
+            self._lanes.rebuild(max(2, lanes // 4 * 2))
+            self._out_of_memory.append(f"{lanes} lanes halved to {self.lanes} after {self._submitted} rows")
+        else:
+            for row in list(lane_set.rows):
+                self._lanes.retire(lane_set, row)
+                error = f"out of memory with no more than {size} lanes at this size"
+                self._failed.append(self._result(row, None, error))
+            self._lanes.rebuild(lanes)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _compile(self, compile: str, lanes: int) -> tuple[str, str | None]:
+        """Whether the UNet is compiled ("on" or "off"), and why not if it was to be."""
+        if compile == "off" or (compile == "auto" and self._device.type == "cpu"):
+            return "off", None
+        error = warm_up(self.family, lanes, must_compile=compile == "on")
+        return ("on" if error is None else "off"), error
+
+    def _float32(self) -> Engine:
+        variant = self.info.variant
+        return Engine(self.info.folder, lanes=2, dtype="fp32", device=self.device, compile="off", variant=variant)
 
     def _drop_everything(self) -> None:
         self._lanes = Lanes(self._lanes.lanes, self._lanes.base)
-        self._slots.clear()
-        self._decoder = Decoder(self._family, self._decoder.batch)
+        self._sampling.clear()
+        self._decoder = Decoder(self.family, self._decoder.batch)
         self._failed.clear()
 
 
@@ -266,4 +276,6 @@ def _decode_batch(lanes: int) -> int:
 
 
 def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()

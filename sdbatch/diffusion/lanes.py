@@ -1,8 +1,8 @@
 """Which row sits in which lane: the policy of continuous batching. Knows nothing of tensors.
 
-The UNet runs at one fixed batch shape for each picture size: a *lane set*. A row with guidance takes two of its
-lanes, conditional and unconditional, any other row one; the lanes of a finished row are given to the next at once.
-No decision here can change a picture, only when it is made.
+The UNet runs at one fixed batch shape for each picture size: a *lane set*. A row with guidance takes two of
+its lanes, conditional and unconditional, any other row one; the lanes of a finished row are given to the next
+at once. No decision here can change a picture, only when it is made.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ __all__ = ["LaneSet", "Lanes", "Row"]
 
 Shape = tuple[int, int]
 
-# Rows that may be under way or waiting, from the oldest unfinished one on, as a multiple of the lanes. It bounds how
-# far a row of a rare size is overtaken, and gives every size enough rows to fill its lanes.
+# Rows that may be under way or waiting, from the oldest unfinished one on, as a multiple of the lanes. It
+# bounds how far a row of a rare size is overtaken, and gives every size enough rows to fill its lanes.
 WINDOW = 32
 # A small picture gets more lanes, but a set with many must not run nearly empty for a few rows.
 MOST_GROWTH = 4
@@ -84,10 +84,19 @@ class _Queue:
     def push(self, row: Row) -> None:
         self._rows[row.width].append(row)
 
-    def pop(self, free: int) -> Row | None:
+    def pop_oldest(self, free: int) -> Row | None:
         """The oldest row that fits into that many lanes."""
         fitting = [rows for width, rows in self._rows.items() if width <= free and rows]
         return min(fitting, key=lambda rows: rows[0].index).popleft() if fitting else None
+
+    def pop_longest(self, free: int) -> Row | None:
+        """The row of most calls that fits into that many lanes, the oldest of these."""
+        fitting = [row for width, rows in self._rows.items() if width <= free for row in rows]
+        if not fitting:
+            return None
+        row = max(fitting, key=lambda row: (row.calls, -row.index))
+        self._rows[row.width].remove(row)
+        return row
 
     def oldest(self) -> list[Row]:
         """The oldest row of each width."""
@@ -124,6 +133,15 @@ class Lanes:
     def idle(self) -> bool:
         return not self._unfinished
 
+    @property
+    def used(self) -> int:
+        """Lanes that hold a row, in all sets together."""
+        return sum(lane_set.size - lane_set.free for lane_set in list(self._sets.values()))
+
+    @property
+    def rows_waiting(self) -> int:
+        return len(self._unfinished) - sum(len(lane_set.rows) for lane_set in list(self._sets.values()))
+
     def size(self, shape: Shape) -> int:
         """Lanes of a set of this shape: even, and a function of the settings alone."""
         area = self.base[0] * self.base[1] / (shape[0] * shape[1])
@@ -135,17 +153,22 @@ class Lanes:
         self._queue(row.shape).push(row)
 
     def select(self) -> LaneSet | None:
-        """The lane set to run next: the fullest it can be made; on a tie the current one, then the oldest row's."""
+        """The set to run next: the one that gets fullest; on a tie the current one, then the oldest row's."""
         sets = [self._set(shape) for shape, queue in self._queues.items() if queue.lanes]
         sets += [lane_set for lane_set in self._sets.values() if lane_set.rows and lane_set not in sets]
         self._current = max(sets, key=self._preference, default=None)
         return self._current
 
     def admit(self, lane_set: LaneSet) -> list[Row]:
-        """Fill the free lanes of a set with waiting rows, oldest first; returns those that came in."""
+        """Fill the free lanes of a set with waiting rows; returns those that came in.
+
+        Oldest first, so that a shard's rows finish together; but longest first once the window is no longer
+        kept full, which means that the work comes to its end: a long row that begins last runs alone.
+        """
         admitted = []
         queue = self._queue(lane_set.shape)
-        while row := queue.pop(lane_set.free):
+        pop = queue.pop_longest if self.room else queue.pop_oldest
+        while row := pop(lane_set.free):
             lane_set.admit(row)
             admitted.append(row)
         return admitted

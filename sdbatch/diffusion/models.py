@@ -6,14 +6,17 @@ import functools
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdbatch.diffusion.hub import fetch_configs, fetch_weights
 from sdbatch.errors import ModelError
 
 __all__ = ["ModelInfo", "inspect_model", "model_hash"]
 
+HUB_ID = r"[\w.-]+/[\w.-]+"
 TINY = Path(__file__).parents[1] / "tiny" / "model"
 
 # diffusers' pipeline classes whose picture the engine makes, by the family that makes it.
@@ -69,17 +72,28 @@ class ModelInfo:
     variant: str | None = None
 
 
-def inspect_model(model: str | Path, *, variant: str | None = None) -> ModelInfo:
-    """Read a model's configuration files.
+def inspect_model(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+) -> ModelInfo:
+    """Read a model's configuration files; a model on the hub is downloaded once they are found to be good.
 
     Args:
-        model: "tiny", the packaged model, or a folder in diffusers' format.
+        model: "tiny", the packaged model; a folder in diffusers' format; a hub id such as "org/name".
+        revision: branch, tag or commit of a model on the hub.
         variant: of the weight files, such as "fp16"; found out by itself if that is all there is.
 
     Raises:
         ModelError: no such model, or one that this engine does not run; says which part and why.
     """
     folder, name = (TINY, "tiny") if str(model) == "tiny" else (Path(model), Path(model).resolve().name)
+    on_hub = not folder.exists() and re.fullmatch(HUB_ID, str(model)) is not None
+    if on_hub:
+        folder, name = fetch_configs(str(model), revision), str(model)
+    elif revision is not None:
+        raise ModelError(f"model {str(model)!r}: a revision is for models on the hub, not for folders")
     if not folder.is_dir():
         raise ModelError(f"model {str(model)!r}: no such folder")
     index = read_config(folder / "model_index.json")
@@ -87,6 +101,7 @@ def inspect_model(model: str | Path, *, variant: str | None = None) -> ModelInfo
     unet, vae = read_config(folder / "unet" / "config.json"), read_config(folder / "vae" / "config.json")
     scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
     _check_unet(folder, unet, vae, family)
+    variant = _fetch_variant(name, folder, family, variant) if on_hub else _check_weights(folder, family, variant)
     scale = 2 ** (len(vae["block_out_channels"]) - 1)
     size = unet.get("sample_size") or (128 if family == "sdxl" else 64)
     height, width = (size, size) if isinstance(size, int) else size
@@ -102,7 +117,7 @@ def inspect_model(model: str | Path, *, variant: str | None = None) -> ModelInfo
         num_train_timesteps=int(scheduler.get("num_train_timesteps", 1000)),
         distilled_steps=int(scheduler.get("original_inference_steps", 50)),
         guidance_embedded=unet.get("time_cond_proj_dim") is not None,
-        variant=_check_weights(folder, family, variant),
+        variant=variant,
     )
 
 
@@ -122,7 +137,7 @@ def read_config(path: Path) -> dict:
 
 @functools.lru_cache(maxsize=16)
 def model_hash(info: ModelInfo) -> str:
-    """SHA-256, in hex, over the names and contents of all weight files that the engine loads, in order of name."""
+    """SHA-256, in hex, over the names and contents of all weight files that the engine loads, sorted."""
     digest = hashlib.sha256()
     for path in weight_files(info):
         digest.update(path.relative_to(info.folder).as_posix().encode())
@@ -140,7 +155,7 @@ def weight_files(info: ModelInfo) -> list[Path]:
 
 
 def _weights(folder: Path, suffix: str) -> list[Path]:
-    """Weight files of one component and one variant; sharded ones are `model.fp16-00001-of-00002.safetensors`."""
+    """Weight files of a component and variant; sharded ones are `model.fp16-00001-of-00002.safetensors`."""
     variant = suffix.removesuffix(".safetensors")
     found = []
     for path in folder.glob("*.safetensors"):
@@ -184,6 +199,24 @@ def _check_unet(folder: Path, unet: Mapping, vae: Mapping, family: str) -> None:
             raise ModelError(f"{folder}: a UNet with {key} {unet[key]!r} is not supported")
 
 
+def _fetch_variant(repository: str, folder: Path, family: str, variant: str | None) -> str | None:
+    """Download the weights; returns their variant. The folder's name is the commit that its files are of."""
+    parts = tuple(part for part in COMPONENTS[family] if part in WEIGHTED)
+    candidates = [variant] if variant else [None, "fp16"]
+    for candidate in candidates[:-1]:
+        fetch_weights(repository, folder.name, parts, candidate)
+        if not _missing(folder, parts, candidate):
+            return candidate
+    fetch_weights(repository, folder.name, parts, candidates[-1])
+    return _check_weights(folder, family, variant)
+
+
+def _missing(folder: Path, parts: tuple[str, ...], variant: str | None) -> list[str]:
+    """Components without weight files of a variant."""
+    suffix = f".{variant}.safetensors" if variant else ".safetensors"
+    return [part for part in parts if not _weights(folder / part, suffix)]
+
+
 def _context(folder: Path) -> int:
     """The shorter of what the tokenizer says and what the text encoder has positions for."""
     positions = read_config(folder / "text_encoder" / "config.json").get("max_position_embeddings", 77)
@@ -193,13 +226,11 @@ def _context(folder: Path) -> int:
 
 def _check_weights(folder: Path, family: str, variant: str | None) -> str | None:
     """The variant to load; plain weights are preferred unless one is asked for."""
-    parts = [part for part in COMPONENTS[family] if part in WEIGHTED]
+    parts = tuple(part for part in COMPONENTS[family] if part in WEIGHTED)
     for candidate in [variant] if variant else [None, "fp16"]:
-        suffix = f".{candidate}.safetensors" if candidate else ".safetensors"
-        missing = [part for part in parts if not _weights(folder / part, suffix)]
-        if not missing:
+        if not _missing(folder, parts, candidate):
             return candidate
-    part = missing[0]
+    part = _missing(folder, parts, variant)[0]
     if list((folder / part).glob("*.bin")):
         raise ModelError(
             f"{folder}: the weights of its {part} are pickled (.bin), which can run code when loaded; "

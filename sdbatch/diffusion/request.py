@@ -21,6 +21,7 @@ class Request:
         steps: `num_inference_steps` of the diffusers scheduler.
         guidance_scale: classifier-free guidance (Ho & Salimans 2022); at most 1 means none.
         height, width: pixels; None is the model's own size.
+        guidance_rescale: φ of Lin et al. 2023, takes back some of the contrast that guidance adds; 0 is off.
     """
 
     prompt: str
@@ -31,6 +32,7 @@ class Request:
     guidance_scale: float = 7.5
     height: int | None = None
     width: int | None = None
+    guidance_rescale: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The samplers by name. Plain data: importing it brings in neither torch nor diffusers.
 
-What a sampler *is* stays in diffusers: `tables` builds the scheduler class named here from the checkpoint's own
-scheduler configuration and the keyword arguments given here, and tabulates it. A new sampler is one line.
+What a sampler *is* stays in diffusers: `tables` builds the scheduler class named here from the checkpoint's
+own scheduler configuration and the keyword arguments given here, and tabulates it. A new sampler is one line.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Sampler:
 KARRAS = {"use_karras_sigmas": True, "use_exponential_sigmas": False, "use_beta_sigmas": False}
 EXPONENTIAL = {"use_karras_sigmas": False, "use_exponential_sigmas": True, "use_beta_sigmas": False}
 BETA = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": True}
-# A name such as "2M" promises an order and an algorithm, whatever solver the checkpoint's configuration was for.
+# A name such as "2M" promises an order and an algorithm, whatever solver the checkpoint was set up for.
 MULTISTEP_2M = {"algorithm_type": "dpmsolver++", "solver_order": 2}
 MULTISTEP_3M = {"algorithm_type": "dpmsolver++", "solver_order": 3}
 MULTISTEP_2M_SDE = {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}

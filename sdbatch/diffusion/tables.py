@@ -4,8 +4,9 @@ Every sampler here is linear in the latents x, the model outputs m and the noise
 
     x⁽ⁱ⁺¹⁾ = Σₖ aᵢₖ·x⁽ⁱ⁻ᵏ⁾ + Σₖ bᵢₖ·m⁽ⁱ⁻ᵏ⁾ + sᵢ·z⁽ⁱ⁾        k = 0, 1, … calls ago
 
-`compile_table` reads the numbers off a diffusers scheduler: it feeds `step` basis vectors and looks at what comes
-out. diffusers stays the one source of truth for what a sampler is. That a scheduler is linear is tested, not assumed.
+`compile_table` reads the numbers off a diffusers scheduler: it feeds `step` basis vectors and looks at what
+comes out. diffusers stays the one source of truth for what a sampler is. That a scheduler is linear is
+tested, not assumed.
 """
 
 from __future__ import annotations
@@ -93,8 +94,8 @@ def compile_table(scheduler, steps: int) -> Table:
     """Tabulate a diffusers scheduler for `steps` inference steps.
 
     Raises:
-        SamplerError: the scheduler can't do that many steps, is not linear (clipping, thresholding), looks further
-            back than `MAX_DEPTH` calls, or draws noise that does not come from the generator it is given.
+        SamplerError: the scheduler can't do that many steps, is not linear (clipping, thresholding), looks
+            further back than `MAX_DEPTH` calls, or draws noise from elsewhere than the generator given.
     """
     name = type(scheduler).__name__
     with _quiet():
@@ -107,7 +108,7 @@ def compile_table(scheduler, steps: int) -> Table:
 
 
 class _Probe:
-    """Runs a scheduler on basis vectors: dimension j < 2n belongs to x⁽ʲ⁾ or m⁽ʲ⁻ⁿ⁾, the rest are the probes."""
+    """Runs a scheduler on basis vectors: dimension j < 2n belongs to x⁽ʲ⁾ or m⁽ʲ⁻ⁿ⁾, the rest are probes."""
 
     def __init__(self, scheduler, steps: int):
         self.scheduler = scheduler
@@ -162,7 +163,7 @@ class _Probe:
 
 
 def _matching_noise(probes: np.ndarray, shape: torch.Size, state: torch.Tensor) -> np.ndarray:
-    """The noise that a generator in `state` gave the scheduler, which may draw in its own dtype or in float32."""
+    """The noise that a generator in `state` gave the scheduler, which may draw in its dtype or in float32."""
     draws = []
     for dtype in (torch.float64, torch.float32):
         generator = torch.Generator()
@@ -175,7 +176,7 @@ def start(scheduler, steps: int) -> torch.Tensor:
     """Set the scheduler to the beginning of a run of `steps` steps; returns its timesteps, one a call."""
     scheduler.set_timesteps(steps)
     if hasattr(scheduler, "set_begin_index"):
-        # Without it a first timestep that occurs twice is taken for the second, and the run ends out of bounds.
+        # Without it a first timestep that occurs twice is taken for the second, and the run overruns.
         scheduler.set_begin_index(0)
     return scheduler.timesteps
 
@@ -207,10 +208,11 @@ def _trim(scheduler, x: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _shallow(x: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The same sampler with a short history, if there is one; otherwise the coefficients as they were.
 
-    A corrector (UniPC, Zhao et al. 2023) works on a corrected sample that is passed from call to call, so in terms of
-    all the samples ever fed to it it never forgets. But in a real run those samples are no free vectors: each is what
-    the call before gave, which tells what the corrected sample was. So write everything in what is free, x⁽⁰⁾ and the
-    model outputs, and solve for the next sample in terms of the last few samples and outputs.
+    A corrector (UniPC, Zhao et al. 2023) works on a corrected sample that is passed from call to call, so in
+    terms of all the samples ever fed to it it never forgets. But in a real run those samples are no free
+    vectors: each is what the call before gave, which tells what the corrected sample was. So write everything
+    in what is free, x⁽⁰⁾ and the model outputs, and solve for the next sample in terms of the last few
+    samples and outputs.
     """
     n = len(x)
     samples, outputs = np.zeros((n + 1, n + 1)), np.eye(n + 1)[1:]
@@ -259,7 +261,7 @@ def _refusal(scheduler, reason: str) -> str:
 
 @contextmanager
 def _quiet():
-    """diffusers logs a line for each configuration entry that a class does not know; here that is expected."""
+    """diffusers logs every configuration entry that a class does not know; here that is expected."""
     logger = logging.getLogger("diffusers")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -70,14 +70,17 @@ def _steps(request: Request, info: ModelInfo) -> str | None:
 
 
 def _guidance(request: Request, info: ModelInfo) -> str | None:
-    scale = request.guidance_scale
-    try:
-        finite = math.isfinite(scale)
-    except TypeError:
-        return f"guidance_scale must be a number, not {scale!r}"
-    except OverflowError:
-        finite = False
-    return None if finite else f"guidance_scale must be finite, not {scale!r}"
+    for name in ("guidance_scale", "guidance_rescale"):
+        value = getattr(request, name)
+        try:
+            finite = math.isfinite(value)
+        except TypeError:
+            return f"{name} must be a number, not {value!r}"
+        except OverflowError:
+            finite = False
+        if not finite:
+            return f"{name} must be finite, not {value!r}"
+    return None
 
 
 def _size(request: Request, info: ModelInfo) -> str | None:

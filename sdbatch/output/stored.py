@@ -113,7 +113,7 @@ class StoredWebDataset(StoredShard):
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         name = f"{self.name}.tar"
-        with self.store.open(name) as file, self.store.mapped("read", name):
+        with self.store.open(name) as file:
             try:
                 with tarfile.open(fileobj=file, mode="r|") as tar:
                     for member in tar:

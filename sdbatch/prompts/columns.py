@@ -85,9 +85,9 @@ def check_table(files: list[InputFile], settings: RunSettings) -> Columns:
     first = files[0].path
     _refuse_duplicates(schema, first)
     used = _settings_columns(schema, settings.column, first)
-    text = files[0].format != "parquet"
+    text = files[0].format in ("csv", "tsv")
     for setting, column in used.items():
-        _check_type(setting, column, schema.field(column).type, first)
+        _check_type(setting, column, schema.field(column).type, text, first)
     carried = _carried_columns(schema, used, settings.column, first)
     fields = [schema.field(column).with_name(name) for column, name in carried.items()]
     out = pa.schema(fields)
@@ -173,13 +173,13 @@ def _carried_columns(
     return carried
 
 
-def _check_type(setting: str, column: str, kind: pa.DataType, path: str) -> None:
+def _check_type(setting: str, column: str, kind: pa.DataType, text: bool, path: str) -> None:
     wanted = "text"
     plain = kind.value_type if pt.is_dictionary(kind) else kind
     fits = pt.is_null(plain) or pt.is_string(plain) or pt.is_large_string(plain) or pt.is_string_view(plain)
     if setting == "sampler":
         wanted, fits = "text, or DiffusionDB's codes", fits or pt.is_integer(plain)
-    elif setting in (*WHOLE_NUMBERS, "guidance_scale"):
+    elif setting in (*WHOLE_NUMBERS, "guidance_scale") and not text:
         wanted = "numbers" if setting == "guidance_scale" else "whole numbers"
         fits = pt.is_null(plain) or pt.is_integer(plain) or pt.is_floating(plain) or pt.is_decimal(plain)
     if not fits:

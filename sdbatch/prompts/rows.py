@@ -88,6 +88,7 @@ def _row(cells: dict[str, Any], settings: RunSettings, file_number: int, row: in
         sampler=value("sampler", settings.sampler),
         steps=value("steps", settings.steps),
         guidance_scale=value("guidance_scale", settings.guidance_scale),
+        guidance_rescale=settings.guidance_rescale,
         height=value("height", settings.height),
         width=value("width", settings.width),
     )
@@ -102,12 +103,13 @@ def _cells(setting: str, column: str, values: pa.ChunkedArray, text: bool) -> li
     if setting in ("prompt", "negative_prompt", "sampler") and not pt.is_integer(kind):
         cells = [_text(column, value) for value in _as_bytes(values, kind)]
         return [_prompt(column, cell) for cell in cells] if setting == "prompt" else cells
-    plain: list[Any] = values.cast(kind).to_pylist()
+    if text:
+        plain = [_read_number(column, _text(column, value)) for value in _as_bytes(values, kind)]
+    else:
+        plain = values.cast(kind).to_pylist()
     if setting == "sampler":
         return [None if value is None else str(value) for value in plain]
-    if text:
-        plain = [_read_number(column, value) for value in plain]
-    elif pt.is_floating(kind):
+    if pt.is_floating(kind):
         plain = [None if value is None else _shortest(value, kind) for value in plain]
     if setting == "guidance_scale":
         return [_number(column, value) for value in plain]
@@ -140,7 +142,9 @@ def _prompt(column: str, cell: Any) -> Any:
     return _Bad(f"{column} is empty", cell)
 
 
-def _read_number(column: str, value: str | None) -> Any:
+def _read_number(column: str, value: Any) -> Any:
+    if isinstance(value, _Bad):
+        return value
     if value is None or not value.strip():
         return None
     try:

@@ -7,16 +7,18 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from torch import nn
 
 from .scenes import draw
 from .training import Run, fast_arithmetic, training_scenes
 
-__all__ = ["new_autoencoder", "train_autoencoder"]
+__all__ = ["new_autoencoder", "train_autoencoder", "train_decoder"]
 
 BATCH = 32
 PEAK_RATE = 1.5e-3
 KL_WEIGHT = 2.5e-3
-LATENT_NOISE = 0.1  # of a unit latent, added before decoding: a sampled latent is never exact
+LATENT_NOISE = 0.1  # added to latents before they are decoded: sampled ones are never exact
+ROUGH_NOISE = 0.25
 
 
 def new_autoencoder() -> AutoencoderKL:
@@ -46,23 +48,63 @@ def train_autoencoder(work: Path, steps: int, seed: int) -> tuple[AutoencoderKL,
     return model.eval(), run.record()
 
 
+def train_decoder(work: Path, model: AutoencoderKL, steps: int, seed: int) -> dict[str, float]:
+    """Trains the decoder on alone, on rougher latents, as a denoiser leaves them; the record.
+
+    The encoder stays as it is, so that a denoiser trained on its latents still fits.
+    """
+    model.to(memory_format=torch.channels_last)
+    decoding = nn.ModuleList([model.post_quant_conv, model.decoder])
+    run = Run("decoder", decoding, work, steps, BATCH, seed, PEAK_RATE / 2)
+    pools = training_scenes(1), training_scenes(2)
+    for _, rng, generator in run:
+        pictures = draw([rng.choice(pools[rng.random() < 0.65]) for _ in range(BATCH)], rng)
+        with torch.no_grad():
+            mean, spread = encode(model, pictures)
+        error = decoding_error(model, pictures, mean, spread, ROUGH_NOISE, generator)
+        run.update(error, {"error": error.item()})
+    decoding.load_state_dict(run.average)
+    return run.record()
+
+
 def losses(
     model: AutoencoderKL, pictures: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Absolute error in [-1, 1], weighted towards things and edges; divergence from unit latents, a value.
+    """The decoding error, and the divergence from unit latents, a value.
 
     The divergence is there to keep latents smooth, since the denoiser will have to land on them.
     """
-    weight = importance(pictures)
-    target = pictures.mul(2).sub(1).contiguous(memory_format=torch.channels_last)
+    mean, spread = encode(model, pictures)
+    error = decoding_error(model, pictures, mean, spread, LATENT_NOISE, generator)
+    divergence = 0.5 * (mean**2 + spread**2 - 1) - spread.log()
+    return error, divergence.mean()
+
+
+def encode(model: AutoencoderKL, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation, float32 (B, 8, 8, 8), of the latents of pictures in [0, 1]."""
     with fast_arithmetic(model):
-        posterior = model.encode(target).latent_dist
-        mean, spread = posterior.mean.float(), posterior.std.float()
-        noise = torch.randn(mean.shape, generator=generator)
-        latents = mean + torch.sqrt(spread**2 + LATENT_NOISE**2) * noise
+        posterior = model.encode(signed(pictures)).latent_dist
+    return posterior.mean.float(), posterior.std.float()
+
+
+def decoding_error(
+    model: AutoencoderKL,
+    pictures: torch.Tensor,
+    mean: torch.Tensor,
+    spread: torch.Tensor,
+    roughness: float,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Mean absolute error in [-1, 1], weighted, of decoding a draw of the latents with some noise on it."""
+    noise = torch.randn(mean.shape, generator=generator)
+    latents = mean + torch.sqrt(spread**2 + roughness**2) * noise
+    with fast_arithmetic(model):
         decoded = model.decode(latents.contiguous(memory_format=torch.channels_last)).sample
-    error = ((decoded.float() - target).abs() * weight).mean()
-    return error, posterior.kl().float().mean() / mean[0].numel()
+    return ((decoded.float() - signed(pictures)).abs() * importance(pictures)).mean()
+
+
+def signed(pictures: torch.Tensor) -> torch.Tensor:
+    return pictures.mul(2).sub(1).contiguous(memory_format=torch.channels_last)
 
 
 def importance(pictures: torch.Tensor) -> torch.Tensor:

@@ -80,7 +80,7 @@ def judge(pipeline: StableDiffusionPipeline, count: int, sampler: str, steps: in
 
 
 def load(folder: Path) -> StableDiffusionPipeline:
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

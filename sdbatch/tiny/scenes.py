@@ -95,42 +95,34 @@ def draw(batch: list[Scene], rng: random.Random) -> torch.Tensor:
     """Anti-aliased pictures, float32 (B, 3, 64, 64) in [0, 1]; `rng` moves the things a little."""
     canvas = torch.tensor([BACKGROUNDS[scene.background] for scene in batch])[:, :, None, None]
     canvas = canvas.expand(-1, -1, PIXELS, PIXELS).clone()
-    placed = [
-        (row, thing, *place(scene, index, rng))
-        for row, scene in enumerate(batch)
-        for index, thing in enumerate(scene.things)
-    ]
-    for nth in (0, 1):  # first all first things, then all second ones: no row twice in one indexed write
-        layer = [entry for entry in placed if entry[5] == nth]
-        if not layer:
-            continue
-        rows, things, x, y, radius, _ = zip(*layer, strict=True)
-        shape = torch.tensor([SHAPES.index(thing.shape) for thing in things])
-        colour = torch.tensor([COLOURS[thing.colour] for thing in things])[:, :, None, None]
-        cover = coverage(shape, torch.tensor(x), torch.tensor(y), torch.tensor(radius))[:, None]
-        index = torch.tensor(rows)
-        canvas[index] = canvas[index] * (1 - cover) + colour * cover
+    places = [[place(scene, nth, rng) for nth in range(len(scene.things))] for scene in batch]
+    for nth in (0, 1):
+        rows = [row for row, scene in enumerate(batch) if nth < len(scene.things)]
+        if rows:
+            things = [batch[row].things[nth] for row in rows]
+            shape = torch.tensor([SHAPES.index(thing.shape) for thing in things])
+            colour = torch.tensor([COLOURS[thing.colour] for thing in things])[:, :, None, None]
+            cover = coverage(shape, *torch.tensor([places[row][nth] for row in rows]).T)[:, None]
+            canvas[rows] = canvas[rows] * (1 - cover) + colour * cover
     return canvas
 
 
-def place(scene: Scene, index: int, rng: random.Random) -> tuple[float, float, float, int]:
-    """Centre and radius in pixels of the scene's index-th thing, and that index."""
-    radius = RADII[len(scene.things)][scene.things[index].size] * rng.uniform(0.96, 1.04)
-    middle, aside = PIXELS / 2, 0.0
-    if scene.axis:
-        aside = (-15.5, 15.5)[index] + rng.uniform(-1, 1)
+def place(scene: Scene, nth: int, rng: random.Random) -> tuple[float, float, float]:
+    """Centre (x, y) and radius in pixels of the scene's nth thing."""
+    radius = RADII[len(scene.things)][scene.things[nth].size] * rng.uniform(0.96, 1.04)
+    middle = PIXELS / 2
+    aside = (-15.5, 15.5)[nth] + rng.uniform(-1, 1) if scene.axis else 0.0
     wobble = rng.uniform(-3, 3)
-    x, y = (middle + aside, middle + wobble) if scene.axis == "across" else (middle + wobble, middle + aside)
-    if not scene.axis:
-        y += rng.uniform(-3, 3)
-    return x, y, radius, index
+    if scene.axis == "across":
+        return middle + aside, middle + wobble, radius
+    if scene.axis == "down":
+        return middle + wobble, middle + aside, radius
+    return middle + wobble, middle + rng.uniform(-3, 3), radius
 
 
-def coverage(
-    shape: torch.Tensor, x: torch.Tensor, y: torch.Tensor, radius: torch.Tensor, pixels: int = PIXELS
-) -> torch.Tensor:
-    """How much of every pixel each shape covers, (N, pixels, pixels) in [0, 1], from its signed distance."""
-    grid = torch.arange(pixels) + 0.5
+def coverage(shape: torch.Tensor, x: torch.Tensor, y: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+    """How much of every pixel each shape covers, (N, 64, 64) in [0, 1], from its signed distance."""
+    grid = torch.arange(PIXELS) + 0.5
     right, down = grid[None, None, :] - x[:, None, None], grid[None, :, None] - y[:, None, None]
     r = radius[:, None, None]
     across, along = right.abs(), down.abs()

@@ -2,13 +2,14 @@
 
     python -m sdbatch.tiny.train --work tiny-training
 
-Three stages: the autoencoder, the text encoder on captions alone, then text encoder and UNet together. Kill
-it at any time; the same command goes on from the last checkpoint in the work folder.
+Four stages: the autoencoder, the text encoder on captions alone, text encoder and UNet together, and the
+decoder once more. Kill it at any time; the same command goes on from the last checkpoint in the work folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import random
 from pathlib import Path
@@ -17,10 +18,10 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .autoencoder import train_autoencoder
+from .autoencoder import train_autoencoder, train_decoder
 from .card import Record, write_card
 from .denoiser import encode_pool, new_scheduler, train_denoiser
-from .judge import MODEL, Scores, describe, judge, questions, scores
+from .judge import MODEL, Scores, describe, judge, load, questions, scores
 from .scenes import draw
 from .text import train_text_encoder
 from .tokenizer import new_tokenizer
@@ -44,13 +45,14 @@ def assemble(
 
 
 def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    """Writes the folder: UNet and VAE as float16, the small text encoder as float32."""
+    """Writes the folder: UNet and VAE as float16, the small text encoder as float32.
+
+    The tokenizer is written twice over: as tokenizer.json, and as the two files that transformers 4 reads.
+    """
     pipeline.save_pretrained(folder)
+    pipeline.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
     for name in ("unet", "vae"):
-        model = getattr(pipeline, name)
-        half = type(model).from_config(model.config)
-        half.load_state_dict(model.state_dict())
-        half.half().save_pretrained(folder / name)
+        copy.deepcopy(getattr(pipeline, name)).half().save_pretrained(folder / name)
 
 
 @torch.no_grad()
@@ -64,8 +66,9 @@ def judge_autoencoder(vae: AutoencoderKL, count: int) -> Scores:
 
 
 def finish(pipeline: StableDiffusionPipeline, folder: Path, record: Record) -> None:
-    """Saves, scores and describes the model."""
+    """Saves the model, and scores and describes what was saved."""
     save(pipeline, folder)
+    pipeline = load(folder)
     record.scores["500 scenes encoded and decoded"] = judge_autoencoder(pipeline.vae, 500)
     for count, sampler, steps, guidance in (
         (500, "ddpm", 50, 7.5),
@@ -84,16 +87,19 @@ def options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=MODEL, help="the model folder to write")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autoencoder-steps", type=int, default=2_000)
-    parser.add_argument("--text-steps", type=int, default=1_000)
-    parser.add_argument("--steps", type=int, default=40_000, help="of text encoder and UNet together")
+    parser.add_argument("--text-steps", type=int, default=700)
+    parser.add_argument("--steps", type=int, default=22_000, help="of text encoder and UNet together")
+    parser.add_argument("--decoder-steps", type=int, default=2_000)
+    parser.add_argument("--remark", default="", help="a sentence for the model card")
     return parser.parse_args()
 
 
 def main() -> None:
     chosen = options()
     stages = f"--autoencoder-steps {chosen.autoencoder_steps} --text-steps {chosen.text_steps}"
-    command = f"python -m sdbatch.tiny.train {stages} --steps {chosen.steps} --seed {chosen.seed}"
-    record = Record(command, f"{os.cpu_count()} CPU cores")
+    command = f"python -m sdbatch.tiny.train {stages} --steps {chosen.steps}"
+    command = f"{command} --decoder-steps {chosen.decoder_steps} --seed {chosen.seed}"
+    record = Record(command, f"{os.cpu_count()} CPU cores", chosen.remark)
     tokenizer = new_tokenizer()
     vae, record.stages["autoencoder"] = train_autoencoder(chosen.work, chosen.autoencoder_steps, chosen.seed)
     print(f"  {describe(judge_autoencoder(vae, 200))}", flush=True)
@@ -113,6 +119,7 @@ def main() -> None:
     encoder, unet, record.stages["text encoder and UNet"] = train_denoiser(
         chosen.work, pools, tokenizer, text, chosen.steps, chosen.seed, look
     )
+    record.stages["decoder"] = train_decoder(chosen.work, vae, chosen.decoder_steps, chosen.seed)
     finish(assemble(vae, encoder, tokenizer, unet), chosen.out, record)
 
 

@@ -1,7 +1,7 @@
-"""Small random-weight checkpoints in diffusers' folder format, built in a second or two with diffusers' own classes.
+"""Small random-weight checkpoints in diffusers' folder format, built in seconds with its own classes.
 
-The weights are scaled so that the UNet's outputs have about unit variance and the VAE's pictures fill the range
-of pixel values: only then does "no pixel off by more than 2 of 255" mean something.
+The weights are scaled so that the UNet's outputs have about unit variance and the VAE's pictures fill the
+range of pixel values: only then does "no pixel off by more than 2 of 255" mean something.
 """
 
 from __future__ import annotations
@@ -29,21 +29,30 @@ SD_SCHEDULER = {
 }
 
 
-def build_sd(folder: Path, *, prediction_type="epsilon", scheduler=None, text=None, **unet) -> Path:
-    """A Stable Diffusion 1.x or 2.x checkpoint; `text` and `unet` override the configurations."""
+def build_sd(
+    folder: Path,
+    *,
+    prediction_type="epsilon",
+    pipeline=StableDiffusionPipeline,
+    scheduler=None,
+    text=None,
+    latent_channels=4,
+    **unet,
+) -> Path:
+    """A Stable Diffusion 1.x or 2.x checkpoint; `scheduler`, `text`, `unet` override the configurations."""
     torch.manual_seed(0)
     tokenizer = _tokenizer(folder)
-    pipeline = StableDiffusionPipeline(
-        vae=_vae(),
+    checkpoint = pipeline(
+        vae=_vae(latent_channels=latent_channels),
         text_encoder=CLIPTextModel(_text_config(tokenizer, **(text or {}))).eval(),
         tokenizer=tokenizer,
-        unet=_unet(**unet),
+        unet=_unet(in_channels=latent_channels, out_channels=latent_channels, **unet),
         scheduler=DDPMScheduler(**SD_SCHEDULER | {"prediction_type": prediction_type} | (scheduler or {})),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.save_pretrained(folder)
+    checkpoint.save_pretrained(folder)
     return folder
 
 
@@ -130,7 +139,7 @@ def _text_config(tokenizer: CLIPTokenizer, **overrides) -> CLIPTextConfig:
 
 
 def _tokenizer(folder: Path) -> CLIPTokenizer:
-    """CLIP's byte-level BPE with its 512 base symbols and a handful of merges, so any Unicode text tokenises."""
+    """CLIP's byte-level BPE with its 512 base symbols and few merges, so any Unicode text tokenises."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     symbols = list(bytes_to_unicode().values())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import LatentConsistencyModelPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import logging
 
 from sdbatch.diffusion.request import GeneratedImage, Request
@@ -30,15 +30,19 @@ class Reference:
         self.pipeline.scheduler = build_scheduler(resolve(request.sampler), self.config)
         if isinstance(self.pipeline, StableDiffusionPipeline):
             self.pipeline.scheduler.register_to_config(steps_offset=1)
+        options = {}
+        if not isinstance(self.pipeline, LatentConsistencyModelPipeline):
+            options["negative_prompt"] = request.negative_prompt or None
+            options["guidance_rescale"] = request.guidance_rescale
         images = self.pipeline(
             request.prompt,
-            negative_prompt=request.negative_prompt or None,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance_scale,
             height=request.height,
             width=request.width,
             generator=torch.Generator("cpu").manual_seed(request.seed),
             output_type="np",
+            **options,
         ).images
         return (images[0] * 255).round().astype(np.uint8)
 

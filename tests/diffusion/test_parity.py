@@ -23,7 +23,7 @@ PROMPTS = (
 
 
 def grid(samplers, steps, guidance_scales) -> list[Request]:
-    """One request a combination, each with a prompt and a seed of its own, in an order that mixes settings."""
+    """One request a combination, each with a prompt and seed of its own, in an order that mixes settings."""
     requests = []
     for i, (n, g, sampler) in enumerate(itertools.product(steps, guidance_scales, samplers)):
         prompt, negative = PROMPTS[i % len(PROMPTS)]

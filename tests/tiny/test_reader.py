@@ -13,7 +13,7 @@ from sdbatch.tiny.scenes import BACKGROUNDS, COLOURS, SHAPES, draw, scenes
 
 def drawn(count: int, number: int):
     rng = random.Random(number)
-    batch = [rng.choice(scenes(count)) for _ in range(number)]
+    batch = rng.choices(scenes(count), k=number)
     pixels = (draw(batch, rng) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return batch, [read(picture) for picture in pixels]
 

@@ -1,0 +1,103 @@
+"""An engine that makes nothing: it sleeps, and gives noise that follows from the seed. Imports no torch.
+
+With it a cluster of many workers fits on one machine, and what is measured, or killed, is all the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+
+from sdbatch.diffusion.request import GeneratedImage, Request
+
+__all__ = ["StandIn", "StandInEngine"]
+
+
+class StandInEngine:
+    """As many rows a step as it has lanes; every step takes `step_seconds`."""
+
+    def __init__(self, lanes: int, step_seconds: float, on_request: Callable[[Request], None]) -> None:
+        self.lanes = lanes
+        self._step_seconds = step_seconds
+        self._on_request = on_request
+        self._waiting: deque[tuple[int, Request]] = deque()
+        self._submitted = self._steps = self._used = 0
+
+    @property
+    def room(self) -> int:
+        return max(0, 2 * self.lanes - len(self._waiting))
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting
+
+    @property
+    def counters(self) -> dict[str, float]:
+        return {
+            "lane_calls": self._steps * self.lanes,
+            "lane_calls_used": self._used,
+            "lanes": self.lanes,
+            "lanes_used": min(self.lanes, len(self._waiting)),
+            "waiting_rows": len(self._waiting),
+        }
+
+    def describe(self) -> dict[str, Any]:
+        return {"model": "stand-in", "lanes": self.lanes}
+
+    def submit(self, request: Request) -> int:
+        self._waiting.append((self._submitted, request))
+        self._submitted += 1
+        return self._submitted - 1
+
+    def step(self) -> list[GeneratedImage]:
+        time.sleep(self._step_seconds)
+        rows = [self._waiting.popleft() for _ in range(min(self.lanes, len(self._waiting)))]
+        self._steps += 1
+        self._used += len(rows)
+        return [self._image(index, request) for index, request in rows]
+
+    def _image(self, index: int, request: Request) -> GeneratedImage:
+        self._on_request(request)
+        noise = np.random.default_rng(request.seed).integers(0, 256, (8, 8, 3), np.uint8)
+        return GeneratedImage(request, index, noise, prompt_tokens=len(request.prompt.split()))
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """Makes stand-in engines; what `sdbatch.pipeline.generate(make_engine=…)` takes.
+
+    Args:
+        step_seconds: time of a step.
+        log: a file that gets a line for every image that is made, to count what was made twice.
+        deadly: a prompt that kills the worker's process.
+        stuck: a prompt that never ends.
+        unfit: a node (its id) on which no engine starts, or "every".
+    """
+
+    step_seconds: float = 0.05
+    log: str | None = None
+    deadly: str | None = None
+    stuck: str | None = None
+    unfit: str | None = None
+
+    def __call__(self, job: Any) -> StandInEngine:
+        if self.unfit in ("every", ray.get_runtime_context().get_node_id()):
+            raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+        return StandInEngine(job.engine["lanes"], self.step_seconds, self._meet)
+
+    def _meet(self, request: Request) -> None:
+        if request.prompt == self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if request.prompt == self.stuck:
+            time.sleep(3600)
+        if self.log is not None:
+            with open(self.log, "a") as log:
+                log.write(f"{request.prompt}\n")

@@ -1,0 +1,104 @@
+"""What an engine finds out about its device when it starts: how many lanes fit, whether they are alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from itertools import cycle, islice
+
+import torch
+
+from sdbatch.diffusion.families import StableDiffusion
+from sdbatch.diffusion.request import Request
+from sdbatch.errors import RunError
+
+__all__ = ["is_lane_invariant", "lanes_that_fit", "warm_up"]
+
+CPU_LANES = 16
+# More lanes than this no longer make a large GPU any faster, and the last rows of a run waste them.
+MOST_LANES = 64
+# Share of the free memory that the UNet may use: the decoder and a fragmented allocator need the rest.
+MEMORY_SHARE = 0.7
+# A CPU that takes longer for one pass would spend a minute on a check that it has always passed.
+PATIENCE_SECONDS = 3.0
+
+Inputs = tuple[torch.Tensor, torch.Tensor, Mapping[str, torch.Tensor]]
+
+
+@torch.inference_mode()
+def lanes_that_fit(family: StableDiffusion) -> int:
+    """Lanes at the model's own size: 16 on a CPU, on CUDA as many as memory allows, both even."""
+    if family.device.type == "cpu":
+        return CPU_LANES
+    used = {lanes: _peak_memory(family, lanes) for lanes in (2, 4)}
+    a_lane = max(1, (used[4] - used[2]) // 2)
+    free, _ = torch.cuda.mem_get_info(family.device)
+    lanes = 2 + int((free * MEMORY_SHARE - used[2]) // a_lane)
+    return max(2, min(MOST_LANES, lanes) // 2 * 2)
+
+
+@torch.inference_mode()
+def warm_up(family: StableDiffusion, lanes: int, *, must_compile: bool) -> str | None:
+    """Run the compiled UNet once at the model's own size.
+
+    Returns:
+        None, or why it can not be compiled here; the UNet then runs as it is.
+
+    Raises:
+        RunError: it can not be compiled although it must.
+    """
+    family.compile()
+    try:
+        family.denoise(*_inputs(family, lanes))
+    except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        if must_compile:
+            raise RunError(f"torch.compile fails on this machine: {error}") from error
+        family.decompile()
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return None
+
+
+@torch.inference_mode()
+def is_lane_invariant(family: StableDiffusion, lanes: int) -> bool | None:
+    """Whether a row's UNet output is the same, to the bit, in any lane and beside any neighbours.
+
+    The same inputs go through the UNet again in reverse order and rotated. None if this device is too slow
+    to find out in passing.
+    """
+    latents, timesteps, conditioning = _inputs(family, lanes)
+    start = time.perf_counter()
+    straight = family.denoise(latents, timesteps, conditioning)
+    if family.device.type == "cpu" and time.perf_counter() - start > PATIENCE_SECONDS:
+        return None
+    for order in (torch.arange(lanes).flip(0), torch.arange(lanes).roll(lanes // 2 - 1)):
+        order = order.to(family.device)
+        permuted = {name: tensor[order] for name, tensor in conditioning.items()}
+        if not torch.equal(family.denoise(latents[order], timesteps[order], permuted), straight[order]):
+            return False
+    return True
+
+
+def _inputs(family: StableDiffusion, lanes: int) -> Inputs:
+    """Something different in every lane, at the model's own size."""
+    shape = family.latent_shape(family.info.height, family.info.width)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(lanes, *shape, generator=generator).to(family.device)
+    timesteps = torch.linspace(0, family.info.num_train_timesteps - 1, lanes, device=family.device).round()
+    request = Request("a calibration picture", guidance_scale=1.0)
+    texts = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
+    encoded = family.encode(texts)
+    rows = [{name: tensor[i] for name, tensor in encoded.items()} for i in range(len(texts))]
+    named = [family.conditioning(request, [row], shape)[0] for row in islice(cycle(rows), lanes)]
+    return latents, timesteps, {name: torch.stack([row[name] for row in named]) for name in named[0]}
+
+
+def _peak_memory(family: StableDiffusion, lanes: int) -> int:
+    """Bytes that a pass takes over what is there already."""
+    inputs = _inputs(family, lanes)
+    torch.cuda.reset_peak_memory_stats(family.device)
+    before = torch.cuda.memory_allocated(family.device)
+    family.denoise(*inputs)
+    torch.cuda.synchronize(family.device)
+    return torch.cuda.max_memory_allocated(family.device) - before

@@ -1,0 +1,96 @@
+"""Kinds of checkpoints other than Stable Diffusion 1: each against diffusers' own pipeline."""
+
+from __future__ import annotations
+
+import checkpoints
+import numpy as np
+import pytest
+import torch
+from diffusers import LatentConsistencyModelPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from references import Reference
+from test_parity import assert_parity
+
+from sdbatch.diffusion.engine import Engine
+from sdbatch.diffusion.request import Request
+
+REQUESTS = [
+    Request("a red cat", seed=1, steps=6, sampler="ddim", guidance_scale=7.5),
+    Request("two blue squares", "ugly", seed=2, steps=5, sampler="dpmpp_2m", guidance_scale=5.0),
+    Request("ein Würfel 🎲", seed=3, steps=7, sampler="euler_a", guidance_scale=1.0),
+    Request("long " * 40, "dull", seed=4, steps=4, sampler="ddpm", guidance_scale=3.0, height=48, width=80),
+    Request("a red cat", seed=5, steps=4, sampler="heun", guidance_scale=2.0),
+]
+
+SD2 = {
+    "prediction_type": "v_prediction",
+    "text": {"hidden_act": "gelu"},
+    "use_linear_projection": True,
+    "attention_head_dim": (4, 8),
+}
+LIKE_TINY = {
+    "addition_embed_type": "text",
+    "addition_embed_type_num_heads": 4,
+    "resnet_time_scale_shift": "scale_shift",
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+}
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        SD2,
+        SD2 | {"scheduler": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}},
+        {"scheduler": {"timestep_spacing": "linspace", "steps_offset": 0}},
+        LIKE_TINY,
+        {"latent_channels": 8},
+    ],
+    ids=["sd2", "zero snr", "linspace", "text embedding", "8 latent channels"],
+)
+def test_stable_diffusion_of_every_kind(checkpoint, tmp_path):
+    folder = checkpoints.build_sd(tmp_path / "model", **checkpoint)
+    assert_parity(Reference(folder), list(Engine(folder, lanes=6).generate(REQUESTS)))
+
+
+@pytest.mark.parametrize("checkpoint", [{}, {"force_zeros": False}, {"prediction_type": "v_prediction"}])
+def test_sdxl_of_every_kind(checkpoint, tmp_path):
+    folder = checkpoints.build_sdxl(tmp_path / "model", **checkpoint)
+    reference = Reference(folder, StableDiffusionXLPipeline)
+    assert_parity(reference, list(Engine(folder, lanes=6).generate(REQUESTS)))
+
+
+@pytest.mark.parametrize("pipeline", [LatentConsistencyModelPipeline, StableDiffusionPipeline])
+def test_guidance_that_is_embedded_takes_one_lane(pipeline, tmp_path):
+    folder = checkpoints.build_sd(tmp_path / "model", time_cond_proj_dim=32, pipeline=pipeline)
+    requests = [
+        Request(f"prompt {i}", seed=i, steps=4 + i, sampler=s, guidance_scale=g)
+        for i, (s, g) in enumerate([("lcm", 8.5), ("lcm", 1.0), ("lcm", 1.5)])
+    ]
+    engine = Engine(folder, lanes=4)
+    assert engine.info.guidance_embedded
+    assert_parity(Reference(folder, pipeline), list(engine.generate(requests)))
+
+
+def test_guidance_rescale(sd):
+    requests = [
+        Request("a red cat", seed=i, steps=6, sampler="ddim", guidance_scale=g, guidance_rescale=r)
+        for i, (g, r) in enumerate([(7.5, 0.7), (7.5, 0.0), (1.0, 0.7), (12.0, 1.0)])
+    ]
+    assert_parity(Reference(sd), list(Engine(sd, lanes=8).generate(requests)))
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_half_precision_is_no_farther_from_float32_than_diffusers_half_precision(sd, dtype):
+    requests = [
+        Request(f"prompt {i}", seed=i, steps=6, sampler=sampler, guidance_scale=g)
+        for i, (sampler, g) in enumerate((sampler, g) for sampler in ("ddpm", "ddim", "euler_a") for g in (1.0, 7.5))
+    ]
+    images = {image.request.seed: image.pixels for image in Engine(sd, lanes=8, dtype=dtype).generate(requests)}
+    exact = Reference(sd)
+    half = Reference(sd, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[dtype])
+    ours, theirs = [], []
+    for request in requests:
+        wanted = exact.pixels(request).astype(float)
+        ours.append(np.abs(images[request.seed] - wanted).mean())
+        theirs.append(np.abs(half.pixels(request) - wanted).mean())
+    assert np.mean(ours) <= np.mean(theirs)

@@ -1,0 +1,113 @@
+"""Schedulers as tables: what compiles follows the scheduler exactly, what can't be tabulated is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+
+from sdbatch.diffusion.samplers import SAMPLERS
+from sdbatch.diffusion.tables import MAX_DEPTH, build_scheduler, compile_table, start, step
+from sdbatch.errors import SamplerError
+
+CONFIG = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+
+
+def follow(table, xs0, outputs, noise) -> np.ndarray:
+    """x' = Σₖ aₖ·x₍ₖ₎ + Σₖ bₖ·m₍ₖ₎ + s·z, call by call, in float64."""
+    xs, ms = [xs0], []
+    for i in range(table.calls):
+        ms.insert(0, outputs[i])
+        terms = [table.x[i, k] * xs[k] + table.m[i, k] * ms[k] for k in range(min(i, table.depth) + 1)]
+        xs.insert(0, sum(terms) + table.noise[i] * noise[i])
+    return xs[0]
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_table_follows_its_scheduler(sampler, prediction_type):
+    for steps in (1, 2, 3, 7, 20):
+        scheduler = build_scheduler(sampler, CONFIG | {"prediction_type": prediction_type})
+        table = compile_table(scheduler, steps)
+        shape = (1, 4, 8, 8)
+        draws = torch.Generator().manual_seed(3)
+        # As a row's generator does it: float32, the start latents first, then call by call.
+        latents = torch.randn(shape, generator=draws).double()
+        outputs = torch.randn(table.calls, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+        noise = [torch.randn(shape, generator=draws) if draw else torch.zeros(shape) for draw in table.draws]
+        followed = follow(table, latents.numpy(), outputs.numpy(), [z.double().numpy() for z in noise])
+
+        generator = torch.Generator().manual_seed(3)
+        expected = torch.randn(shape, generator=generator)
+        for i, t in enumerate(start(scheduler, steps)):
+            scheduler.scale_model_input(expected, t)
+            expected = step(scheduler, outputs[i].float(), t, expected, generator)
+        scale = expected.abs().max().item()
+        assert np.abs(followed - expected.double().numpy()).max() <= 2e-4 * scale, f"{steps} steps"
+        assert table.depth <= MAX_DEPTH
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        DDIMScheduler(**CONFIG, clip_sample=True),
+        DDIMScheduler(**CONFIG, clip_sample=False, thresholding=True),
+        DDPMScheduler(**CONFIG, clip_sample=True),
+    ],
+    ids=["ddim that clips", "ddim that thresholds", "ddpm that clips"],
+)
+def test_what_is_not_linear_is_refused(scheduler):
+    with pytest.raises(SamplerError, match="not linear"):
+        compile_table(scheduler, 20)
+
+
+def test_learned_variance_is_refused():
+    with pytest.raises(SamplerError):
+        compile_table(DDPMScheduler(**CONFIG, clip_sample=False, variance_type="learned_range"), 20)
+
+
+def test_noise_from_elsewhere_is_refused():
+    class FromElsewhere(DDIMScheduler):
+        def step(self, output, t, sample, **kwargs):
+            return (super().step(output, t, sample, **kwargs)[0] + torch.randn(sample.shape),)
+
+    with pytest.raises(SamplerError, match="its generator did not draw"):
+        compile_table(FromElsewhere(**CONFIG, clip_sample=False), 20)
+
+
+class Remembering(DDIMScheduler):
+    """x' = x + Σₖ wₖ·m₍ₖ₎ over all outputs so far."""
+
+    def set_timesteps(self, steps, device=None):
+        super().set_timesteps(steps, device)
+        self.outputs = []
+
+    def step(self, output, t, sample, return_dict=True):
+        self.outputs.insert(0, output)
+        return (sample + sum(self.weight(k) * m for k, m in enumerate(self.outputs)),)
+
+
+def test_a_history_that_never_ends_is_refused():
+    class Harmonic(Remembering):
+        weight = staticmethod(lambda k: 1 / (k + 1))
+
+    with pytest.raises(SamplerError, match="looks back 19 calls"):
+        compile_table(Harmonic(**CONFIG), 20)
+
+
+def test_a_history_that_only_seems_never_to_end_is_shortened():
+    class Momentum(Remembering):
+        weight = staticmethod(lambda k: 0.9**k)
+
+    table = compile_table(Momentum(**CONFIG), 20)
+    # x' = x + 0.9·(x − x₍₁₎) + m
+    assert table.depth == 1
+    assert np.allclose(table.x[2:], [1.9, -0.9]) and np.allclose(table.m[2:], [1, 0], atol=1e-9)
+
+
+def test_more_steps_than_the_scheduler_has_are_refused():
+    with pytest.raises(SamplerError, match="1000 steps"):
+        compile_table(build_scheduler("ddpm", CONFIG), 1000)
+    with pytest.raises(SamplerError, match="60 steps"):
+        compile_table(build_scheduler("lcm", CONFIG), 60)

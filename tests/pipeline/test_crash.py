@@ -1,0 +1,119 @@
+"""Killed at a random moment, again and again: what comes out in the end is what an undisturbed run writes.
+
+The seed is printed, and taken from CRASH_SEED if that is set; CRASH_ROUNDS says how often (3; `make test-crash`: 30).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sdbatch.storage import Store
+from tests.conftest import REPOSITORY
+from tests.outputs import content, write_table
+from tests.s3.server import S3Server, bucket, s3_server
+
+__all__ = ["bucket", "s3_server"]
+
+ROUNDS = int(os.environ.get("CRASH_ROUNDS", "3"))
+SEED = int(os.environ.get("CRASH_SEED", str(random.randrange(10**6))))
+SETTINGS = ("--steps", "10", "--sampler", "euler_a", "--shard-size", "5", "--actors", "2")
+VICTIMS = ("driver", "worker", "everything")
+
+
+def command(prompts: str, out: str, options: dict) -> list[str]:
+    settings = [*SETTINGS, "--storage-options", json.dumps(options)]
+    return [sys.executable, "-m", "sdbatch", "generate", prompts, out, *settings]
+
+
+def environment() -> dict[str, str]:
+    """A Ray of its own for every run: the whole cluster is among the victims."""
+    return {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"PYTHONPATH": str(REPOSITORY)}
+
+
+def kill_at(seconds: float, victim: str, arguments: list[str]) -> None:
+    """Start a run, kill `victim` with signal 9 after `seconds`, and see everything of it end."""
+    process = psutil.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process.wait(timeout=seconds)
+        return
+    except psutil.TimeoutExpired:
+        family = process.children(recursive=True)
+    workers = [p for p in family if victim == "worker" and is_worker(p)]
+    for one in workers[:1] or ([process] if victim == "driver" else [process, *family]):
+        if one.is_running():
+            one.kill()
+    if workers:
+        process.wait(timeout=300)
+    psutil.wait_procs(family, timeout=60)
+    for one in family:
+        if one.is_running():
+            one.kill()
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return any("ShardWorker" in part for part in process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
+
+
+def remote_content(store: Store) -> dict[str, bytes]:
+    names = list(store.entries())
+    inner = [f"{name}{file}" for name in names if name.endswith("/") for file in store.entries(name.rstrip("/"))]
+    kept = [n for n in [*names, *inner] if not n.endswith(("/", "_stats.json")) and n != "run.json"]
+    return {name: store.read(name) for name in sorted(kept)}
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory) -> Path:
+    colours = ("red", "green", "blue", "yellow")
+    table = {"prompt": [f"a {colours[i % 4]} circle" if i % 13 else "" for i in range(50)]}
+    return write_table(tmp_path_factory.mktemp("crash") / "prompts.parquet", table)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prompts) -> tuple[dict[str, str], float]:
+    started = time.monotonic()
+    process = subprocess.run(command(str(prompts), str(prompts.parent / "whole"), {}), env=environment())
+    assert process.returncode == 1  # some prompts are empty
+    return content(prompts.parent / "whole"), time.monotonic() - started
+
+
+def crash_rounds(prompts: str, out: str, options: dict, seconds: float, chance: random.Random) -> None:
+    """Kill two runs of the same OUT at random moments, then let a third one finish."""
+    for _ in range(2):
+        moment, victim = chance.uniform(0, seconds), chance.choice(VICTIMS)
+        print(f"kill {victim} after {moment:.1f} s")
+        kill_at(moment, victim, command(prompts, out, options))
+    process = subprocess.run(command(prompts, out, options), env=environment(), capture_output=True, text=True)
+    assert process.returncode == 1, process.stderr
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_on_a_local_disk(number, tmp_path, prompts, undisturbed):
+    print(f"CRASH_SEED={SEED} round {number}")
+    whole, seconds = undisturbed
+    crash_rounds(str(prompts), str(tmp_path / "out"), {}, seconds, random.Random(SEED + number))
+    assert content(tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_on_s3(number, prompts, undisturbed, bucket: str, s3_server: S3Server):
+    print(f"CRASH_SEED={SEED} round {number}")
+    seconds = undisturbed[1]
+    Store(bucket, s3_server.options).write("prompts.parquet", prompts.read_bytes())
+    chance = random.Random(SEED + 1000 + number)
+    crash_rounds(f"{bucket}/prompts.parquet", f"{bucket}/out", s3_server.options, seconds, chance)
+    folder = prompts.parent / "whole"
+    kept = [p for p in folder.rglob("*") if p.is_file() and not p.name.endswith("_stats.json") and p.name != "run.json"]
+    local = {str(p.relative_to(folder)): p.read_bytes() for p in kept}
+    assert remote_content(Store(f"{bucket}/out", s3_server.options)) == dict(sorted(local.items()))

@@ -1,0 +1,50 @@
+"""`verify --remake`: a dataset that can prove where it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from tests.outputs import write_table
+
+
+def test_images_are_made_again_from_their_metadata_rows_alone(tmp_path, sdbatch_command):
+    table = {
+        "prompt": ["a red circle", "a blue square", "", "a green triangle"],
+        "sampler": ["ddpm", "euler_a", "ddim", "pndm"],
+        "steps": [3, 4, 5, 6],
+        "guidance_scale": [7.5, 1.0, 3.0, 2.0],
+    }
+    prompts, out = write_table(tmp_path / "p.parquet", table), tmp_path / "out"
+    sdbatch_command("generate", prompts, out, "--images-per-prompt", 2, "--actors", 1, status=1)
+    process = sdbatch_command("verify", out, "--remake", 4)
+    assert "4 images made again from their metadata, 0 of them different" in process.stdout
+
+    # One pixel changed, and everything that tells of it put right: only making it again can show.
+    forge(out, "000000003")
+    assert "0 bad" in sdbatch_command("verify", out).stdout
+    process = sdbatch_command("verify", out, "--remake", 6, status=1)
+    assert "image 000000003: made again, it has other bytes" in process.stdout
+    assert "1 of them different" in process.stdout
+
+
+def forge(out, key: str) -> None:
+    path = out / "00000" / f"{key}.png"
+    with Image.open(path) as image:
+        chunks = PngInfo()
+        chunks.add_text("parameters", image.text["parameters"])
+        image.putpixel((0, 0), (1, 2, 3))
+        file = io.BytesIO()
+        image.save(file, "PNG", pnginfo=chunks)
+    path.write_bytes(file.getvalue())
+    for metadata in (out / "00000.parquet", out / "00000" / "metadata.parquet"):
+        table = pq.read_table(metadata)
+        keys, digests = table["key"].to_pylist(), table["sha256"].to_pylist()
+        digests[keys.index(key)] = hashlib.sha256(file.getvalue()).hexdigest()
+        at = table.column_names.index("sha256")
+        pq.write_table(table.set_column(at, "sha256", pa.array(digests, pa.string())), metadata)

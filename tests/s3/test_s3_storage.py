@@ -1,0 +1,115 @@
+"""Store on a real S3 server."""
+
+from __future__ import annotations
+
+import pickle
+import time
+
+import pytest
+import s3fs
+
+from sdbatch.errors import StorageError
+from sdbatch.storage import Store
+from tests.s3.server import S3Server
+
+
+def test_what_is_written_is_read_and_listed(bucket: str, s3_server: S3Server) -> None:
+    store = pickle.loads(pickle.dumps(Store(f"{bucket}/out/", s3_server.options)))
+    assert store.entries() == {}
+    store.write("00000/a.png", b"12345")
+    store.write("run.json", b"{}")
+    assert store.entries() == {"00000/": 0, "run.json": 2}
+    assert list(store.read_many(["run.json", "00000/a.png"])) == [b"{}", b"12345"]
+    raw = s3fs.S3FileSystem(**s3_server.options)
+    assert raw.cat(f"{bucket}/out/00000/a.png") == b"12345"
+    store.remove("00000", recursive=True)
+    store.remove("never there")
+    assert not store.exists("00000/a.png")
+    assert store.entries().keys() - {"00000/"} == {"run.json"}  # SeaweedFS keeps the empty folder for a while
+
+
+def test_writes_of_others_are_seen_at_once(bucket: str, s3_server: S3Server) -> None:
+    one, two = (Store(f"{bucket}/out", s3_server.options) for _ in range(2))
+    assert one.entries() == {}
+    two.write("x", b"1")
+    assert one.exists("x") and one.entries() == {"x": 1}
+    two.write("x", b"234")
+    assert one.read("x") == b"234" and one.entries() == {"x": 3}
+
+
+def test_a_large_stream_is_a_multipart_upload(bucket: str, s3_server: S3Server) -> None:
+    store = Store(bucket, s3_server.options)
+    piece = bytes(range(256)) * 4096 * 8  # 8 MB
+
+    def produce(file) -> None:
+        for _ in range(5):
+            file.write(piece)
+
+    store.write_stream("large.tar", produce)
+    info = s3fs.S3FileSystem(**s3_server.options).info(f"{bucket}/large.tar")
+    assert info["ETag"].strip('"').endswith("-3")  # of three parts
+    assert store.read("large.tar") == piece * 5
+
+
+def test_a_stream_that_breaks_off_leaves_nothing(bucket: str, s3_server: S3Server) -> None:
+    store = Store(bucket, s3_server.options)
+
+    def produce(file) -> None:
+        file.write(bytes(20 << 20))
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        store.write_stream("half.tar", produce)
+    assert not store.exists("half.tar")
+
+
+def test_files_of_a_folder_and_a_glob_have_their_etags(bucket: str, s3_server: S3Server) -> None:
+    store = Store(bucket, s3_server.options)
+    for name in ("b", "a"):
+        store.write(f"in/{name}.parquet", name.encode())
+    files = Store(f"{bucket}/in", s3_server.options).files()
+    assert [file.path for file in files] == [f"{bucket}/in/a.parquet", f"{bucket}/in/b.parquet"]
+    assert len({file.stamp for file in files}) == 2 and all(len(file.stamp) == 32 for file in files)
+    assert Store(f"{bucket}/in/*.parquet", s3_server.options).files() == files
+    assert Store(f"{bucket}/in/a.parquet", s3_server.options).files() == files[:1]
+
+
+def test_the_environment_says_who_and_where(bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    Store(bucket).probe()
+    assert Store(bucket).entries() == {}
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "reason"),
+    [
+        ({"key": "nobody-knows-me"}, "", "the store does not know this access key"),
+        ({"secret": "wrong-secret-77"}, "", "the secret key is wrong"),
+        ({}, "s3://no-such-bucket-here/out", "there is no such bucket"),
+        ({"key": "sdbatch-reader", "secret": "reader-secret-9c2e"}, "", "access denied"),
+        ({"anon": True, "key": None, "secret": None}, "", "access denied"),
+        ({"endpoint_url": "http://127.0.0.1:9"}, "", "Could not connect to the endpoint"),
+    ],
+)
+def test_the_probe_says_what_is_wrong_and_no_secret(
+    bucket: str, s3_server: S3Server, change: dict[str, object], where: str, reason: str
+) -> None:
+    options = s3_server.options | change
+    began = time.monotonic()
+    with pytest.raises(StorageError) as error:
+        Store(where or f"{bucket}/out", options).probe()
+    message = str(error.value)
+    assert reason in message and (where or bucket) in message
+    assert "\n" not in message
+    for secret in (options["key"], options["secret"], s3_server.secret):
+        assert not secret or secret not in message
+    assert time.monotonic() - began < 30
+
+
+def test_the_probe_leaves_nothing(bucket: str, s3_server: S3Server) -> None:
+    store = Store(f"{bucket}/out", s3_server.options)
+    store.probe()
+    assert store.entries() == {}
