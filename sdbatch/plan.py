@@ -55,14 +55,8 @@ def make_plan(prompts: str, out: str, settings: RunSettings) -> Plan:
     """
     files = list_inputs(prompts, settings.storage_options)
     columns = check_table(files, settings)
-    model = inspect_model(
-        fetch_model(
-            settings.model,
-            revision=settings.revision,
-            variant=settings.variant,
-            options=settings.storage_options,
-        )
-    )
+    source = {"revision": settings.revision, "variant": settings.variant}
+    model = inspect_model(fetch_model(settings.model, options=settings.storage_options, **source), **source)
     _check_defaults(settings, model)
     store = Store(out, settings.storage_options)
     entries = {} if settings.overwrite else store.entries()

@@ -164,7 +164,7 @@ def _intention(plan: Plan, engine: Mapping[str, Any], pool: PoolSize) -> str:
 
 
 def _summary(report: RunReport) -> str:
-    """What a run came to, how well it went, and why what failed did."""
+    """What a run came to, in a line, and one more for every reason of failure."""
     lines = [
         f"{report.ok:,} of {report.images:,} images are in {report.out}, {report.made:,} of them made now "
         f"in {duration(report.seconds)}"

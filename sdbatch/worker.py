@@ -67,7 +67,7 @@ def load_engine(job: Job) -> Engine:
         variant=settings.variant,
         options=settings.storage_options,
     )
-    return Engine(model, **job.engine)
+    return Engine(model, revision=settings.revision, variant=settings.variant, **job.engine)
 
 
 @ray.remote

@@ -19,7 +19,7 @@ LAYERS = (
     "diffusion",
     "settings storage storage_errors parquet",
     "prompts output shards models ledger startup stall capacity config_file",
-    "record engine_config plan forecast measure status verify remake gallery report",
+    "record engine_config measure plan forecast status verify remake gallery report",
     "engine_loop metrics",
     "coordinator worker cluster",
     "graph execution",

@@ -43,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(config: Mapping[str, Any]) -> Parser:
-    """The parser of all commands; what `config` holds need not be said again to generate and plan."""
     parser = Parser(
         prog="sdbatch",
         description="Turn a table of prompts into a dataset of images with Stable Diffusion, on Ray.",
@@ -51,8 +50,8 @@ def _parser(config: Mapping[str, Any]) -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"sdbatch {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    generate.add(commands, config)
-    plan.add(commands, config)
-    output.add(commands)
-    completion.add(commands)
+    for module in (generate, plan):
+        module.add(commands, config)
+    for module in (output, completion):
+        module.add(commands)
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 from sdbatch.cli.options import RUN_USAGE, add_run_options, command
 from sdbatch.errors import SdbatchError
+from sdbatch.settings import RunSettings
 
 __all__ = ["add"]
 
@@ -33,24 +35,30 @@ exit status:
 def add(commands: Any, config: Mapping[str, Any]) -> None:
     parser = command(commands, "generate", _generate, "make the images of a prompt table", EXAMPLES, RUN_USAGE)
     add_run_options(parser, config)
-    group = parser.add_argument_group("words")
-    words = group.add_mutually_exclusive_group()
+    _add_watch_options(parser)
+    parser.set_defaults(**config)
+    words = parser.add_argument_group("words").add_mutually_exclusive_group()
     words.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
     words.add_argument("--verbose", action="store_true", help="a line for each worker, too")
-    group.add_argument("--log-format", default="text", choices=("text", "json"), help="json: a JSON object a line")
+    words.add_argument("--log-format", default="text", choices=("text", "json"), help="default %(default)s")
 
 
-def _generate(prompts: str, out: str, log_format: str, quiet: bool, verbose: bool, **options: Any) -> int:
-    from sdbatch.log_lines import LogLines
+def _add_watch_options(parser: argparse.ArgumentParser) -> None:
+    defaults = RunSettings()
+    watch = parser.add_argument_group("watching over it")
+    for name, help in (
+        ("--start-timeout", "seconds without a worker after which the run gives up; default %(default)s"),
+        ("--stall-timeout", "seconds without progress after which a worker is restarted; default %(default)s"),
+        ("--price-per-hour", "of one worker, for the report's cost"),
+    ):
+        default = getattr(defaults, name.removeprefix("--").replace("-", "_"))
+        watch.add_argument(name, default=default, type=float, metavar="X", help=help)
+
+
+def _generate(prompts: str, out: str, quiet: bool, verbose: bool, log_format: str, **options: Any) -> int:
     from sdbatch.pipeline import generate
-    from sdbatch.progress import ProgressLine
 
-    # What a notebook's `!sdbatch …` prints is kept: there, too, a line that is written over becomes hundreds.
-    in_place = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and "JPY_PARENT_PID" not in os.environ
-    if log_format == "json":
-        progress = LogLines(sys.stderr)
-    else:
-        progress = ProgressLine(sys.stderr, sys.stdout, in_place=in_place, quiet=quiet, verbose=verbose)
+    progress = _progress(quiet, verbose, log_format)
     try:
         report = generate(prompts, out, progress=progress, **options)
     except SdbatchError as error:
@@ -58,3 +66,14 @@ def _generate(prompts: str, out: str, log_format: str, quiet: bool, verbose: boo
         return error.exit_status
     progress.end(report)
     return report.exit_status
+
+
+def _progress(quiet: bool, verbose: bool, log_format: str) -> Any:
+    from sdbatch.log_lines import LogLines
+    from sdbatch.progress import ProgressLine
+
+    if log_format == "json":
+        return LogLines(sys.stderr)
+    # What a notebook's `!sdbatch …` prints is kept: there, too, a line that is written over becomes hundreds.
+    in_place = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and "JPY_PARENT_PID" not in os.environ
+    return ProgressLine(sys.stderr, sys.stdout, in_place=in_place, quiet=quiet, verbose=verbose)

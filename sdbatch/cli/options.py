@@ -13,6 +13,7 @@ __all__ = ["RUN_USAGE", "Parser", "add_out", "add_run_options", "command", "read
 
 # Thirty options in the place of a usage line would hide what one has to give.
 RUN_USAGE = "%(prog)s PROMPTS OUT [options]"
+PROMPTS_HELP = "a table (Parquet, CSV, TSV, JSON Lines, .txt), a folder or glob of them, local or s3://…; or one prompt"
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,31 +36,23 @@ def command(
     return parser
 
 
-def read_config(argv: Sequence[str] | None) -> dict[str, Any]:
-    """The options in the file that `--config` names, read first: they become the defaults of the others."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    path = parser.parse_known_args(argv)[0].config
-    if path is None:
-        return {}
-    from sdbatch.config_file import read_config as read  # brings in YAML and fsspec
-
-    return read(path)
-
-
 def add_run_options(parser: argparse.ArgumentParser, config: Mapping[str, Any]) -> None:
-    """PROMPTS, OUT, and an option for each setting of a run; those in `config` are given already."""
+    """PROMPTS, OUT, and an option for each setting of a run.
+
+    Args:
+        config: options by name, as read from a `--config` file: the defaults of what the command line leaves out.
+    """
     defaults = RunSettings()
+    for name, help in (("prompts", PROMPTS_HELP), ("out", "folder or URL to fill; a second run resumes")):
+        # In the file, PROMPTS and OUT need not be on the command line.
+        parser.add_argument(name, metavar=name.upper(), help=help, **({"nargs": "?"} if name in config else {}))
     parser.add_argument(
-        "prompts", metavar="PROMPTS", **_optional("prompts", config),
-        help="a table (Parquet, CSV, TSV, JSONL, or a .txt with a prompt a line), or a folder or glob of such, "
-        "local or s3://…; or one prompt",
-    )  # fmt: skip
-    parser.add_argument("out", metavar="OUT", **_optional("out", config), help="folder or URL; a second run resumes")
-    parser.add_argument(
-        "--config", action=_Read, default=argparse.SUPPRESS, metavar="FILE",
-        help="these options by name, PROMPTS and OUT among them, as YAML; what is said here goes before it",
-    )  # fmt: skip
+        "--config",
+        action=_Read,
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="options by name, in YAML",
+    )
 
     def option(group: Any, name: str, help: str, **kwargs: Any) -> None:
         field = name.removeprefix("--").replace("-", "_")
@@ -67,10 +60,12 @@ def add_run_options(parser: argparse.ArgumentParser, config: Mapping[str, Any]) 
 
     model = parser.add_argument_group("model")
     option(
-        model, "--model", "`tiny` (built in, the default), a folder in diffusers' format, local or s3://…, or a hub id",
+        model,
+        "--model",
+        "`tiny` (built in, the default), a folder in diffusers' format, local or s3://…, or a hub id",
         metavar="NAME|DIR",
-    )  # fmt: skip
-    option(model, "--revision", "of a model of the hub", metavar="NAME")
+    )
+    option(model, "--revision", "branch, tag or commit of a model on the hub", metavar="REV")
     option(model, "--variant", "of the weight files, such as fp16", metavar="NAME")
 
     rows = parser.add_argument_group("what a row does not say itself", "Columns of the same names go before these.")
@@ -80,7 +75,9 @@ def add_run_options(parser: argparse.ArgumentParser, config: Mapping[str, Any]) 
     sampler.completer = _samplers  # type: ignore[attr-defined]  # argcomplete's own way
     option(rows, "--steps", "default %(default)s", type=int, metavar="N")
     option(rows, "--guidance-scale", "default %(default)s; 1 or less is none", type=float, metavar="G")
-    option(rows, "--guidance-rescale", "0 to 1, takes back contrast; default 0", type=float, metavar="F")
+    option(
+        rows, "--guidance-rescale", "0 to 1, takes back contrast (Lin et al. 2023); default 0", type=float, metavar="F"
+    )
     option(rows, "--negative-prompt", "default: none", metavar="TEXT")
     option(rows, "--height", "pixels; default: the model's own", type=int, metavar="H")
     option(rows, "--width", "pixels; default: the model's own", type=int, metavar="W")
@@ -115,15 +112,7 @@ def add_run_options(parser: argparse.ArgumentParser, config: Mapping[str, Any]) 
     option(workers, "--dtype", "default %(default)s: fp16 on a GPU, fp32 on a CPU", choices=DTYPES)
     option(workers, "--device", "default %(default)s: a GPU if Ray has one", choices=DEVICES)
     option(workers, "--compile", "torch.compile; default %(default)s: on a GPU", choices=SWITCHES)
-    option(workers, "--start-timeout", "give up without a worker for so many seconds", type=float, metavar="S")
-    option(workers, "--stall-timeout", "restart a worker that does nothing for so long", type=float, metavar="S")
-    option(workers, "--price-per-hour", "of one worker; says what the images cost", type=float, metavar="P")
     option(workers, "--address", "an existing Ray cluster; default: RAY_ADDRESS, else a local one", metavar="ADDR")
-    parser.set_defaults(**config)
-
-
-def _optional(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"nargs": "?"} if name in config else {}
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
@@ -131,6 +120,22 @@ def add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--storage-options", type=_json_object, default={}, metavar="JSON", help="a JSON object for fsspec"
     )
+
+
+def read_config(argv: Sequence[str] | None) -> dict[str, Any]:
+    """The options in the file that `--config` names among `argv`, which must be known before the rest is parsed.
+
+    Raises:
+        UsageError: the file cannot be read, or holds no options.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    path = parser.parse_known_args(argv)[0].config
+    if path is None:
+        return {}
+    from sdbatch.config_file import read_config
+
+    return read_config(path)
 
 
 class _Read(argparse.Action):

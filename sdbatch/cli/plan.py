@@ -44,6 +44,8 @@ def add(commands: Any, config: Mapping[str, Any]) -> None:
     speed.add_argument(
         "--measure", action="store_true", help="try some rows of the table on this machine, for a few seconds"
     )
+    estimate.add_argument("--price-per-hour", type=_positive, metavar="P", help="of one worker")
+    parser.set_defaults(**{name: value for name, value in config.items() if name != "log_format"})
 
 
 def _plan(
@@ -51,6 +53,7 @@ def _plan(
     out: str,
     images_per_second: float | None,
     measure: bool,
+    price_per_hour: float | None,
     **options: Any,
 ) -> int:
     from sdbatch.forecast import make_forecast
@@ -62,7 +65,7 @@ def _plan(
     forecast = make_forecast(plan, settings)
     _print(_bad_rows(forecast))
     _print(_settings(forecast))
-    _print(_work(plan, settings, forecast, images_per_second, measure))
+    _print(_work(plan, settings, forecast, images_per_second, measure, price_per_hour))
     return 1 if forecast.bad else 0
 
 
@@ -131,6 +134,7 @@ def _work(
     forecast: Forecast,
     images_per_second: float | None,
     measure: bool,
+    price_per_hour: float | None,
 ) -> Iterator[str]:
     calls = sum(forecast.calls_to_do.values())
     yield f"\nto do   {forecast.good_to_do:,} images, {calls:,} calls of the model (two a step with guidance)"
@@ -144,7 +148,7 @@ def _work(
     else:
         yield f"memory  {_weights(plan, settings)}; what sampling adds is measured by --measure"
         seconds = forecast.good_to_do / images_per_second if images_per_second else None
-    yield _time(seconds, settings)
+    yield _time(seconds, settings, price_per_hour)
 
 
 def _measured(plan: Plan, settings: RunSettings, forecast: Forecast) -> Any:
@@ -166,14 +170,14 @@ def _weights(plan: Plan, settings: RunSettings) -> str:
     return f"the model's {numbers / 1e6:,.1f} million numbers take {sizes}"
 
 
-def _time(seconds: float | None, settings: RunSettings) -> str:
+def _time(seconds: float | None, settings: RunSettings, price_per_hour: float | None) -> str:
     if seconds is None:
         return "time    not known; --measure tries it on this machine, --images-per-second X says it"
     text = f"time    {duration(seconds)} of one worker"
     if settings.actors:
         text += f", {duration(seconds / settings.actors[1])} of {settings.actors[1]}"
-    if price := settings.price_per_hour:
-        text += f"; that costs {price * seconds / 3600:,.4g} at {price:g} an hour"
+    if price_per_hour:
+        text += f"; that costs {price_per_hour * seconds / 3600:,.4g} at {price_per_hour:g} an hour"
     return text
 
 

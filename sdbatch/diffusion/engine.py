@@ -105,10 +105,11 @@ class Engine:
 
     @property
     def counters(self) -> dict[str, float]:
-        """Calls of the UNet times lanes so far, and how many of these held a row; rows that wait, lanes in use now."""
+        """UNet calls times lanes so far, those that held a row, halvings; lanes, those in use and rows waiting now."""
         return {
             "lane_calls": self._lane_calls,
             "lane_calls_used": self._lane_calls_used,
+            "halvings": len(self._out_of_memory),
             "lanes": self.lanes,
             "lanes_used": self._lanes.used,
             "waiting_rows": self._lanes.rows_waiting,

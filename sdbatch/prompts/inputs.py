@@ -31,7 +31,7 @@ class InputFile:
         stamp: changes when the content does: an etag, else the time of change.
         rows: rows in the file.
         row_groups: rows in each of its row groups; a row group can only be decoded from its beginning.
-        format: "parquet", "csv", "tsv", "jsonl" or "txt"; "prompt" for a prompt itself, whose words are its `path`.
+        format: "parquet", "csv", "tsv", "jsonl" or "txt"; or "prompt", of which the path is the prompt itself.
         schema: its columns.
     """
 
@@ -58,8 +58,7 @@ def list_inputs(prompts: str, options: Mapping[str, Any] | None = None) -> list[
         StorageError: the store refuses.
     """
     if isinstance(prompts, str) and single.is_prompt(prompts):
-        size = len(prompts.encode())
-        return [InputFile(prompts, size, "", 1, (1,), single.FORMAT, single.SCHEMA)]
+        return [_prompt_itself(prompts)]
     store = Store(prompts, options)
     found = store.files()
     if not found:
@@ -79,6 +78,13 @@ def list_inputs(prompts: str, options: Mapping[str, Any] | None = None) -> list[
     return [
         replace(file, schema=schemas.setdefault(file.schema.serialize().to_pybytes(), file.schema)) for file in files
     ]
+
+
+def _prompt_itself(text: str) -> InputFile:
+    size = len(text.encode())
+    return InputFile(
+        path=text, size=size, stamp="", rows=1, row_groups=(1,), format=single.FORMAT, schema=single.SCHEMA
+    )
 
 
 def _of_one_kind(url: str, found: list[StoredFile]) -> tuple[str, list[StoredFile]]:

@@ -38,10 +38,11 @@ def read_rows(
         StorageError: the store refuses.
     """
     wanted, needed = list(ranges), columns.needed
-    schema = pa.schema([file.schema.field(name) for name in needed])
     if file.format == single.FORMAT:
         yield from (single.prompt_table(file.path) for _ in wanted)
-    elif file.format == "parquet":
+        return
+    schema = pa.schema([file.schema.field(name) for name in needed])
+    if file.format == "parquet":
         store = Store(file.path, options)
         with opened_parquet(store, "", InputError, piece=COLUMN_BYTES) as parquet:
             if parquet.metadata.num_rows != file.rows:

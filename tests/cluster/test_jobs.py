@@ -107,18 +107,18 @@ def test_a_run_in_a_file_with_a_runtime_environment_and_json_lines(submit, tmp_p
 
 
 def test_a_job_that_is_stopped_goes_on_where_it_was_and_shows_its_metrics(ray_job, submit, head, tmp_path):
-    prompts, out = table(tmp_path, rows=40), tmp_path / "out"
+    prompts, out = table(tmp_path, rows=24), tmp_path / "out"
     job = ("--working-dir", REPOSITORY, "--", "python", "jobs/generate.py", prompts, out, *SLOW)
     ray_job("submit", "--no-wait", "--submission-id", "stopped", *job)
     deadline = time.monotonic() + 200
-    while len(markers(out)) < 2:
+    while len(markers(out)) < 1:
         assert time.monotonic() < deadline, ray_job("logs", "stopped").stdout
         time.sleep(0.2)
     scraped = scrape(head.metrics_port, deadline)
     ray_job("stop", "stopped")
     assert "STOPPED" in ray_job("status", "stopped", status=None).stdout.upper()
     before = {path: path.stat().st_mtime_ns for path in out.glob("*_stats.json")}
-    assert 2 <= len(before) < 10
+    assert 1 <= len(before) < 6
 
     submit("jobs/generate.py", prompts, out, *SLOW)
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -128,8 +128,8 @@ def test_a_job_that_is_stopped_goes_on_where_it_was_and_shows_its_metrics(ray_jo
     plotted = set(METRIC.findall((REPOSITORY / "docs" / "grafana-dashboard.json").read_text()))
     promised = {f"ray_sdbatch_{name}_total" for name in (*COUNTERS, FAILURES)} | {f"ray_sdbatch_{n}" for n in GAUGES}
     assert plotted == promised
-    # No row failed and no lane was halved, so these two have no series.
-    assert scraped == promised - {"ray_sdbatch_failures_total", "ray_sdbatch_halvings_total"}
+    # A counter has no series before it first counts: no row failed here, and no lane was halved.
+    assert scraped | {"ray_sdbatch_failures_total", "ray_sdbatch_halvings_total"} == promised
 
 
 def scrape(port: int, deadline: float) -> set[str]:
