@@ -83,13 +83,9 @@ def test_guidance_rescale(sd):
 def test_half_precision_is_no_farther_from_float32_than_diffusers_half_precision(sd, dtype):
     requests = [
         Request(f"prompt {i}", seed=i, steps=6, sampler=sampler, guidance_scale=g)
-        for i, (sampler, g) in enumerate(
-            (sampler, g) for sampler in ("ddpm", "ddim", "euler_a") for g in (1.0, 7.5)
-        )
+        for i, (sampler, g) in enumerate((sampler, g) for sampler in ("ddpm", "ddim", "euler_a") for g in (1.0, 7.5))
     ]
-    images = {
-        image.request.seed: image.pixels for image in Engine(sd, lanes=8, dtype=dtype).generate(requests)
-    }
+    images = {image.request.seed: image.pixels for image in Engine(sd, lanes=8, dtype=dtype).generate(requests)}
     exact = Reference(sd)
     half = Reference(sd, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[dtype])
     ours, theirs = [], []

@@ -34,9 +34,7 @@ def test_a_table_follows_its_scheduler(sampler, prediction_type):
         draws = torch.Generator().manual_seed(3)
         # As a row's generator does it: float32, the start latents first, then call by call.
         latents = torch.randn(shape, generator=draws).double()
-        outputs = torch.randn(
-            table.calls, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
-        )
+        outputs = torch.randn(table.calls, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
         noise = [torch.randn(shape, generator=draws) if draw else torch.zeros(shape) for draw in table.draws]
         followed = follow(table, latents.numpy(), outputs.numpy(), [z.double().numpy() for z in noise])
 
