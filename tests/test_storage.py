@@ -45,6 +45,7 @@ def test_names_with_glob_characters_are_names(tmp_path: Path) -> None:
 
 def test_a_stream_that_fails_is_produced_again_from_its_start(tmp_path: Path) -> None:
     store, calls = Store(str(tmp_path)), []
+    store.probe()  # one that never answered would be given up sooner
 
     def produce(file) -> None:
         calls.append(1)
