@@ -51,7 +51,8 @@ def generate(
     """Make the images of a prompt table; the command line's `sdbatch generate`.
 
     Args:
-        prompts: a Parquet file, a folder or a glob of them, local or any fsspec URL.
+        prompts: a table (Parquet, CSV, TSV, JSONL, txt), a folder or a glob of such, local or any fsspec URL;
+            or one prompt.
         out: the folder or URL to fill; what it already holds is kept, and only what is missing is made.
         progress: told how far the run is, about twice a second.
         make_engine: what gives a worker its engine, if it is not to be the real one; see `worker.Job`.

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from sdbatch.cluster import PoolSize
+from sdbatch.capacity import PoolSize
 from sdbatch.coordinator import Snapshot
 from sdbatch.errors import SdbatchError
 from sdbatch.plan import Plan
@@ -83,7 +83,9 @@ class ProgressLine:
             self._say(self._text(snapshot, done))
 
     def waiting(self, seconds: float, reason: Callable[[], str]) -> None:
-        """There has been no worker for so long; said now and then."""
+        """There has been no worker for so long; said now and then, but not by a quiet one: it may yet come."""
+        if self._quiet:
+            return
         if seconds - self._last_waiting >= WAITING_SECONDS or seconds < self._last_waiting:
             self._last_waiting = seconds
             self._say(f"waiting for a worker for {duration(seconds)}: {reason()}")

@@ -23,9 +23,9 @@ def test_the_file_gives_what_the_command_line_leaves_out(tmp_path, config, capsy
         f"prompts: {tmp_path}/p.parquet\nout: {tmp_path}/out\nshard-size: 8\nactors: '1:4'\nguidance_scale: 2\n"
     )
     assert main(["plan", "--config", path]) == 0
-    assert "5 shards" in capsys.readouterr().out
+    assert "5 of up to 8 rows" in capsys.readouterr().out
     assert main(["plan", "--config", path, "--shard-size", "20"]) == 0
-    assert "2 shards" in capsys.readouterr().out
+    assert "2 of up to 20 rows" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
