@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint bench tiny clean chromium test-crash
+.PHONY: install demo test test-cluster test-crash test-obedience lint bench tiny clean chromium
 
 install: $(INSTALLED)
 
@@ -22,6 +22,14 @@ demo: $(INSTALLED)
 test: $(INSTALLED) chromium
 	$(BIN)/pytest
 
+# Several Ray nodes, autoscaling, ray job submit: minutes each.
+test-cluster: $(INSTALLED)
+	$(BIN)/pytest -m cluster tests/cluster
+
+# Five hundred pictures of combinations that the embedded model never saw.
+test-obedience: $(INSTALLED)
+	SDBATCH_OBEDIENCE=500 $(BIN)/pytest tests/tiny/test_obedience.py
+
 # The gallery is tested in a real browser. On Debian this brings it; elsewhere bring chromium and chromedriver yourself.
 chromium:
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || (apt-get update -q && apt-get install -qy chromium chromium-driver)
@@ -34,6 +42,10 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/mixed.py
 	$(BIN)/python benchmarks/uniform.py
 	$(BIN)/python benchmarks/overhead.py
+
+# Trains the embedded model anew, for hours; kill it at any time, the same command goes on.
+tiny: $(INSTALLED)
+	$(BIN)/python -m sdbatch.tiny.train
 
 clean:
 	rm -rf $(VENV) demo-out

@@ -45,6 +45,7 @@ def test_names_with_glob_characters_are_names(tmp_path: Path) -> None:
 
 def test_a_stream_that_fails_is_produced_again_from_its_start(tmp_path: Path) -> None:
     store, calls = Store(str(tmp_path)), []
+    store.probe()  # one that never answered would be given up sooner
 
     def produce(file) -> None:
         calls.append(1)
@@ -55,6 +56,13 @@ def test_a_stream_that_fails_is_produced_again_from_its_start(tmp_path: Path) ->
 
     store.write_stream("x", produce)
     assert (tmp_path / "x").read_bytes() == b"part and part"
+
+
+def test_a_listing_survives_what_vanishes_and_dangles(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write("x", b"1")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    assert store.entries() == {"x": 1, "dangling": 0}
 
 
 def test_the_probe_leaves_nothing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sdbatch import __version__
-from sdbatch.cli import completion, generate, output, plan
+from sdbatch.cli import bench, completion, generate, output, plan
 from sdbatch.cli.options import Parser, read_config
 from sdbatch.errors import SdbatchError
 
@@ -52,6 +52,6 @@ def _parser(config: Mapping[str, Any]) -> Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (generate, plan):
         module.add(commands, config)
-    for module in (output, completion):
+    for module in (output, bench, completion):
         module.add(commands)
     return parser

@@ -50,8 +50,10 @@ class StableDiffusion:
         self._forced_scheduler_config = {"steps_offset": 1} if outdated else {}
         self._tables: dict[tuple[str, int], Table] = {}
         self._compiled: Callable | None = None
-        # Convolutions over channels that lie side by side are 1.1 times as fast in the UNet, 1.8 in the VAE.
-        self.unet.to(memory_format=torch.channels_last)
+        # Convolutions over channels that lie side by side are faster: on a CPU 1.8 times in the VAE. There they
+        # also round 2.8 times as coarsely, which the UNet would amplify from step to step for 1.1 times the speed.
+        self._unet_layout = torch.contiguous_format if self.device.type == "cpu" else torch.channels_last
+        self.unet.to(memory_format=self._unet_layout)
         self.vae.to(memory_format=torch.channels_last)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
@@ -105,7 +107,7 @@ class StableDiffusion:
     def denoise(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Named) -> torch.Tensor:
         """What the UNet predicts for stacked lanes, in its own dtype."""
         return self._runner(latents)(
-            latents.to(self.dtype, memory_format=torch.channels_last),
+            latents.to(self.dtype, memory_format=self._unet_layout),
             timesteps,
             encoder_hidden_states=conditioning["encoder_hidden_states"],
             timestep_cond=conditioning.get("timestep_cond"),

@@ -11,26 +11,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["fitted", "parameters"]
+from sdbatch.diffusion.samplers import SAMPLERS
 
-# The names under which viewers know the samplers; others go by their own.
-SAMPLER_LABELS = {
-    "ddim": "DDIM",
-    "ddpm": "DDPM",
-    "deis": "DEIS",
-    "dpm2": "DPM2",
-    "dpm2_a": "DPM2 a",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2s": "DPM++ 2S",
-    "euler": "Euler",
-    "euler_a": "Euler a",
-    "heun": "Heun",
-    "lcm": "LCM",
-    "lms": "LMS",
-    "plms": "PLMS",
-    "pndm": "PLMS",
-    "tcd": "TCD",
-}
+__all__ = ["fitted", "parameters"]
 
 
 def parameters(row: Mapping[str, Any]) -> str:
@@ -53,7 +36,7 @@ def fitted(row: Mapping[str, Any], units: int) -> str:
 def _text(prompt: str, negative: str, row: Mapping[str, Any]) -> str:
     settings = {
         "Steps": row["steps"],
-        "Sampler": SAMPLER_LABELS.get(row["sampler"], row["sampler"]),
+        "Sampler": SAMPLERS[row["sampler"]].label if row["sampler"] in SAMPLERS else row["sampler"],
         "CFG scale": _plain(row["guidance_scale"]),
         "Seed": row["seed"],
         "Size": f"{row['width']}x{row['height']}",

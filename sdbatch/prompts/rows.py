@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from sdbatch.diffusion.request import Request
+from sdbatch.diffusion.samplers import resolve
+from sdbatch.errors import SamplerError
 from sdbatch.prompts.columns import Columns
 from sdbatch.settings import RunSettings
 
@@ -85,7 +87,7 @@ def _row(cells: dict[str, Any], settings: RunSettings, file_number: int, row: in
     request = Request(
         prompt=given["prompt"],
         negative_prompt=(given["negative_prompt"] or "") if "negative_prompt" in given else settings.negative_prompt,
-        sampler=value("sampler", settings.sampler),
+        sampler=_canonical(value("sampler", settings.sampler)),
         steps=value("steps", settings.steps),
         guidance_scale=value("guidance_scale", settings.guidance_scale),
         guidance_rescale=settings.guidance_rescale,
@@ -95,6 +97,14 @@ def _row(cells: dict[str, Any], settings: RunSettings, file_number: int, row: in
     seeds = [None] * count if seed is None else range(seed, seed + count)
     requests = tuple(replace(request, seed=seed) for seed in seeds)
     return PromptRow(requests, bad[0].reason if bad else None, unread)
+
+
+def _canonical(sampler: str | None) -> str | None:
+    """The sampler's own name where an alias or a code stands for it; unknown ones are for the model to refuse."""
+    try:
+        return resolve(sampler) if sampler is not None else None
+    except SamplerError:
+        return sampler
 
 
 def _cells(setting: str, column: str, values: pa.ChunkedArray, text: bool) -> list[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from sdbatch.diffusion.samplers import SAMPLERS, a1111_name, resolve
@@ -48,3 +50,11 @@ def test_refused_samplers_say_why(name):
 def test_brownian_trees_are_refused_with_the_reason():
     with pytest.raises(SamplerError, match="Brownian tree"):
         resolve("DPM++ SDE Karras")
+
+
+def test_the_docs_list_every_sampler():
+    page = (Path(__file__).parents[2] / "docs" / "samplers.md").read_text(encoding="utf-8")
+    for sampler in SAMPLERS.values():
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `{sampler.name}` |")]
+        assert sampler.label in row
+        assert all(f"`{alias}`" in row for alias in sampler.aliases)

@@ -80,8 +80,20 @@ def test_float32_is_read_as_it_was_written() -> None:
     assert one(guidance_scale=pa.array([7.1], pa.float32())).requests[0].guidance_scale == 7.1
 
 
-def test_diffusiondb_sampler_codes_and_dictionaries_of_strings() -> None:
-    assert one(sampler=pa.array([4], pa.uint8())).requests[0].sampler == "4"
+def test_samplers_go_by_their_own_names_and_unknown_ones_by_what_they_were_called() -> None:
+    given = {
+        "ddim": "ddim",
+        "k_euler_ancestral": "euler_a",
+        "Euler a": "euler_a",
+        "PLMS": "pndm",
+        "nonsense": "nonsense",
+    }
+    assert {name: one(sampler=name).requests[0].sampler for name in given} == given
+    codes = {1: "ddim", 2: "pndm", 3: "euler", 4: "euler_a", 5: "heun", 6: "dpm2", 7: "dpm2_a", 8: "lms", 9: "9"}
+    assert {code: one(sampler=pa.array([code], pa.uint8())).requests[0].sampler for code in codes} == codes
+
+
+def test_dictionaries_and_every_kind_of_string() -> None:
     assert one(sampler=pa.array(["ddim"]).dictionary_encode()).requests[0].sampler == "ddim"
     for kind in (pa.large_string(), pa.string_view()):
         assert one(negative_prompt=pa.array(["n"], kind)).requests[0].negative_prompt == "n"

@@ -1,0 +1,171 @@
+"""What the engine's benchmarks share: the two contestants, the clock, and a device's peak."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.utils import logging
+from torch.utils.flop_counter import FlopCounterMode
+
+from sdbatch.diffusion.engine import Engine
+from sdbatch.diffusion.loading import DTYPES
+from sdbatch.diffusion.request import Request
+from sdbatch.diffusion.tables import build_scheduler
+
+__all__ = ["Diffusers", "add_options", "alternate", "make_engine", "report_device", "run_engine"]
+
+PROMPTS = (
+    "a red circle on a blue background",
+    "portrait of an astronaut, oil on canvas, dramatic light",
+    "a small green square left of a large yellow triangle",
+    "misty forest at dawn, 35mm photograph, highly detailed",
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="tiny", help="tiny, sd15, sd21, sdxl (random weights) or a folder")
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--lanes", type=int, default=16)
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--compile", action="store_true", help="both contestants through torch.compile")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=3, help="alternating rounds; the best of each counts")
+
+
+class Diffusers:
+    """diffusers' own pipeline, called on batches of rows with equal settings."""
+
+    def __init__(self, folder: Path, engine: Engine, compiled: bool):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        xl = engine.info.family == "sdxl"
+        options = {"add_watermarker": False} if xl else {"safety_checker": None}
+        cls = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
+        self.pipeline = cls.from_pretrained(folder, torch_dtype=DTYPES[engine.dtype], **options)
+        self.pipeline.to(engine.device).set_progress_bar_config(disable=True)
+        self._config = dict(self.pipeline.scheduler.config)
+        self._forced = {} if xl else {"steps_offset": 1}
+        if compiled:
+            self.pipeline.unet = torch.compile(self.pipeline.unet, dynamic=False)
+
+    def __call__(self, rows: list[Request]) -> dict[int, np.ndarray]:
+        """Pictures by seed, uint8 (H, W, 3)."""
+        first = rows[0]
+        self.pipeline.scheduler = build_scheduler(first.sampler, self._config, self._forced)
+        images = self.pipeline(
+            [row.prompt for row in rows],
+            num_inference_steps=first.steps,
+            guidance_scale=first.guidance_scale,
+            generator=[torch.Generator("cpu").manual_seed(row.seed) for row in rows],
+            output_type="np",
+        ).images
+        pixels = (images * 255).round().astype(np.uint8)
+        return dict(zip([row.seed for row in rows], pixels, strict=True))
+
+
+def make_engine(folder: Path, arguments: argparse.Namespace) -> Engine:
+    torch.set_num_threads(arguments.threads)
+    compile = "on" if arguments.compile else "off"
+    return Engine(folder, lanes=arguments.lanes, dtype=arguments.dtype, device=arguments.device, compile=compile)
+
+
+def run_engine(engine: Engine, rows: list[Request]) -> dict[int, np.ndarray]:
+    images = list(engine.generate(rows))
+    failed = [image.error for image in images if image.error]
+    if failed:
+        raise SystemExit(f"{len(failed)} rows failed: {failed[0]}")
+    return {image.request.seed: image.pixels for image in images}
+
+
+def alternate(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Best wall-clock seconds of each, run in turn so that a busy machine disturbs all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds):
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            run()
+            _synchronize()
+            seconds[name].append(time.perf_counter() - start)
+            print(f"  round {number + 1}, {name}: {seconds[name][-1]:.2f} s", flush=True)
+    return {name: min(times) for name, times in seconds.items()}
+
+
+def report_device(engine: Engine, rows: list[Request], seconds: float) -> None:
+    """What share of the device's own matmul peak the UNet's arithmetic came to, and the memory that it took."""
+    flops = unet_flops(engine) * sum(lane_passes(engine, row) for row in rows)
+    peak = matmul_peak(engine.device, DTYPES[engine.dtype])
+    print(f"matmul peak {peak / 1e12:.2f} TFLOP/s; the UNet at {flops / seconds / peak:.1%} of it")
+    if engine.device.startswith("cuda"):
+        print(f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB")
+        print(f"the device waited {waiting_share(engine, rows):.1%} of the time")
+
+
+def lane_passes(engine: Engine, row: Request) -> int:
+    return engine.family.table(row).calls * (2 if engine.family.guided(row) else 1)
+
+
+def unet_flops(engine: Engine) -> int:
+    """Floating-point operations of one lane's pass through the UNet, multiplications and additions."""
+    family = engine.family
+    request = Request("x", guidance_scale=1.0)
+    shape = family.latent_shape(engine.info.height, engine.info.width)
+    (named,) = family.conditioning(request, [_first(family.encode(["x"]))], shape)
+    latents = torch.zeros(1, *shape, device=family.device)
+    timesteps = torch.zeros(1, device=family.device)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        family.denoise(latents, timesteps, {name: tensor[None] for name, tensor in named.items()})
+    return counter.get_total_flops()
+
+
+def matmul_peak(device: str, dtype: torch.dtype) -> float:
+    """FLOP/s of the best median of square matrix products; large ones on a GPU, a small one on a CPU."""
+    sizes = (8192, 16384) if device.startswith("cuda") else (1024, 2048)
+    return max(2 * size**3 / _median_seconds(size, device, dtype) for size in sizes)
+
+
+def _median_seconds(size: int, device: str, dtype: torch.dtype) -> float:
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    times = []
+    for _ in range(10):
+        _synchronize()
+        start = time.perf_counter()
+        torch.mm(a, b)
+        _synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
+
+
+def waiting_share(engine: Engine, rows: list[Request]) -> float:
+    """1 − time in which any kernel ran ÷ time from the first kernel to the last (CUDA only)."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        run_engine(engine, rows)
+        torch.cuda.synchronize()
+    spans = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in profiler.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    )
+    busy, end = 0.0, spans[0][0]
+    for start, stop in spans:
+        busy += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return 1 - busy / (end - spans[0][0])
+
+
+def _first(encoded: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor[0] for name, tensor in encoded.items()}
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,54 @@
+"""A model in a bucket: fetched once, by whichever of many processes comes first, and the engine opens the copy."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import s3fs
+
+from sdbatch.diffusion import inspect_model, model_hash
+from sdbatch.errors import StorageError
+from sdbatch.models import fetch_model
+
+FETCH = "import sys; from pathlib import Path; from sdbatch.models import fetch_model; " \
+        "print(fetch_model(sys.argv[1], cache=Path(sys.argv[2])))"  # fmt: skip
+
+
+@pytest.fixture
+def model(s3_server, bucket) -> str:
+    """The packaged model, in a bucket."""
+    url = f"{bucket}/models/tiny-copy"
+    s3fs.S3FileSystem(**s3_server.options).put(f"{inspect_model('tiny').folder}/", url, recursive=True)
+    return url
+
+
+def test_processes_that_start_at_once_share_one_copy(s3_server, model, tmp_path):
+    command = [sys.executable, "-c", FETCH, model, str(tmp_path / "cache")]
+    environment = os.environ | s3_server.environment
+    asked = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(3)]
+    answers = {process.communicate(timeout=120)[0].strip() for process in asked}
+    assert [process.returncode for process in asked] == [0, 0, 0]
+    (folder,) = answers
+    assert Path(folder).name == "tiny-copy"
+    assert model_hash(inspect_model(folder)) == model_hash(inspect_model("tiny"))
+    assert not list(Path(folder).rglob("*.part"))
+
+
+def test_a_new_etag_is_a_new_copy(s3_server, model, tmp_path):
+    first = fetch_model(model, options=s3_server.options, cache=tmp_path / "cache")
+    config = Path(first, "unet", "config.json").read_text()
+    changed = config.replace("{", "{ ", 1)[: len(config)]  # as long as before
+    s3fs.S3FileSystem(**s3_server.options).pipe_file(f"{model}/unet/config.json", changed.encode())
+    assert fetch_model(model, options=s3_server.options, cache=tmp_path / "cache") != first
+
+
+def test_wrong_keys_are_said_without_them(s3_server, model, tmp_path):
+    wrong = s3_server.options | {"secret": "not-the-secret"}
+    with pytest.raises(StorageError) as refused:
+        fetch_model(model, options=wrong, cache=tmp_path / "cache")
+    assert "tiny-copy" in str(refused.value)
+    assert "not-the-secret" not in str(refused.value)
