@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import ray
@@ -62,7 +63,7 @@ def generate(
         UsageError: bad usage or bad input, before any model is loaded.
         RunError: the run itself broke; running it again resumes.
     """
-    settings = RunSettings.from_options(options)
+    settings = _with_absolute_model(RunSettings.from_options(options))
     plan = make_plan(prompts, out, settings)
     plan.out.probe()
     if settings.overwrite:
@@ -78,6 +79,13 @@ def generate(
         report.add(ShardStats.from_json(content, name))
     dataclasses.replace(record, report=report.to_json()).save(plan.out)
     return report
+
+
+def _with_absolute_model(settings: RunSettings) -> RunSettings:
+    """The same, for workers, which run in folders of their own."""
+    if settings.model == "tiny" or not Path(settings.model).is_dir():
+        return settings
+    return dataclasses.replace(settings, model=str(Path(settings.model).absolute()))
 
 
 def _run(

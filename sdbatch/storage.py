@@ -123,14 +123,20 @@ class Store:
 
     def read_many(self, names: Iterable[str]) -> Iterator[bytes]:
         """The contents of many small files, in their order, with many requests under way."""
-        with ThreadPoolExecutor(READERS) as pool:
-            under_way: deque[Future[bytes]] = deque()
+        pool = ThreadPoolExecutor(READERS)
+        under_way: deque[Future[bytes]] = deque()
+        ahead = 1  # at first, for many a consumer wants only the first few
+        try:
             for name in names:
                 under_way.append(pool.submit(self.read, name))
-                if len(under_way) > 2 * READERS:  # no further, or a slow consumer would have all in memory
+                if len(under_way) > ahead:
                     yield under_way.popleft().result()
+                    # No further, or a slow consumer would have all in memory.
+                    ahead = min(2 * ahead, 2 * READERS)
             while under_way:
                 yield under_way.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file in one go, and its parent folders on a local disk."""

@@ -36,11 +36,11 @@ def add(commands: Any, config: Mapping[str, Any]) -> None:
     parser = command(commands, "generate", _generate, "make the images of a prompt table", EXAMPLES, RUN_USAGE)
     add_run_options(parser, config)
     _add_watch_options(parser)
-    parser.set_defaults(**config)
     words = parser.add_argument_group("words").add_mutually_exclusive_group()
     words.add_argument("--quiet", action="store_true", help="say nothing unless something is wrong")
     words.add_argument("--verbose", action="store_true", help="a line for each worker, too")
     words.add_argument("--log-format", default="text", choices=("text", "json"), help="default %(default)s")
+    parser.set_defaults(**config)
 
 
 def _add_watch_options(parser: argparse.ArgumentParser) -> None:
