@@ -6,17 +6,16 @@ import hashlib
 import json
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
+
+from tests import tables
 
 __all__ = ["content", "markers", "metadata", "write_table"]
 
 
 def write_table(path: Path, columns: dict, **options) -> Path:
     """A Parquet file of `columns` (lists or Arrow arrays by name)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path, **options)
-    return path
+    return Path(tables.write_table(path, columns, **options))
 
 
 def content(out: Path) -> dict[str, str]:
