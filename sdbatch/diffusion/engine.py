@@ -5,9 +5,11 @@ from __future__ import annotations
 import platform
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -23,7 +25,7 @@ from sdbatch.diffusion.request import GeneratedImage, Request
 from sdbatch.diffusion.rescue import Rescue
 from sdbatch.diffusion.sampling import Sampling, SamplingRow
 from sdbatch.diffusion.validation import validate
-from sdbatch.errors import SamplerError, UsageError
+from sdbatch.errors import RunError, SamplerError, UsageError
 
 __all__ = ["Engine"]
 
@@ -53,7 +55,7 @@ class Engine:
     Raises:
         ModelError: the model can't be found, read or run.
         UsageError: a setting that makes no sense.
-        RunError: `compile` is "on" and fails.
+        RunError: `compile` is "on" and fails, or the model does not fit into the device's memory.
     """
 
     def __init__(
@@ -75,17 +77,17 @@ class Engine:
         self.device = str(self._device)
         self.dtype = resolve_dtype(dtype, self._device)
         self.info: ModelInfo = inspect_model(model, revision=revision, variant=variant)
+        self._out_of_memory: list[str] = []
         self.family = load_family(self.info, self.dtype, self._device)
         lanes = lanes_that_fit(self.family) if lanes is None else lanes
-        self.compile, self._compile_error = self._compile(compile, lanes)
-        self._lane_invariant = is_lane_invariant(self.family, lanes)
+        self.compile, self._compile_error, lanes = self._compile(compile, lanes)
+        self._lane_invariant, lanes = self._try_lanes(is_lane_invariant, lanes)
         self._lanes = Lanes(lanes, self.family.latent_shape(self.info.height, self.info.width)[1:])
         self._sampling = Sampling(self.family)
         self._decoder = Decoder(self.family, _decode_batch(lanes))
         self._submitted = 0
         self._lane_calls = self._lane_calls_used = 0
         self._failed: deque[GeneratedImage] = deque()
-        self._out_of_memory: list[str] = []
         self._rescue = Rescue(self._float32, possible=self.dtype != "fp32")
 
     @property
@@ -242,7 +244,7 @@ class Engine:
         lanes, size = self.lanes, lane_set.size
         self._sampling.clear()
         if lanes > 2 and size > 2:
-            self._lanes.rebuild(max(2, lanes // 4 * 2))
+            self._lanes.rebuild(_half(lanes))
             self._out_of_memory.append(f"{lanes} lanes halved to {self.lanes} after {self._submitted} rows")
         else:
             for row in list(lane_set.rows):
@@ -253,12 +255,30 @@ class Engine:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _compile(self, compile: str, lanes: int) -> tuple[str, str | None]:
-        """Whether the UNet is compiled ("on" or "off"), and why not if it was to be."""
+    def _compile(self, compile: str, lanes: int) -> tuple[str, str | None, int]:
+        """Whether the UNet is compiled ("on" or "off"), why not if it was to be, and how many lanes it has."""
         if compile == "off" or (compile == "auto" and self._device.type == "cpu"):
-            return "off", None
-        error = warm_up(self.family, lanes, must_compile=compile == "on")
-        return ("on" if error is None else "off"), error
+            return "off", None, lanes
+        error, lanes = self._try_lanes(partial(warm_up, must_compile=compile == "on"), lanes)
+        return ("on" if error is None else "off"), error, lanes
+
+    def _try_lanes(self, attempt: Callable, lanes: int) -> tuple[Any, int]:
+        """What `attempt(family, lanes)` gives, and the lanes that there was memory for.
+
+        Raises:
+            RunError: not even two lanes fit.
+        """
+        while True:
+            try:
+                return attempt(self.family, lanes), lanes
+            except torch.OutOfMemoryError as error:
+                traceback.clear_frames(error.__traceback__)
+                if lanes == 2:
+                    size = f"{self.info.height}x{self.info.width}"
+                    message = f"{self.info.name} does not fit on {self.device} with 2 lanes at {size}"
+                    raise RunError(message) from error
+            self._out_of_memory.append(f"{lanes} lanes halved to {_half(lanes)} at the start")
+            lanes = _half(lanes)
 
     def _float32(self) -> Engine:
         variant = self.info.variant
@@ -269,6 +289,11 @@ class Engine:
         self._sampling.clear()
         self._decoder = Decoder(self.family, self._decoder.batch)
         self._failed.clear()
+
+
+def _half(lanes: int) -> int:
+    """Half as many lanes, even and at least 2."""
+    return max(2, lanes // 4 * 2)
 
 
 def _decode_batch(lanes: int) -> int:

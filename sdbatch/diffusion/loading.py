@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from sdbatch.diffusion.families import Parts, StableDiffusion, StableDiffusionXL
 from sdbatch.diffusion.models import ModelInfo, read_config
-from sdbatch.errors import ModelError, UsageError
+from sdbatch.errors import ModelError, RunError, UsageError
 
 __all__ = ["load_family", "resolve_device", "resolve_dtype"]
 
@@ -60,6 +60,7 @@ def load_family(info: ModelInfo, dtype: str, device: torch.device) -> StableDiff
 
     Raises:
         ModelError: a part of it can't be read.
+        RunError: it does not fit into the device's memory.
     """
     index = read_config(info.folder / "model_index.json")
     suffixes = ("", "_2") if info.family == "sdxl" else ("",)
@@ -74,9 +75,9 @@ def load_family(info: ModelInfo, dtype: str, device: torch.device) -> StableDiff
                 scheduler_config=read_config(info.folder / "scheduler" / "scheduler_config.json"),
                 index=index,
             )
+        except torch.OutOfMemoryError as error:
+            raise RunError(f"{info.folder}: its weights do not fit into the memory of {device}") from error
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
             raise ModelError(f"{info.folder}: can't be loaded: {error}") from error
     if info.family == "sdxl":
         # Its VAE overflows in half precision; the configuration says so.

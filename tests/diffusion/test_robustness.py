@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from sdbatch.diffusion.engine import Engine
+from sdbatch.diffusion.families import StableDiffusion
 from sdbatch.diffusion.request import Request
+from sdbatch.errors import RunError
 
 REQUESTS = [Request(f"prompt {i}", seed=i, steps=3 + i % 3, guidance_scale=7.5 if i % 2 else 1) for i in range(9)]
 
@@ -128,3 +130,20 @@ def test_neighbours_change_no_bit_in_half_precision(sd, dtype):
     assert engine.describe()["lane_invariant"] is True
     for request in REQUESTS[::3]:
         assert pixels(engine.generate([request]))[request.seed] == together[request.seed]
+
+
+def test_out_of_memory_at_the_start_takes_fewer_lanes(sd, monkeypatch):
+    denoise = StableDiffusion.denoise
+
+    def limited(family, latents, *rest):
+        if len(latents) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory (pretended)")
+        return denoise(family, latents, *rest)
+
+    monkeypatch.setattr(StableDiffusion, "denoise", limited)
+    most = 5
+    engine = Engine(sd, lanes=16)
+    assert engine.lanes == 4 and engine.describe()["out_of_memory"][-1] == "8 lanes halved to 4 at the start"
+    most = 0
+    with pytest.raises(RunError, match="does not fit on cpu with 2 lanes"):
+        Engine(sd, lanes=16)
