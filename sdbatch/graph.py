@@ -47,11 +47,12 @@ def graph(plan: Plan, pool: PoolSize, job: Job, coordinator: Any) -> Dataset:
         fn_constructor_args=(job, coordinator),
         batch_size=1,
         compute=ActorPoolStrategy(
-            min_size=pool.least,
-            max_size=pool.most,
-            # Queued shards never move to another worker, so a fixed pool queues none; a pool that may grow
-            # needs twice the concurrency in flight, or Ray Data sees no reason to.
-            max_tasks_in_flight_per_actor=at_once if pool.fixed else 2 * at_once,
+            # All workers that the backlog can use are asked for at once, so that an autoscaler sees them all and
+            # brings nodes in one go; work begins on the first. A pool that Ray Data grows waits for finished
+            # shards first. At the tail, workers that have nothing left are given back either way.
+            size=pool.most,
+            # Queued shards never move to another worker, so none are queued.
+            max_tasks_in_flight_per_actor=at_once,
             max_concurrent_calls_per_actor=at_once,
             enable_true_multi_threading=True,
         ),

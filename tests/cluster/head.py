@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ class Head:
     gcs_address: str
     dashboard: str
     metrics_port: int
+    logs: Path
     environment: dict[str, str]
 
 
@@ -49,7 +51,8 @@ def started_head(arguments: Callable[[str], list[str]], dashboard: bool = False,
     ports |= {"dashboard-port": free_port(), "metrics-export-port": free_port()}
     gcs_address = f"{get_node_ip_address()}:{ports['port']}"
     # A job's `python` is the first on the head's path.
-    environment = os.environ | {"PATH": f"{RAY.parent}:{os.environ['PATH']}"} | env
+    defaults = {"PATH": f"{RAY.parent}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
+    environment = os.environ | defaults | env
     environment.pop("RAY_ADDRESS", None)
     # Ray's socket paths must stay below 107 bytes, which pytest's own temporary folders do not.
     with tempfile.TemporaryDirectory(prefix="sdb-ray-", ignore_cleanup_errors=True) as folder:
@@ -63,7 +66,11 @@ def started_head(arguments: Callable[[str], list[str]], dashboard: bool = False,
             for port in (ports["port"], *([ports["dashboard-port"]] if dashboard else [])):
                 _wait_for_port(port, process)
             yield Head(
-                gcs_address, f"http://127.0.0.1:{ports['dashboard-port']}", ports["metrics-export-port"], environment
+                gcs_address,
+                f"http://127.0.0.1:{ports['dashboard-port']}",
+                ports["metrics-export-port"],
+                Path(folder, "session_latest", "logs"),
+                environment,
             )
         finally:
             _stop(process)
@@ -85,4 +92,5 @@ def _stop(process: subprocess.Popen) -> None:
     process.send_signal(signal.SIGTERM)
     _, left = psutil.wait_procs([psutil.Process(process.pid), *family], timeout=20)
     for straggler in left:
-        straggler.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            straggler.kill()

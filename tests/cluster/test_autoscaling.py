@@ -27,7 +27,13 @@ def fake_cluster(gcs_address: str) -> dict:
         "max_workers": 2,
         "upscaling_speed": 10,
         "idle_timeout_minutes": 0.1,
-        "provider": {"type": "fake_multinode", "gcs_address": gcs_address},
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": gcs_address,
+            "use_node_id_as_ip": True,  # all "machines" have the same address
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
         "auth": {},
         "docker": {},
         "file_mounts": {},
