@@ -1,5 +1,4 @@
-"""File systems: every path that sdbatch reads or writes goes through `Store`, a thin picklable face on
-fsspec.
+"""File systems: every path that sdbatch reads or writes goes through `Store`, a thin face on fsspec.
 
 Nothing is ever renamed and nothing is listed but one folder's top level, so object stores are first-class.
 """
@@ -24,13 +23,12 @@ from fsspec.core import split_protocol, url_to_fs
 from fsspec.spec import AbstractBufferedFile
 
 from sdbatch.errors import StorageError, UsageError
-from sdbatch.storage_errors import client_errors, explain, is_transient, without_secrets
+from sdbatch.storage_errors import client_errors, explain, is_transient, was_answered, without_secrets
 
 __all__ = ["Store", "StoredFile"]
 
-ATTEMPTS = 6
-CLIENT_ATTEMPTS = 5  # of an S3 client, within each of ours
-PROBE_ATTEMPTS = 3  # somebody waits for the answer
+ATTEMPTS, FIRST_ATTEMPTS = 8, 2  # the latter of a store that has never answered
+CLIENT_ATTEMPTS = 3  # of an S3 client, within each of ours
 PART_BYTES = 16 << 20  # of a multipart upload
 READ_AHEAD = 1 << 20
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 20.0
@@ -75,6 +73,7 @@ class Store:
         self._address = os.path.abspath(rest) if protocol in (None, "file", "local") else url.rstrip("/")
         self.url = self._address.partition("?")[0] if protocol in ("http", "https") else self._address
         self.options = dict(options or {})
+        self._reached = False
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
@@ -88,17 +87,13 @@ class Store:
 
     @cached_property
     def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        return self._filesystem(CLIENT_ATTEMPTS)
-
-    def _filesystem(self, attempts: int) -> tuple[fsspec.AbstractFileSystem, str]:
-        """The file system, whose client tries each request so often, and the path in it."""
         protocol = split_protocol(self._address)[0]
         if protocol is None:
             return url_to_fs(self._address, auto_mkdir=True)
         # A cached listing would hide what other workers wrote since.
         options = {"use_listings_cache": False, **self.options}
         if protocol in ("s3", "s3a"):
-            retries = {"retries": {"mode": "standard", "max_attempts": attempts}}
+            retries = {"retries": {"mode": "standard", "max_attempts": CLIENT_ATTEMPTS}}
             options["config_kwargs"] = {**retries, **options.get("config_kwargs", {})}
         try:
             return url_to_fs(self._address, **options)
@@ -236,10 +231,9 @@ class Store:
             StorageError: wrong keys, a missing bucket, no permission to write, a disk that is full or
             read-only.
         """
-        fs, root = self._filesystem(PROBE_ATTEMPTS)
-        path = f"{root.rstrip('/')}/.sdbatch-probe-{uuid4().hex}"
-        self.retried("write to", "", lambda: fs.pipe_file(path, b"probe"), attempts=1)
-        self.retried("delete from", "", lambda: fs.rm_file(path), attempts=1)
+        path = self._path(f".sdbatch-probe-{uuid4().hex}")
+        self.retried("write to", "", lambda: self._fs.pipe_file(path, b"probe"))
+        self.retried("delete from", "", lambda: self._fs.rm_file(path))
 
     @contextmanager
     def mapped(self, verb: str, name: str) -> Iterator[None]:
@@ -252,15 +246,20 @@ class Store:
     def _url_of(self, path: str) -> str:
         return path if self.is_local else self._fs.unstrip_protocol(path)
 
-    def retried(self, verb: str, name: str, act: Callable[[], T], attempts: int = ATTEMPTS) -> T:
+    def retried(self, verb: str, name: str, act: Callable[[], T]) -> T:
         """What `act` returns, tried again while the trouble may pass. Raises `StorageError`."""
         attempt = 1
         while True:
             try:
-                return act()
+                result = act()
             except client_errors() as exc:
-                if attempt == attempts or not is_transient(exc):
+                # Who never answered was likely never there: say so soon, while somebody waits for it.
+                most = ATTEMPTS if self._reached or was_answered(exc) else FIRST_ATTEMPTS
+                if attempt >= most or not is_transient(exc):
                     raise self._explained(verb, name, exc) from exc
+            else:
+                self._reached = True
+                return result
             time.sleep(random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt)))
             attempt += 1
 

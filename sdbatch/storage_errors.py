@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["client_errors", "explain", "is_transient", "without_secrets"]
+__all__ = ["client_errors", "explain", "is_transient", "was_answered", "without_secrets"]
 
 # Bases of what the fsspec clients raise beside OSError. A client that was never imported raises nothing.
 CLIENT_ERRORS = {
@@ -73,6 +73,11 @@ def is_transient(exc: BaseException) -> bool:
         if any(base.__name__ in TRANSIENT_CLASSES for base in type(cause).__mro__):
             return True
     return False
+
+
+def was_answered(exc: BaseException) -> bool:
+    """Whether a server said this, rather than nobody."""
+    return any(_answer(cause) != (None, None) for cause in _chain(exc))
 
 
 def explain(exc: BaseException) -> str:

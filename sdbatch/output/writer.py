@@ -33,9 +33,10 @@ class ModelLabel:
 
 
 class ShardWriter:
-    """Writes a shard. What it writes, the marker's seconds and notes apart, follows from its arguments and
-    the images
-    alone: not from the order in which they come.
+    """Writes a shard.
+
+    What it writes, the marker's seconds and notes apart, follows from its arguments and the images alone, and not
+    from the order in which they come.
 
     Args:
         store: the output folder.

@@ -8,7 +8,8 @@ import time
 import pytest
 import s3fs
 
-from sdbatch.errors import StorageError
+from sdbatch.errors import InputError, StorageError
+from sdbatch.prompts import list_inputs
 from sdbatch.storage import Store
 from tests.s3.server import S3Server
 
@@ -113,3 +114,22 @@ def test_the_probe_leaves_nothing(bucket: str, s3_server: S3Server) -> None:
     store = Store(f"{bucket}/out", s3_server.options)
     store.probe()
     assert store.entries() == {}
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "error", "reason"),
+    [
+        ("{bucket}/missing.parquet", {}, InputError, "there is no such file"),
+        ("s3://no-such-bucket-here/p.parquet", {}, InputError, "there is no such file"),
+        ("{bucket}/*.parquet", {}, InputError, "there is no such file"),
+        ("{bucket}/p.parquet", {"secret": "wrong-secret-77"}, StorageError, "secret key is wrong|access denied"),
+        ("{bucket}/p.parquet", {"endpoint_url": "http://127.0.0.1:9"}, StorageError, "Could not connect"),
+    ],
+)
+def test_a_prompt_table_that_cannot_be_had_is_named(
+    bucket: str, s3_server: S3Server, where: str, change: dict[str, str], error: type[Exception], reason: str
+) -> None:
+    where = where.format(bucket=bucket)
+    with pytest.raises(error, match=reason) as raised:
+        list_inputs(where, s3_server.options | change)
+    assert where in str(raised.value) and "77" not in str(raised.value)
