@@ -74,9 +74,7 @@ def encode_pool(model: AutoencoderKL, seed: int) -> tuple[Latents, Latents]:
     one, two = (encode_scenes(model, seed, count, size) for count, size in zip((1, 2), POOL, strict=True))
     scale = 1 / torch.cat([one.values[:2000], two.values[:2000]]).std().item()
     model.register_to_config(scaling_factor=scale)
-    one, two = (
-        Latents((pool.values * scale).half(), (pool.twins * scale).half(), pool.scenes) for pool in (one, two)
-    )
+    one, two = (Latents((pool.values * scale).half(), (pool.twins * scale).half(), pool.scenes) for pool in (one, two))
     return one, two
 
 
