@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from .captions import caption
-from .scenes import BACKGROUNDS, COLOURS, Scene, draw, held_out
+from .scenes import Scene, draw
 from .text import WIDTH, SceneHead, answers, tokenize
 from .training import Run, fast_arithmetic, seeded, training_scenes
 
@@ -28,10 +27,10 @@ DROPPED = 0.1  # share of captions emptied, for classifier-free guidance (Ho & S
 MISTOLD = 0.12  # share of captions of another picture, as any real data has them; guidance mends that
 GAMMA = 5.0  # of min-SNR loss weights (Hang et al. 2023)
 HEAD_WEIGHT = 0.02
-OVERSHOT = 0.5  # share of pictures that are pushed out as guidance does
+OVERSHOT = 0.35  # share of pictures that are pushed out as guidance does
 GHOST = 0.4  # strength of the next picture in them, at most
 JUDGE_EVERY = 2_000  # steps
-POOL = (4_000, 18_000)  # pictures of one thing and of two
+POOL = (6_000, 30_000)  # pictures of one thing and of two
 
 
 def new_unet() -> UNet2DConditionModel:
@@ -59,69 +58,45 @@ def new_scheduler() -> DDPMScheduler:
 
 
 class Latents(NamedTuple):
-    """Encoded pictures and their twins, float16 (N, 8, 8, 8) at unit scale, and the scenes that they show.
-
-    A twin has the same things in the same places, in other colours or on another ground.
-    """
+    """Encoded pictures, float16 (N, 8, 8, 8) at unit scale, and the scenes that they show."""
 
     values: torch.Tensor
-    twins: torch.Tensor
     scenes: list[Scene]
 
 
+@torch.no_grad()
 def encode_pool(model: AutoencoderKL, seed: int) -> tuple[Latents, Latents]:
     """The pools that the denoiser trains on, at unit scale; sets the scaling factor to make them so."""
-    one, two = (encode_scenes(model, seed, count, size) for count, size in zip((1, 2), POOL, strict=True))
-    scale = 1 / torch.cat([one.values[:2000], two.values[:2000]]).std().item()
+    pools = []
+    for count, size in zip((1, 2), POOL, strict=True):
+        allowed, encoded, scenes = training_scenes(count), [], []
+        for chunk in range(size // 500):
+            rng, generator = seeded(seed, f"pool {count}", chunk)
+            batch = [rng.choice(allowed) for _ in range(500)]
+            with fast_arithmetic(model):
+                posterior = model.encode(draw(batch, rng).mul(2).sub(1)).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator)
+            encoded.append(posterior.mean.float() + posterior.std.float() * noise)
+            scenes += batch
+        pools.append((torch.cat(encoded), scenes))
+    scale = 1 / torch.cat([values[:2000] for values, _ in pools]).std().item()
     model.register_to_config(scaling_factor=scale)
+<<<<<<< HEAD
     one, two = (Latents((pool.values * scale).half(), (pool.twins * scale).half(), pool.scenes) for pool in (one, two))
+=======
+    one, two = (Latents((values * scale).half(), scenes) for values, scenes in pools)
+>>>>>>> tiny
     return one, two
-
-
-@torch.no_grad()
-def encode_scenes(model: AutoencoderKL, seed: int, count: int, size: int) -> Latents:
-    """A pool of `size` pictures of `count` things, drawn from the posterior, float32, not scaled yet."""
-    allowed, encoded, twins, scenes = training_scenes(count), [], [], []
-    for chunk in range(size // 500):
-        rng, generator = seeded(seed, f"pool {count}", chunk)
-        batch = [rng.choice(allowed) for _ in range(500)]
-        places = rng.getstate()
-        encoded.append(encode(model, draw(batch, rng), generator))
-        rng.setstate(places)
-        twins.append(encode(model, draw([twin(scene, generator) for scene in batch], rng), generator))
-        scenes += batch
-    return Latents(torch.cat(encoded), torch.cat(twins), scenes)
-
-
-def encode(model: AutoencoderKL, pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    with fast_arithmetic(model):
-        posterior = model.encode(pictures.mul(2).sub(1)).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=generator)
-    return posterior.mean.float() + posterior.std.float() * noise
-
-
-def twin(scene: Scene, generator: torch.Generator) -> Scene:
-    """The scene in other colours, or on another ground; the scene itself where that one is held out."""
-    shift = int(torch.randint(0, len(COLOURS), (), generator=generator))
-    ground = int(torch.randint(0, len(BACKGROUNDS), (), generator=generator))
-    if shift:
-        colours = list(COLOURS)
-        shifted = {colour: colours[index - shift] for index, colour in enumerate(colours)}
-        other = replace(scene, things=tuple(replace(t, colour=shifted[t.colour]) for t in scene.things))
-    else:
-        other = replace(scene, background=list(BACKGROUNDS)[ground])
-    return scene if held_out(other) else other
 
 
 def draw_batch(
     pools: tuple[Latents, Latents], share_two: float, rng: random.Random
-) -> tuple[torch.Tensor, torch.Tensor, list[Scene]]:
+) -> tuple[torch.Tensor, list[Scene]]:
     picks = [
         (pool, rng.randrange(len(pool.scenes))) for pool in (pools[rng.random() < share_two] for _ in range(BATCH))
     ]
     latents = torch.stack([pool.values[index] for pool, index in picks]).float()
-    twins = torch.stack([pool.twins[index] for pool, index in picks]).float()
-    return latents, twins, [pool.scenes[index] for pool, index in picks]
+    return latents, [pool.scenes[index] for pool, index in picks]
 
 
 class Denoiser(nn.Module):
@@ -151,44 +126,39 @@ def loss_weights(scheduler: DDPMScheduler, timesteps: torch.Tensor) -> torch.Ten
 
 
 def overshoot(
-    latents: torch.Tensor,
-    twins: torch.Tensor,
-    scheduler: DDPMScheduler,
-    timesteps: torch.Tensor,
-    generator: torch.Generator,
+    latents: torch.Tensor, scheduler: DDPMScheduler, timesteps: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
-    """What strong guidance adds to latents (B, 8, 8, 8): what tells them from the average and from twins.
+    """What strong guidance adds to latents (B, 8, 8, 8): their distance from the average, and a ghost.
 
     Guidance extrapolates, so sampling meets latents that stick out from the average up to four times as far
-    as any that `add_noise` makes (measured at 7.5), then, once things have their places, from pictures that
-    differ in colour alone. A share of each batch is pushed out like that, with a ghost of the next picture,
-    and the denoiser has to count the excess as noise, so that it brings them back.
+    as any that `add_noise` makes (measured at 7.5), mixed with what the prompt does not say. A share of each
+    batch is pushed out like that, with a ghost of the next picture, and the denoiser has to count the excess
+    as noise, so that it brings them back.
     """
     pushed = torch.rand(len(latents), generator=generator) < OVERSHOT
     largest = signal_to_noise(scheduler, timesteps).rsqrt().clamp(max=4.0)
-    own, ghost, tint = torch.rand(3, len(latents), 1, 1, 1, generator=generator)
+    own, ghost = torch.rand(2, len(latents), 1, 1, 1, generator=generator)
     away = latents - latents.mean(0)
-    excess = own * away + GHOST * ghost * away.roll(-1, 0) + tint * (latents - twins)
-    return (pushed * largest)[:, None, None, None] * excess
+    return (pushed * largest)[:, None, None, None] * (own * away + GHOST * ghost * away.roll(-1, 0))
 
 
 def losses(
     model: Denoiser,
     tokenizer: CLIPTokenizer,
     scheduler: DDPMScheduler,
-    batch: tuple[torch.Tensor, torch.Tensor, list[Scene]],
+    batch: tuple[torch.Tensor, list[Scene]],
     rng: random.Random,
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The weighted error of the predicted noise, and the scene head's on the captions that were kept."""
-    latents, twins, scenes = batch
+    latents, scenes = batch
     wrong = torch.rand(len(scenes), generator=generator) < MISTOLD
     told = [scenes[row - mistold] for row, mistold in enumerate(wrong.tolist())]
     kept = torch.rand(len(scenes), generator=generator) >= DROPPED
     captions = [caption(scene, rng) if keep else "" for scene, keep in zip(told, kept.tolist(), strict=True)]
     noise = torch.randn(latents.shape, generator=generator)
     timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(scenes),), generator=generator)
-    excess = overshoot(latents, twins, scheduler, timesteps, generator)
+    excess = overshoot(latents, scheduler, timesteps, generator)
     noisy = scheduler.add_noise(latents + excess, noise, timesteps)
     ratio = signal_to_noise(scheduler, timesteps)[:, None, None, None]
     with fast_arithmetic(model):

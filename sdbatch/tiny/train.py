@@ -88,7 +88,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autoencoder-steps", type=int, default=2_000)
     parser.add_argument("--text-steps", type=int, default=700)
-    parser.add_argument("--steps", type=int, default=25_000, help="of text encoder and UNet together")
+    parser.add_argument("--steps", type=int, default=22_000, help="of text encoder and UNet together")
     parser.add_argument("--decoder-steps", type=int, default=1_200)
     parser.add_argument("--remark", default="", help="a sentence for the model card")
     return parser.parse_args()
