@@ -81,11 +81,7 @@ def encode_pool(model: AutoencoderKL, seed: int) -> tuple[Latents, Latents]:
         pools.append((torch.cat(encoded), scenes))
     scale = 1 / torch.cat([values[:2000] for values, _ in pools]).std().item()
     model.register_to_config(scaling_factor=scale)
-<<<<<<< HEAD
-    one, two = (Latents((pool.values * scale).half(), (pool.twins * scale).half(), pool.scenes) for pool in (one, two))
-=======
     one, two = (Latents((values * scale).half(), scenes) for values, scenes in pools)
->>>>>>> tiny
     return one, two
 
 
