@@ -9,6 +9,7 @@ from diffusers import StableDiffusionXLPipeline
 from references import Reference
 
 from sdbatch.diffusion.engine import Engine
+from sdbatch.diffusion.models import inspect_model
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers import SAMPLERS
 
@@ -43,6 +44,12 @@ def test_core_samplers_make_diffusers_pictures(checkpoint, request):
     images = list(Engine(folder, lanes=16).generate(requests))
     assert len(images) == len(requests)
     assert_parity(Reference(folder), images)
+
+
+def test_core_samplers_make_diffusers_pictures_on_the_embedded_model():
+    folder = inspect_model("tiny").folder
+    requests = grid(CORE, steps=(10, 20, 50), guidance_scales=(1, 3, 7.5))
+    assert_parity(Reference(folder), list(Engine("tiny", lanes=16).generate(requests)))
 
 
 @pytest.mark.parametrize("checkpoint", ["sd", "sd_v"])
