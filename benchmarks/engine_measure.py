@@ -86,15 +86,20 @@ def run_engine(engine: Engine, rows: list[Request]) -> dict[int, np.ndarray]:
 
 
 def alternate(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Best wall-clock seconds of each, run in turn so that a busy machine disturbs all alike."""
+    """Best wall-clock seconds of each, run in turn so that a busy machine disturbs all alike.
+
+    CPU seconds are printed beside them: on a machine that others use, too, with one thread, they are the better
+    measure.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds):
         for name, run in contestants.items():
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             run()
             _synchronize()
             seconds[name].append(time.perf_counter() - start)
-            print(f"  round {number + 1}, {name}: {seconds[name][-1]:.2f} s", flush=True)
+            cpu = time.process_time() - cpu_start
+            print(f"  round {number + 1}, {name}: {seconds[name][-1]:.2f} s, CPU {cpu:.2f} s", flush=True)
     return {name: min(times) for name, times in seconds.items()}
 
 

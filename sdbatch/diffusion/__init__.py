@@ -1,11 +1,14 @@
 """The engine: many different text-to-image requests through one UNet at once. Knows neither Ray nor storage.
 
 request.py     what goes in and what comes out      validation.py  whether a request can be run
-models.py      what a model folder says of itself   loading.py     weights into memory
+models.py      what a model folder says of itself   hub.py         a model on the hub
+loading.py     weights into memory                  families.py    what is particular to SD and SDXL
 samplers.py    the samplers by name                 tables.py      a scheduler as a table of numbers
 lanes.py       which row sits in which lane         slots.py       the tensors of the lanes
-families.py    what is particular to SD and SDXL    embeddings.py  texts encoded, kept for a while
-decoding.py    latents into pixels                  engine.py      admit, denoise, advance, retire
+embeddings.py  texts encoded, kept for a while      sampling.py    noise into latents
+decoding.py    latents into pixels                  rescue.py      a second try in float32
+calibration.py what this device can do              onednn.py      linear layers on a CPU
+engine.py      `Engine`: admit, denoise, advance, retire
 """
 
 from __future__ import annotations

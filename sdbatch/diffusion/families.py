@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from sdbatch.diffusion.models import ModelInfo
+from sdbatch.diffusion.onednn import use_onednn
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers import resolve
 from sdbatch.diffusion.tables import Table, build_scheduler, compile_table
@@ -55,6 +56,8 @@ class StableDiffusion:
         self._unet_layout = torch.contiguous_format if self.device.type == "cpu" else torch.channels_last
         self.unet.to(memory_format=self._unet_layout)
         self.vae.to(memory_format=torch.channels_last)
+        if self.device.type == "cpu" and self.dtype == torch.float32:
+            use_onednn(self.unet)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
