@@ -49,8 +49,7 @@ def test_a_file_that_makes_no_sense_is_refused(tmp_path, config, capsys, text, w
         assert word in error
 
 
-def test_a_cluster_that_is_not_there_is_said_at_once(tmp_path, capsys):
-    write_table(tmp_path / "p.parquet", {"prompt": ["a red circle"]})
-    arguments = ["generate", str(tmp_path / "p.parquet"), str(tmp_path / "out"), "--address", "127.0.0.1:1"]
-    assert main(arguments) == 3
-    assert "no Ray cluster answers at 127.0.0.1:1" in capsys.readouterr().err
+def test_a_cluster_that_is_not_there_is_said_at_once(tmp_path, sdbatch_command):
+    prompts = write_table(tmp_path / "p.parquet", {"prompt": ["a red circle"]})
+    process = sdbatch_command("generate", prompts, tmp_path / "out", "--address", "127.0.0.1:1", status=3)
+    assert "no Ray cluster answers at 127.0.0.1:1" in process.stderr

@@ -56,7 +56,7 @@ def test_measuring_says_time_and_memory(tmp_path):
     said = sdbatch("plan", prompts, tmp_path / "out", "--steps", 3, "--measure", "--lanes", 4, "--actors", 2).stdout
     assert re.search(r"in 60 passes of 4 lanes", said)
     assert re.search(r"speed +\d+\.\d\d passes a second on .+, fp32", said)
-    assert re.search(r"memory +\d+ MB at most, measured at 4 lanes", said)
+    assert re.search(r"memory +[\d.]+ [MG]B at most, measured at 4 lanes", said)
     assert re.search(r"time +\d+:\d\d of one worker, \d+:\d\d of 2", said)
 
 

@@ -25,6 +25,7 @@ NOT_RUN = {
     "README.md": ["setup", "setup", "hub", "cluster"],
     "formats.md": ["cloud"],
     "clusters.md": ["cluster", "cluster", "cloud", "cloud", "cloud"],
+    "scaling.md": ["cloud"],
     "your-own-model.md": ["hub", "hub"],
 }
 # Its readers need outputs in every layout, which `tests/output/test_docs.py` has.
