@@ -8,7 +8,7 @@ lanes.py       which row sits in which lane         slots.py       the tensors o
 embeddings.py  texts encoded, kept for a while      sampling.py    noise into latents
 decoding.py    latents into pixels                  rescue.py      a second try in float32
 calibration.py what this device can do              onednn.py      linear layers on a CPU
-engine.py      `Engine`: admit, denoise, advance, retire
+transfer.py    copies that nobody waits for         engine.py      `Engine`: admit, denoise, advance, retire
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import torch
 
 from sdbatch.diffusion.families import StableDiffusion
 from sdbatch.diffusion.lanes import Row
+from sdbatch.diffusion.transfer import receive
 
 __all__ = ["Decoded", "Decoder"]
 
@@ -100,7 +101,7 @@ class Decoder:
             # The allocator must not give this memory away before the side stream has read it.
             latents.record_stream(self._stream)
             pixels, finite = to_pixels(self._family.decode(latents))
-            pixels, finite = _to_pinned(pixels), _to_pinned(finite)
+            pixels, finite = receive(pixels), receive(finite)
             event = torch.cuda.Event()
             event.record(self._stream)
         return _Running(batch, pixels, finite, event)
@@ -139,8 +140,3 @@ def to_pixels(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     finite = torch.isfinite(images).flatten(1).all(dim=1)
     images = (images * 0.5 + 0.5).clamp(0.0, 1.0).nan_to_num(0.0)
     return (images * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous(), finite
-
-
-def _to_pinned(tensor: torch.Tensor) -> torch.Tensor:
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return host.copy_(tensor, non_blocking=True)

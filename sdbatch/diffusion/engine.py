@@ -126,6 +126,7 @@ class Engine:
         return {
             "model": self.info.name,
             "lanes": self.lanes,
+            "decode_batch": self._decoder.batch,
             "dtype": self.dtype,
             "device": self.device,
             "device_name": _device_name(self._device),

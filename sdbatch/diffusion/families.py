@@ -17,6 +17,7 @@ from sdbatch.diffusion.onednn import use_onednn
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers import resolve
 from sdbatch.diffusion.tables import Table, build_scheduler, compile_table
+from sdbatch.diffusion.transfer import send
 
 __all__ = ["Parts", "StableDiffusion", "StableDiffusionXL"]
 
@@ -104,7 +105,7 @@ class StableDiffusion:
         """Named tensors of the row's conditional lane, then of its unconditional one if it has one."""
         if self.info.guidance_embedded:
             embedding = guidance_embedding(request.guidance_scale - 1, self.unet.config.time_cond_proj_dim)
-            return [dict(encoded[0]) | {"timestep_cond": embedding.to(self.device, self.dtype)}]
+            return [dict(encoded[0]) | {"timestep_cond": send(embedding.to(self.dtype), self.device)}]
         return encoded
 
     def denoise(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Named) -> torch.Tensor:
@@ -152,7 +153,7 @@ class StableDiffusion:
             truncation=True,
             return_tensors="pt",
         )
-        return tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
+        return send(tokens.input_ids, self.device), send(tokens.attention_mask, self.device)
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -185,9 +186,9 @@ class StableDiffusionXL(StableDiffusion):
         scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
         height, width = shape[1] * scale, shape[2] * scale
         # original size, crop's top left, target size
-        time_ids = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=self.device)
+        time_ids = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
         lanes = super().conditioning(request, encoded, shape)
-        return [dict(named) | {"time_ids": time_ids} for named in lanes]
+        return [dict(named) | {"time_ids": send(time_ids, self.device)} for named in lanes]
 
     def _unscale(self, latents: torch.Tensor) -> torch.Tensor:
         mean, std = self.vae.config.latents_mean, self.vae.config.latents_std

@@ -13,8 +13,9 @@ from sdbatch.diffusion.embeddings import Embeddings
 from sdbatch.diffusion.families import StableDiffusion
 from sdbatch.diffusion.lanes import LaneSet, Row
 from sdbatch.diffusion.request import Request
-from sdbatch.diffusion.slots import Slots, numbers_of, send
+from sdbatch.diffusion.slots import Slots, numbers_of
 from sdbatch.diffusion.tables import Table
+from sdbatch.diffusion.transfer import send
 
 __all__ = ["Sampling", "SamplingRow"]
 
@@ -135,7 +136,7 @@ class Sampling:
         if self._family.device.type != "cuda":
             return
         event = torch.cuda.Event()
-        event.record()
+        event.record(torch.cuda.current_stream(self._family.device))
         self._passes.append(event)
         if len(self._passes) > RUN_AHEAD:
             self._passes.popleft().synchronize()

@@ -9,6 +9,7 @@ import torch
 
 from sdbatch.diffusion.lanes import Row
 from sdbatch.diffusion.tables import MAX_DEPTH, Table
+from sdbatch.diffusion.transfer import send
 
 __all__ = ["Slots"]
 
@@ -47,12 +48,12 @@ class Slots:
         # 0·NaN is NaN: what an overflown row left behind must not reach the next one.
         self._past_latents[:, row.lane].zero_()
         self._past_outputs[:, row.lane].zero_()
-        self.latents[row.lane].copy_(latents, non_blocking=True)
+        self.latents[row.lane].copy_(send(latents, self.device))
         for lane, named in zip((row.lane, row.partner), conditioning, strict=False):
             for name, tensor in named.items():
                 if name not in self.conditioning:
                     self.conditioning[name] = tensor.new_zeros(self.lanes, *tensor.shape)
-                self.conditioning[name][lane].copy_(tensor, non_blocking=True)
+                self.conditioning[name][lane].copy_(tensor)
         self._uncond[row.lane] = row.partner
         self._uncond[row.partner] = row.partner
         self._source[row.lane] = self._source[row.partner] = row.lane
@@ -148,10 +149,3 @@ def rescale(guided: torch.Tensor, conditional: torch.Tensor, factor: torch.Tenso
     std_guided = guided.reshape(lanes, -1).std(dim=1).view(-1, 1, 1, 1)
     rescaled = factor * (guided * (std_conditional / std_guided)) + (1 - factor) * guided
     return torch.where(factor == 0, guided, rescaled)
-
-
-def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A host tensor on the device; on CUDA through pinned memory, without waiting for the device."""
-    if device.type == "cpu":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
