@@ -27,6 +27,8 @@ FLAGS = (
     "--disable-sync",
 )
 
+FOCUSED = "(document.activeElement.querySelector('.caption')?.textContent ?? document.activeElement.id)"
+
 
 class Browser:
     """One Chromium with one page. Every `open` starts from light colours, a desktop window and empty logs."""
@@ -151,10 +153,11 @@ class Browser:
 
     def focused(self) -> str:
         """The id of the element with the focus, or the caption of the tile with the focus."""
-        return self.run(
-            """const element = document.activeElement;
-               return element.querySelector('.caption')?.textContent ?? element.id"""
-        )
+        return self.run(f"return {FOCUSED}")
+
+    def wait_for_focus(self, expected: str) -> None:
+        """Wait until `focused()` is this: a dialog tells the page that it has closed later than it closes."""
+        self.until(f"return {FOCUSED} === arguments[0]", expected)
 
     def save_screenshot(self, path: str) -> None:
         self.driver.save_screenshot(path)

@@ -30,8 +30,7 @@ def test_the_viewer_shows_a_picture_with_all_its_metadata(browser, url, out):
     browser.click("#next")
     browser.wait_for_text("#viewer-prompt", PROMPTS[2])
     browser.click("#close")
-    browser.until("return !$('viewer').open")
-    assert browser.focused() == PROMPTS[2]
+    browser.wait_for_focus(PROMPTS[2])
 
 
 def test_the_viewer_tells_why_there_is_no_picture(browser, url):
@@ -116,6 +115,5 @@ def test_the_keyboard_reaches_everything(browser, url):
     browser.press(Keys.ARROW_LEFT)
     browser.wait_for_text("#viewer-place", "1 of 6")
     browser.press(Keys.ESCAPE)
-    browser.until("return !$('viewer').open")
-    assert browser.focused() == PROMPTS[0]
+    browser.wait_for_focus(PROMPTS[0])
     assert browser.run("return document.querySelectorAll('#grid [tabindex=\"0\"]').length") == 1

@@ -114,6 +114,8 @@ def _command(folder: Path, ports: list[int]) -> list[str]:
         "-volume.max=200",
         "-master.telemetry=false",
         "-s3.autoCreateBucket=false",
+        "-s3.port.iceberg=0",  # else two catalogues on fixed ports, which somebody may have taken
+        "-s3.port.lance=0",
         *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
     ]
 
