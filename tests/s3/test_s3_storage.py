@@ -13,6 +13,8 @@ from sdbatch.prompts import list_inputs
 from sdbatch.storage import Store
 from tests.s3.server import S3Server
 
+WRONG_SECRET = "wrong-secret-of-nobody"
+
 
 def test_what_is_written_is_read_and_listed(bucket: str, s3_server: S3Server) -> None:
     store = pickle.loads(pickle.dumps(Store(f"{bucket}/out/", s3_server.options)))
@@ -88,7 +90,7 @@ def test_the_environment_says_who_and_where(bucket: str, s3_server: S3Server, mo
     ("change", "where", "reason"),
     [
         ({"key": "nobody-knows-me"}, "", "the store does not know this access key"),
-        ({"secret": "wrong-secret-77"}, "", "the secret key is wrong"),
+        ({"secret": WRONG_SECRET}, "", "the secret key is wrong"),
         ({}, "s3://no-such-bucket-here/out", "there is no such bucket"),
         ({"key": "sdbatch-reader", "secret": "reader-secret-9c2e"}, "", "access denied"),
         ({"anon": True, "key": None, "secret": None}, "", "access denied"),
@@ -122,7 +124,7 @@ def test_the_probe_leaves_nothing(bucket: str, s3_server: S3Server) -> None:
         ("{bucket}/missing.parquet", {}, InputError, "there is no such file"),
         ("s3://no-such-bucket-here/p.parquet", {}, InputError, "there is no such file"),
         ("{bucket}/*.parquet", {}, InputError, "there is no such file"),
-        ("{bucket}/p.parquet", {"secret": "wrong-secret-77"}, StorageError, "secret key is wrong|access denied"),
+        ("{bucket}/p.parquet", {"secret": WRONG_SECRET}, StorageError, "secret key is wrong|access denied"),
         ("{bucket}/p.parquet", {"endpoint_url": "http://127.0.0.1:9"}, StorageError, "Could not connect"),
     ],
 )
@@ -132,4 +134,4 @@ def test_a_prompt_table_that_cannot_be_had_is_named(
     where = where.format(bucket=bucket)
     with pytest.raises(error, match=reason) as raised:
         list_inputs(where, s3_server.options | change)
-    assert where in str(raised.value) and "77" not in str(raised.value)
+    assert where in str(raised.value) and WRONG_SECRET not in str(raised.value)
