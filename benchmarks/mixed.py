@@ -1,6 +1,6 @@
 """A mixed prompt table: `Engine` against diffusers' pipeline, called once for each group of equal settings.
 
-    python benchmarks/mixed.py [--model tiny] [--rows 64] [--lanes 16] …
+    python benchmarks/mixed.py [--model tiny] [--rows 64] [--lanes 32] …
 
 Six step counts, five guidance scales, by default one sampler: the more settings a table mixes, the smaller the
 groups that diffusers can batch. Decoding is included, loading and compiling are not.

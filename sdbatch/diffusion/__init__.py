@@ -7,8 +7,9 @@ samplers.py    the samplers by name                 tables.py      a scheduler a
 lanes.py       which row sits in which lane         slots.py       the tensors of the lanes
 embeddings.py  texts encoded, kept for a while      sampling.py    noise into latents
 decoding.py    latents into pixels                  rescue.py      a second try in float32
-calibration.py what this device can do              onednn.py      linear layers on a CPU
-transfer.py    copies that nobody waits for         engine.py      `Engine`: admit, denoise, advance, retire
+text_attention.py  keys and values once a text      cpu.py         what makes a CPU faster
+calibration.py what this device can do              transfer.py    copies that nobody waits for
+engine.py      `Engine`: admit, denoise, advance, retire
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from sdbatch.diffusion.transfer import receive
 __all__ = ["Decoded", "Decoder"]
 
 # Passes of the UNet that a finished row waits for company before it is decoded in a short batch.
-PATIENCE = 4
+PATIENCE = 8
 
 
 @dataclass(eq=False)

@@ -17,6 +17,7 @@ import torch
 import transformers
 
 from sdbatch.diffusion.calibration import is_lane_invariant, lanes_that_fit, warm_up
+from sdbatch.diffusion.cpu import keep_freed_memory
 from sdbatch.diffusion.decoding import Decoded, Decoder
 from sdbatch.diffusion.lanes import Lanes, LaneSet
 from sdbatch.diffusion.loading import load_family, resolve_device, resolve_dtype
@@ -78,13 +79,15 @@ class Engine:
         self.dtype = resolve_dtype(dtype, self._device)
         self.info: ModelInfo = inspect_model(model, revision=revision, variant=variant)
         self._out_of_memory: list[str] = []
+        if self._device.type == "cpu":
+            keep_freed_memory()
         self.family = load_family(self.info, self.dtype, self._device)
         lanes = lanes_that_fit(self.family) if lanes is None else lanes
         self.compile, self._compile_error, lanes = self._compile(compile, lanes)
         self._lane_invariant, lanes = self._try_lanes(is_lane_invariant, lanes)
         self._lanes = Lanes(lanes, self.family.latent_shape(self.info.height, self.info.width)[1:])
         self._sampling = Sampling(self.family)
-        self._decoder = Decoder(self.family, _decode_batch(lanes))
+        self._decoder = Decoder(self.family, _decode_batch(lanes, self._device))
         self._submitted = 0
         self._lane_calls = self._lane_calls_used = 0
         self._failed: deque[GeneratedImage] = deque()
@@ -297,8 +300,10 @@ def _half(lanes: int) -> int:
     return max(2, lanes // 4 * 2)
 
 
-def _decode_batch(lanes: int) -> int:
+def _decode_batch(lanes: int, device: torch.device) -> int:
     """Rows a call of the VAE: enough to keep a device busy, few enough to come together soon."""
+    if device.type == "cpu" and lanes >= 32:
+        return 8
     return 2 if lanes < 16 else 4
 
 

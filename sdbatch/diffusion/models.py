@@ -38,6 +38,15 @@ CLASSES = {
     "unet": {"UNet2DConditionModel"},
     "vae": {"AutoencoderKL"},
 }
+# What changes how a UNet is conditioned or attends; no checkpoint of these families has any.
+UNSUPPORTED_IN_UNET = (
+    "class_embed_type",
+    "num_class_embeds",
+    "encoder_hid_dim",
+    "encoder_hid_dim_type",
+    "cross_attention_norm",
+    "dual_cross_attention",
+)
 
 
 @dataclass(frozen=True)
@@ -194,8 +203,11 @@ def _check_unet(folder: Path, unet: Mapping, vae: Mapping, family: str) -> None:
     allowed = {"sd": (None, "text"), "sdxl": ("text_time",)}[family]
     if embedding not in allowed:
         raise ModelError(f"{folder}: a UNet with addition_embed_type {embedding!r} is not supported for {family}")
-    for key in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type"):
-        if unet.get(key) is not None:
+    blocks = [*unet.get("down_block_types", ()), unet.get("mid_block_type"), *unet.get("up_block_types", ())]
+    if foreign := [block for block in blocks if block and "SimpleCrossAttn" in block]:
+        raise ModelError(f"{folder}: a UNet of {foreign[0]} blocks is not supported")
+    for key in UNSUPPORTED_IN_UNET:
+        if unet.get(key):
             raise ModelError(f"{folder}: a UNet with {key} {unet[key]!r} is not supported")
 
 

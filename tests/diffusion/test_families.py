@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import checkpoints
 import numpy as np
 import pytest
 import torch
 from diffusers import LatentConsistencyModelPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.models.attention_processor import Attention
 from references import Reference
 from test_parity import assert_parity
 
@@ -94,3 +97,25 @@ def test_half_precision_is_no_farther_from_float32_than_diffusers_half_precision
         ours.append(np.abs(images[request.seed] - wanted).mean())
         theirs.append(np.abs(half.pixels(request) - wanted).mean())
     assert np.mean(ours) <= np.mean(theirs)
+
+
+@pytest.mark.parametrize("build", [checkpoints.build_sd, checkpoints.build_sdxl])
+def test_a_text_is_projected_once_and_not_at_every_step(build, tmp_path):
+    engine = Engine(build(tmp_path / "model"), lanes=4)
+    multiplied = []
+    layers = [layer for layer in engine.family.unet.modules() if isinstance(layer, Attention)]
+    crossing = [layer for layer in layers if layer.is_cross_attention]
+    for layer in crossing:
+        for linear in (layer.to_k, layer.to_v):
+            linear.register_forward_hook(lambda *_: multiplied.append("keys or values"))
+        layer.to_q.register_forward_hook(lambda *_: multiplied.append("queries"))
+    list(engine.generate([Request("a red cat", "ugly", steps=3, sampler="ddim")]))
+    assert multiplied == ["queries"] * 3 * len(crossing)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_unet_makes_the_same_pictures(tmp_path):
+    folder = checkpoints.build_sd(tmp_path / "model", **LIKE_TINY)
+    engine = Engine(folder, lanes=4, compile="on")
+    assert engine.describe()["compile"] == "on"
+    assert_parity(Reference(folder), list(engine.generate(REQUESTS)))
