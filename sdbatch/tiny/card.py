@@ -72,7 +72,8 @@ of all combinations of shapes, colours, places and ground, chosen by a hash, was
 
 at commit {commit}, on {machine}: first the autoencoder, then the text encoder on captions alone, then text
 encoder and UNet together with DDPM's noise-prediction loss, and last the decoder once more, on rougher
-latents. Of the captions, 10% are dropped and 12% wrong, so that guidance works and matters.
+latents. Of the captions, 10% are dropped and 12% wrong, so that guidance works and matters; below timestep 200 all are
+wrong, so that it leaves alone what can be seen already.
 
 {remark}
 

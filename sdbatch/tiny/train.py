@@ -49,6 +49,9 @@ def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
 
     The tokenizer is written twice over: as tokenizer.json, and as the two files that transformers 4 reads.
     """
+    # What the tokenizer was last used with would else be saved as its own.
+    pipeline.tokenizer.backend_tokenizer.no_truncation()
+    pipeline.tokenizer.backend_tokenizer.no_padding()
     pipeline.save_pretrained(folder)
     pipeline.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
     for name in ("unet", "vae"):
@@ -88,7 +91,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autoencoder-steps", type=int, default=2_000)
     parser.add_argument("--text-steps", type=int, default=700)
-    parser.add_argument("--steps", type=int, default=22_000, help="of text encoder and UNet together")
+    parser.add_argument("--steps", type=int, default=26_000, help="of text encoder and UNet together")
     parser.add_argument("--decoder-steps", type=int, default=1_200)
     parser.add_argument("--remark", default="", help="a sentence for the model card")
     return parser.parse_args()
