@@ -19,7 +19,7 @@ ROWS = [
     ("a big green triangle on gray", "euler", 25, None),
     ("a big yellow cross on black", "euler_a", 30, None),
     ("a small red square on gray", "dpmpp_2m", 20, None),
-    ("a big orange triangle on white", "pndm", 30, None),
+    ("a big orange triangle on white", "pndm", 30, 5.0),
     ("a purple cross on pink", "dpmpp_2m", 15, None),
     ("a red circle to the left of a blue square, white background", None, None, None),
     ("a yellow triangle above a green circle, black background", None, None, None),
