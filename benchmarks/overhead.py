@@ -1,6 +1,6 @@
 """What the pipeline costs over the bare engine: the same rows, the same number of worker processes, side by side.
 
-    python benchmarks/overhead.py [--rows 1000] [--steps 20] [--workers 2]
+    python benchmarks/overhead.py [--rows 1000] [--steps 50] [--workers 2]
 
 The bare engine runs in processes of its own that load the model, make their share of the rows and throw the
 pixels away. `sdbatch generate` reads a Parquet table and writes PNG files, metadata and markers, on a Ray that
@@ -29,7 +29,7 @@ rows, steps, offset = map(int, sys.argv[1:])
 torch.set_num_threads(1)
 engine = Engine("tiny", lanes=16, device="cpu")
 started = time.monotonic()
-requests = (Request("a red circle", seed=offset + i, steps=steps, sampler="ddim") for i in range(rows))
+requests = (Request("a red circle", seed=offset + i, steps=steps) for i in range(rows))
 made = sum(image.error is None for image in engine.generate(requests))
 print(json.dumps({"made": made, "seconds": time.monotonic() - started}))
 """
@@ -57,7 +57,7 @@ def bare(rows: int, steps: int, workers: int) -> tuple[float, float]:
 def command(rows: int, steps: int, workers: int, folder: Path, address: str) -> tuple[float, float]:
     """Seconds of `sdbatch generate` as a whole, and from its workers' start to the last marker."""
     pq.write_table(pa.table({"prompt": ["a red circle"] * rows, "seed": range(rows)}), folder / "prompts.parquet")
-    arguments = ["generate", folder / "prompts.parquet", folder / "out", "--steps", steps, "--sampler", "ddim"]
+    arguments = ["generate", folder / "prompts.parquet", folder / "out", "--steps", steps]
     arguments += ["--actors", workers, "--lanes", 16, "--device", "cpu"]
     started = time.monotonic()
     subprocess.run(
@@ -74,7 +74,7 @@ def command(rows: int, steps: int, workers: int, folder: Path, address: str) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     from ray.cluster_utils import Cluster

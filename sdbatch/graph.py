@@ -36,6 +36,8 @@ def graph(plan: Plan, pool: PoolSize, job: Job, coordinator: Any) -> Dataset:
     # One byte: blocks are cut at every row, and a block is what Ray Data hands to a worker and retries.
     context.target_max_block_size = 1
     context.execution_no_progress_timeout_s = -1
+    # Every second for every shard under way, Ray Data would walk all memory maps of a process that holds a model.
+    context.memory_usage_poll_interval_s = None
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # Whether a failed start ends the run is the coordinator's to say (`Startup`), not the first failure's.

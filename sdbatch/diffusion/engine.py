@@ -137,7 +137,7 @@ class Engine:
             "compile_error": self._compile_error,
             "lane_invariant": self._lane_invariant,
             "out_of_memory": list(self._out_of_memory),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),  # a TorchVersion would bring in torch wherever it is unpickled
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,
         }
