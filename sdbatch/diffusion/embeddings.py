@@ -21,7 +21,7 @@ class Embeddings:
         capacity: texts kept.
     """
 
-    def __init__(self, encode: Callable[[list[str]], Encoded], batch: int = 8, capacity: int = 512):
+    def __init__(self, encode: Callable[[list[str]], Encoded], batch: int = 8, capacity: int = 256):
         self._encode = encode
         self._batch = batch
         self._capacity = capacity
