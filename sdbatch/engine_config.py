@@ -14,7 +14,9 @@ LANES_ON_CPU = 16
 
 
 def resolve_engine(settings: RunSettings, recorded: Mapping[str, Any], *, has_gpus: bool) -> dict[str, Any]:
-    """The `Engine` arguments device, dtype, lanes and compile; lanes None means: measure, then record.
+    """The `Engine` arguments device, dtype, lanes, threads and compile; lanes None means: measure, then record.
+
+    Threads matter to rounding on a CPU alone: convolutions share out their sums over them.
 
     Raises:
         UsageError: a setting that differs from what OUT was begun with; pictures of both would not be the same.
@@ -25,12 +27,17 @@ def resolve_engine(settings: RunSettings, recorded: Mapping[str, Any], *, has_gp
         "device": device,
         "dtype": _chosen("dtype", settings.dtype, recorded, "fp32" if on_cpu else "fp16"),
         "lanes": _chosen("lanes", settings.lanes, recorded, LANES_ON_CPU if on_cpu else None),
+        "threads": _chosen("cpus-per-actor", _threads(settings), recorded, 1, key="threads") if on_cpu else None,
         "compile": _chosen("compile", settings.compile, recorded, "off" if on_cpu else "on"),
     }
 
 
-def _chosen(name: str, asked: Any, recorded: Mapping[str, Any], default: Any) -> Any:
-    before = recorded.get(name)
+def _threads(settings: RunSettings) -> int | None:
+    return None if settings.cpus_per_actor is None else max(1, int(settings.cpus_per_actor))
+
+
+def _chosen(name: str, asked: Any, recorded: Mapping[str, Any], default: Any, key: str | None = None) -> Any:
+    before = recorded.get(key or name)
     if asked in ("auto", None):
         return default if before is None else before
     if before is not None and asked != before:

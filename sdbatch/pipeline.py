@@ -98,6 +98,8 @@ def _run(
     """Make the shards that are to do; returns the record with the engines' set-up in it."""
     capacity = survey()
     engine = resolve_engine(settings, plan.record.engine, has_gpus=capacity.has_gpus)
+    if settings.cpus_per_actor is None and engine["threads"] is not None:
+        settings = dataclasses.replace(settings, cpus_per_actor=float(engine["threads"]))
     pool = pool_size(settings, engine["device"], len(plan.todo), capacity)
     if progress is not None:
         progress.begin(plan, engine, pool)
@@ -107,7 +109,6 @@ def _run(
         columns=plan.columns,
         model=ModelLabel(plan.model.name, plan.record.model["hash"], plan.model.height, plan.model.width),
         engine=engine,
-        threads=max(1, int(pool.ask.cpus)),
         make_engine=make_engine,
     )
     if engine["lanes"] is None:

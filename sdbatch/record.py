@@ -45,7 +45,7 @@ class RunRecord:
     Attributes:
         settings: every setting that can change a picture or its file, by name.
         model: name, source (where it was found), hash (hex sha256 of the weights), family, height and width.
-        engine: device, dtype, lanes and compile as resolved at the first run and imposed on every actor since.
+        engine: device, dtype, lanes, threads and compile as resolved at the first run and imposed on every actor since.
         inputs: path, size, stamp and rows of each input file; the position is the file's number for ever.
         shard_rows: rows of the table a shard.
         versions: of the packages that have a say in the pixels, at the first run.

@@ -49,17 +49,13 @@ class Job:
     columns: Columns
     model: ModelLabel
     engine: Mapping[str, Any]
-    threads: int
     make_engine: Callable[[Job], Engine]
 
 
 def load_engine(job: Job) -> Engine:
     """The real engine, with its model fetched to this node and loaded."""
-    import torch  # loads where an engine is made, not in the driver
+    from sdbatch.diffusion import Engine  # brings in torch, which the driver does without
 
-    from sdbatch.diffusion import Engine
-
-    torch.set_num_threads(job.threads)
     settings = job.settings
     model = fetch_model(
         settings.model,

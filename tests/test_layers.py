@@ -34,7 +34,9 @@ KNOW_RAY = {
 
 
 def layer(module: str) -> int | None:
-    name = [*module.split("."), ""][1]
+    package, name, *_ = [*module.split("."), ""]
+    if package != "sdbatch":
+        return None
     for number, names in enumerate(LAYERS):
         if name in names.split():
             return number

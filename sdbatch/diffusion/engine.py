@@ -44,6 +44,8 @@ class Engine:
             takes two; None for as many as fit.
         dtype: "auto" (fp16 on CUDA, fp32 on a CPU), "fp16", "bf16" or "fp32".
         device: "auto", "cpu" or "cuda".
+        threads: a CPU's threads for one operation, of the whole process; None for as many as torch has. Rounding can
+            depend on it.
         compile: "on" or "off": whether the UNet goes through torch.compile at the model's own size; "auto" is
             on where there is a GPU and a compiler.
         revision, variant: of a model on the hub, of its weight files.
@@ -66,6 +68,7 @@ class Engine:
         lanes: int | None = 16,
         dtype: str = "auto",
         device: str = "auto",
+        threads: int | None = None,
         compile: str = "auto",
         revision: str | None = None,
         variant: str | None = None,
@@ -74,6 +77,8 @@ class Engine:
             raise UsageError(f"lanes must be an even number of at least 2, not {lanes}")
         if compile not in ("auto", "on", "off"):
             raise UsageError(f"compile {compile!r} is none of auto, on, off")
+        if threads is not None:
+            torch.set_num_threads(threads)
         self._device = resolve_device(device)
         self.device = str(self._device)
         self.dtype = resolve_dtype(dtype, self._device)
@@ -133,6 +138,7 @@ class Engine:
             "dtype": self.dtype,
             "device": self.device,
             "device_name": _device_name(self._device),
+            "threads": torch.get_num_threads() if self._device.type == "cpu" else None,
             "compile": self.compile,
             "compile_error": self._compile_error,
             "lane_invariant": self._lane_invariant,

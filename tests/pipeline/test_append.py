@@ -38,7 +38,8 @@ def test_what_would_round_differently_is_refused(tmp_path, sdbatch_command):
     prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one"] * 8}), tmp_path / "out"
     sdbatch_command("generate", prompts, out, *FAST, "--lanes", 4)
     (out / "00001_stats.json").unlink()
-    for option, value in (("--lanes", 8), ("--dtype", "bf16"), ("--shard-size", 8), ("--image-format", "jpeg")):
+    changed = {"--lanes": 8, "--dtype": "bf16", "--shard-size": 8, "--image-format": "jpeg", "--cpus-per-actor": 2}
+    for option, value in changed.items():
         process = sdbatch_command("generate", prompts, out, *FAST, option, value, status=2)
         assert option.removeprefix("--").split("-")[0] in process.stderr
     sdbatch_command("generate", prompts, out, *FAST)
