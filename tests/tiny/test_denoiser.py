@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sdbatch.tiny.denoiser import new_scheduler, overshoot, signal_to_noise
+from sdbatch.tiny.denoiser import BOUND, FREE, MISTOLD, mistold_share, new_scheduler, overshoot, signal_to_noise
 
 
 def test_the_excess_never_drowns_the_noise():
@@ -21,3 +21,10 @@ def test_the_excess_never_drowns_the_noise():
 def test_training_ends_in_pure_noise():
     """Else the ground's brightness would leak into the start, and sampling start from the wrong one."""
     assert signal_to_noise(new_scheduler(), torch.tensor(999)).sqrt() < 0.01
+
+
+def test_captions_are_all_wrong_where_the_picture_can_be_seen():
+    shares = mistold_share(torch.arange(1000))
+    assert (shares[: FREE + 1] == 1).all()
+    assert torch.allclose(shares[BOUND:], torch.tensor(MISTOLD))
+    assert (shares.diff() <= 0).all()
