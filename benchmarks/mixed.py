@@ -1,6 +1,6 @@
 """A mixed prompt table: `Engine` against diffusers' pipeline, called once for each group of equal settings.
 
-    python benchmarks/mixed.py [--model tiny] [--rows 64] [--lanes 32] …
+    python benchmarks/mixed.py [--model tiny] [--rows 64] [--lanes 48] …
 
 Six step counts, five guidance scales, by default one sampler: the more settings a table mixes, the smaller the
 groups that diffusers can batch. Decoding is included, loading and compiling are not.
@@ -53,6 +53,9 @@ def table(rows: int, samplers: list[str]) -> list[Request]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
+    parser.set_defaults(
+        lanes=48
+    )  # 64 rows take some 115 lanes: enough to fill two cores, few enough to be full to the end
     parser.add_argument("--samplers", default="ddpm", help="comma-separated; each row gets one of them")
     arguments = parser.parse_args()
     folder = model_folder(arguments.model)
