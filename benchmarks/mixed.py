@@ -53,9 +53,8 @@ def table(rows: int, samplers: list[str]) -> list[Request]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
-    parser.set_defaults(
-        lanes=48
-    )  # 64 rows take some 115 lanes: enough to fill two cores, few enough to be full to the end
+    # These rows take some 115 lanes: enough lanes to fill two cores, few enough to be full to the end.
+    parser.set_defaults(lanes=48)
     parser.add_argument("--samplers", default="ddpm", help="comma-separated; each row gets one of them")
     arguments = parser.parse_args()
     folder = model_folder(arguments.model)
