@@ -188,7 +188,7 @@ class _Attended:
         waited = now - self._workers_seen_at
         if waited > self._start_timeout:
             raise RunError(f"no worker for {waited:.0f} seconds (--start-timeout): {self._shortage()}")
-        if waited > WORTH_SAYING_SECONDS and self._progress is not None:
+        if waited > min(WORTH_SAYING_SECONDS, self._start_timeout / 2) and self._progress is not None:
             self._progress.waiting(waited, self._shortage)
 
     def _shortage(self) -> str:
