@@ -23,11 +23,9 @@ import pyarrow.parquet as pq
 
 BARE = """
 import json, sys, time
-import torch
 from sdbatch import Engine, Request
 rows, steps, offset = map(int, sys.argv[1:])
-torch.set_num_threads(1)
-engine = Engine("tiny", lanes=16, device="cpu")
+engine = Engine("tiny", lanes=16, device="cpu", threads=1)
 started = time.monotonic()
 requests = (Request("a red circle", seed=offset + i, steps=steps) for i in range(rows))
 made = sum(image.error is None for image in engine.generate(requests))

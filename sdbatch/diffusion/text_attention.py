@@ -7,6 +7,8 @@ Stable Diffusion XL 0.8% of its FLOPs and 140 kernels. The pictures are the same
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
@@ -30,7 +32,7 @@ class TextProjection(torch.nn.Module):
         layers = [module for module in unet.modules() if isinstance(module, Attention) and module.is_cross_attention]
         linears = [linear for layer in layers for linear in (layer.to_k, layer.to_v)]
         sizes = [linear.out_features for linear in linears]
-        ends = torch.tensor(sizes).cumsum(0).tolist()
+        ends = list(accumulate(sizes))
         parts = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
         biased = any(linear.bias is not None for linear in linears)
         weight = linears[0].weight
