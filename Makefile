@@ -48,7 +48,7 @@ tiny: $(INSTALLED)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m sdbatch.tiny.train
 
 clean:
-	rm -rf $(VENV) demo-out
+	rm -rf $(VENV) demo-out cluster-out
 
 # Thirty rounds on each store of what CI does three of.
 test-crash: $(INSTALLED)

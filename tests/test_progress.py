@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
 from collections import Counter
 
+import pyte
 import pytest
 
 from sdbatch import progress as module
@@ -12,6 +20,8 @@ from sdbatch.coordinator import Snapshot
 from sdbatch.errors import RunError
 from sdbatch.progress import ProgressLine
 from sdbatch.report import RunReport
+from tests.conftest import REPOSITORY
+from tests.outputs import write_table
 
 
 class Clock:
@@ -90,3 +100,40 @@ def test_lost_workers_and_failed_images_are_said(clock):
     clock.now += 60
     line.update(snapshot(100, lost=2, failed=7))
     assert stream.getvalue().splitlines()[-1].endswith("7 failed  ·  2 lost workers")
+
+
+def screens(columns, command, env):
+    """Run a command on a terminal of that width; returns what stood there after each thing that it wrote."""
+    keyboard, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    process = subprocess.Popen(command, env=env, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    screen = pyte.Screen(columns, 40)
+    stream, shown = pyte.ByteStream(screen), []
+    while True:
+        try:
+            written = os.read(keyboard, 4096)
+        except OSError:  # how Linux says that nobody has the terminal open any more
+            break
+        stream.feed(written)
+        shown.append([line.rstrip() for line in screen.display if line.strip()])
+    os.close(keyboard)
+    assert process.wait() == 0, shown[-1]
+    return shown
+
+
+@pytest.mark.parametrize("columns", [50, 160])
+def test_a_real_terminal_shows_a_line_that_moves_and_in_the_end_only_what_stays(tmp_path, ray_session, columns):
+    table = write_table(tmp_path / "prompts.parquet", {"prompt": [f"a red circle {i}" for i in range(64)]})
+    command = [sys.executable, "-m", "sdbatch", "generate", str(table), "out", "--steps", "20", "--shard-size", "4"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    environment |= {"RAY_ADDRESS": ray_session, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm-256color"}
+    shown = screens(columns, ["env", "-C", str(tmp_path), *command], environment)
+    bars = [screen for screen in shown if screen and "▏" in screen[-1]]
+    assert len({bar[-1] for bar in bars}) >= 3
+    assert all("of 64 images" in bar[-1] for bar in bars)
+    assert len({len(bar) for bar in bars}) == 1  # it stays where it is
+    assert not any("▏" in line for line in shown[-1])
+    said = "".join(shown[-1]).replace(" ", "")  # lines wrap, and lose spaces where they do
+    assert said.startswith("64imageswithtiny→")
+    assert "64of64imagesarein" in said and "theenginesworked" in said

@@ -88,6 +88,17 @@ def test_a_job_s_log_is_plain_lines_and_its_status_the_exit_status(submit, tmp_p
     assert "exit code 2" in refused.stdout
 
 
+def test_a_benchmark_runs_where_the_cluster_has_what_it_asks_for(ray_job):
+    job = ("--working-dir", REPOSITORY, "--", "python", "jobs/benchmark.py", "--steps", "4", "--lanes", "8")
+    process = ray_job("submit", "--entrypoint-num-cpus", "1", *job)
+    assert re.search(r"\d+\.\d\d images a second: ddim, 4 steps, guidance 7\.5", process.stdout)
+    waiting = ray_job("submit", "--no-wait", "--submission-id", "greedy", "--entrypoint-num-gpus", "1", *job)
+    assert "submitted" in waiting.stdout
+    time.sleep(3)
+    assert "PENDING" in ray_job("status", "greedy").stdout.upper()
+    ray_job("stop", "greedy")
+
+
 def test_a_run_in_a_file_with_a_runtime_environment_and_json_lines(submit, tmp_path):
     config = {"prompts": str(table(tmp_path)), "out": str(tmp_path / "out"), "steps": 2, "sampler": "ddim", "actors": 1}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))

@@ -1,0 +1,9 @@
+"""`sdbatch bench` as a job, on a GPU of the cluster: ray job submit --entrypoint-num-gpus 1 --working-dir . -- python
+jobs/benchmark.py [options]"""
+
+import sys
+
+from sdbatch.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["bench", *sys.argv[1:]]))
