@@ -15,6 +15,7 @@ from diffusers.utils import logging
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdbatch.diffusion.engine import Engine
+from sdbatch.diffusion.guidance import guidance_scales, paired_calls
 from sdbatch.diffusion.loading import DTYPES
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.tables import build_scheduler
@@ -114,7 +115,8 @@ def report_device(engine: Engine, rows: list[Request], seconds: float) -> None:
 
 
 def lane_passes(engine: Engine, row: Request) -> int:
-    return engine.family.table(row).calls * (2 if engine.family.guided(row) else 1)
+    calls = engine.family.table(row).calls
+    return calls + paired_calls(guidance_scales(row, engine.info, calls))
 
 
 def unet_flops(engine: Engine) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from sdbatch.diffusion import ModelInfo, Request, validate
-from sdbatch.diffusion.calls import lanes_of, model_calls
+from sdbatch.diffusion.calls import lane_calls
 from sdbatch.diffusion.lanes import Lanes
 from sdbatch.diffusion.samplers import resolve
 from sdbatch.errors import SamplerError
@@ -152,7 +152,7 @@ class _Look:
             reason, calls = validate(request, self._info), 0
             if reason is None:
                 try:
-                    calls = model_calls(request, self._info) * lanes_of(request, self._info)
+                    calls = lane_calls(request, self._info)
                 except SamplerError as error:
                     reason = str(error)
             self._known[request] = reason, calls

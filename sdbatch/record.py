@@ -25,6 +25,8 @@ PICTURE_SETTINGS = (
     "steps",
     "guidance_scale",
     "guidance_rescale",
+    "guidance_start",
+    "guidance_stop",
     "negative_prompt",
     "height",
     "width",

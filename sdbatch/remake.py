@@ -24,6 +24,8 @@ from sdbatch.storage import Store
 
 __all__ = ["RemakeReport", "remake"]
 
+# What a request is made of: columns of its row, and settings that are the same for the whole run.
+RUN_SETTINGS = ("guidance_rescale", "guidance_start", "guidance_stop")
 REQUEST_COLUMNS = ("prompt", "negative_prompt", "seed", "sampler", "steps", "guidance_scale", "height", "width")
 
 
@@ -76,7 +78,8 @@ def remake(out: str, count: int, *, model: str | None = None, options: Mapping[s
 
 def _request(row: Mapping[str, Any], record: RunRecord) -> Request:
     own = {name: row[name] for name in REQUEST_COLUMNS}
-    return Request(**own, guidance_rescale=record.settings["guidance_rescale"])
+    of_the_run = {name: record.settings[name] for name in RUN_SETTINGS}
+    return Request(**own, **of_the_run)
 
 
 def _digest(pixels: Any, row: Mapping[str, Any], record: RunRecord) -> str:

@@ -38,6 +38,8 @@ class RunSettings:
     steps: int = 50
     guidance_scale: float = 7.5
     guidance_rescale: float = 0.0
+    guidance_start: float = 0.0
+    guidance_stop: float = 1.0
     negative_prompt: str = ""
     height: int | None = None
     width: int | None = None
@@ -83,6 +85,9 @@ class RunSettings:
         _at_least("price_per_hour", self.price_per_hour, 0)
         if not math.isfinite(self.guidance_scale):
             raise UsageError(f"--guidance-scale {self.guidance_scale} is not a finite number")
+        if not 0 <= self.guidance_start < self.guidance_stop <= 1:
+            interval = f"--guidance-start {self.guidance_start} --guidance-stop {self.guidance_stop}"
+            raise UsageError(f"{interval}: wanted two shares, 0 ≤ start < stop ≤ 1")
         if self.images_per_prompt > MAX_IMAGES_A_SHARD:
             raise UsageError(f"--images-per-prompt {self.images_per_prompt}: at most {MAX_IMAGES_A_SHARD:,}")
         if self.shard_size is not None and self.shard_size > MAX_IMAGES_A_SHARD:

@@ -49,6 +49,8 @@ def test_the_calls_are_those_of_the_samplers(tmp_path):
     # 2 lanes × 10, 2 × (2 × 10 − 1), 10 + 1, 10, 2 × 10 − 1
     assert f"5 images, {20 + 38 + 11 + 10 + 19} calls of the model" in said
     assert "time    0:10 of one worker; that costs 0.1 at 36 an hour" in said
+    said = sdbatch("plan", prompts, tmp_path / "out", "--guidance-stop", 0.5).stdout
+    assert f"{(10 + 5) + (19 + 9) + 11 + 10 + 19} calls of the model" in said
 
 
 def test_measuring_says_time_and_memory(tmp_path):

@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
 
 def _bench(model: str, sampler: str, steps: int, guidance_scale: float, **engine: Any) -> int:
     from sdbatch.diffusion import Request, inspect_model, validate
-    from sdbatch.diffusion.calls import lanes_of, model_calls
+    from sdbatch.diffusion.calls import lane_calls
     from sdbatch.errors import UsageError
     from sdbatch.measure import measure
 
@@ -46,7 +46,7 @@ def _bench(model: str, sampler: str, steps: int, guidance_scale: float, **engine
     if reason := validate(requests[0], info):
         raise UsageError(reason)
     speed = measure(info.folder, engine, requests)
-    passes = model_calls(requests[0], info) * lanes_of(requests[0], info) / speed.lanes
+    passes = lane_calls(requests[0], info) / speed.lanes
     print(
         f"{speed.passes_per_second / passes:.2f} images a second: {sampler}, {steps} steps, guidance {guidance_scale:g}"
     )

@@ -78,6 +78,13 @@ def add_run_options(parser: argparse.ArgumentParser, config: Mapping[str, Any]) 
     option(
         rows, "--guidance-rescale", "0 to 1, takes back contrast (Lin et al. 2023); default 0", type=float, metavar="F"
     )
+    option(
+        rows, "--guidance-start", "guidance from this share of the calls on, 0 to 1; default 0", type=float, metavar="F"
+    )
+    option(
+        rows, "--guidance-stop", "and no longer than to this one: faster, and changes the picture; default 1",
+        type=float, metavar="F",
+    )  # fmt: skip
     option(rows, "--negative-prompt", "default: none", metavar="TEXT")
     option(rows, "--height", "pixels; default: the model's own", type=int, metavar="H")
     option(rows, "--width", "pixels; default: the model's own", type=int, metavar="W")

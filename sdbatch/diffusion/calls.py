@@ -8,30 +8,29 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from sdbatch.diffusion.guidance import guidance_scales, paired_calls
 from sdbatch.diffusion.models import ModelInfo, read_config, weight_files
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers import resolve
 
-__all__ = ["count_parameters", "lanes_of", "model_calls"]
+__all__ = ["count_parameters", "lane_calls"]
 
 # Enough steps to see that a scheduler is linear, few enough to be quick.
 PROBED_STEPS = 2
 
 
-def lanes_of(request: Request, info: ModelInfo) -> int:
-    """Lanes of the UNet that a row takes: two with guidance, conditional and unconditional, else one."""
-    return 2 if request.guidance_scale > 1 and not info.guidance_embedded else 1
+def lane_calls(request: Request, info: ModelInfo) -> int:
+    """Calls of the model that a row's sampler makes, times the lanes that each takes.
 
-
-def model_calls(request: Request, info: ModelInfo) -> int:
-    """Calls of the model that a row's sampler makes; second-order samplers make two a step.
+    Second-order samplers make two calls a step; a call with guidance takes two lanes.
 
     Raises:
         SamplerError: the sampler does not go with this model.
     """
     from sdbatch.diffusion.tables import start  # brings in diffusers, which who validates does not need
 
-    return len(start(_scheduler(info, resolve(request.sampler)), int(request.steps)))
+    calls = len(start(_scheduler(info, resolve(request.sampler)), int(request.steps)))
+    return calls + paired_calls(guidance_scales(request, info, calls))
 
 
 @lru_cache

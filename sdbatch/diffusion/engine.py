@@ -217,7 +217,8 @@ class Engine:
 
     def _advance(self, lane_set: LaneSet, outputs: torch.Tensor, numbers: torch.Tensor) -> None:
         self._sampling.advance(lane_set, outputs, numbers)
-        self._lanes.advance(lane_set)
+        for row in self._lanes.advance(lane_set):
+            self._sampling.narrow(row)
 
     def _retire(self, lane_set: LaneSet) -> None:
         for row in self._lanes.finished(lane_set):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from sdbatch.diffusion.cpu import use_onednn
+from sdbatch.diffusion.guidance import is_guided
 from sdbatch.diffusion.models import ModelInfo
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers import resolve
@@ -65,10 +66,6 @@ class StableDiffusion:
         scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return self.unet.config.in_channels, height // scale, width // scale
 
-    def guided(self, request: Request) -> bool:
-        """Whether the row takes an unconditional lane, too."""
-        return request.guidance_scale > 1 and not self.info.guidance_embedded
-
     def table(self, request: Request) -> Table:
         """The row's coefficient table.
 
@@ -92,7 +89,7 @@ class StableDiffusion:
 
     def texts(self, request: Request) -> list[str]:
         """What must be encoded for a row: its prompt, then its negative prompt if that is needed."""
-        return [request.prompt, request.negative_prompt] if self.guided(request) else [request.prompt]
+        return [request.prompt, request.negative_prompt] if is_guided(request, self.info) else [request.prompt]
 
     def encode(self, texts: list[str]) -> Named:
         """Named tensors, one entry a text; the caller keeps the batch shape fixed."""
@@ -189,7 +186,7 @@ class StableDiffusionXL(StableDiffusion):
     def conditioning(
         self, request: Request, encoded: list[Named], shape: tuple[int, int, int]
     ) -> list[dict[str, torch.Tensor]]:
-        if self.guided(request) and len(encoded) == 1:
+        if is_guided(request, self.info) and len(encoded) == 1:
             encoded = [encoded[0], {name: torch.zeros_like(tensor) for name, tensor in encoded[0].items()}]
         scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
         height, width = shape[1] * scale, shape[2] * scale

@@ -1,8 +1,9 @@
 """Which row sits in which lane: the policy of continuous batching. Knows nothing of tensors.
 
 The UNet runs at one fixed batch shape for each picture size: a *lane set*. A row with guidance takes two of
-its lanes, conditional and unconditional, any other row one; the lanes of a finished row are given to the next
-at once. No decision here can change a picture, only when it is made.
+its lanes, conditional and unconditional, any other row one; the lanes of a finished row, and the unconditional
+one of a row whose guidance has stopped, are given to the next at once. No decision here can change a picture,
+only when it is made.
 """
 
 from __future__ import annotations
@@ -29,19 +30,24 @@ class Row:
     Attributes:
         index: place in the order of submission.
         shape: latent height and width.
-        width: lanes it takes, 1 or 2.
         calls: calls of the model that it needs.
+        paired_calls: for how many of them, from the first on, it has an unconditional lane, too.
         call: how many of them are done.
-        lane, partner: its conditional and its unconditional lane while it samples; the same if `width` is 1.
+        lane, partner: its conditional and its unconditional lane while it samples; the same if it has but one.
     """
 
     index: int
     shape: Shape
-    width: int
     calls: int
+    paired_calls: int
     call: int = 0
     lane: int = -1
     partner: int = -1
+
+    @property
+    def width(self) -> int:
+        """Lanes that it takes when it comes in."""
+        return 2 if self.paired_calls else 1
 
 
 class LaneSet:
@@ -63,6 +69,11 @@ class LaneSet:
             row.partner = heapq.heappop(self._free)
         row.call = 0
         self.rows.append(row)
+
+    def narrow(self, row: Row) -> None:
+        """Take the unconditional lane of a row back."""
+        heapq.heappush(self._free, row.partner)
+        row.partner = row.lane
 
     def retire(self, row: Row) -> None:
         self.rows.remove(row)
@@ -177,10 +188,14 @@ class Lanes:
         """Rows that wait for lanes of this shape, oldest first."""
         return list(self._queue(shape))
 
-    def advance(self, lane_set: LaneSet) -> None:
-        """Count one call for every row of the set."""
+    def advance(self, lane_set: LaneSet) -> list[Row]:
+        """Count one call for every row of the set; returns those whose unconditional lane others may have now."""
         for row in lane_set.rows:
             row.call += 1
+        narrowed = [row for row in lane_set.rows if row.partner != row.lane and row.call == row.paired_calls]
+        for row in narrowed:
+            lane_set.narrow(row)
+        return narrowed
 
     def finished(self, lane_set: LaneSet) -> list[Row]:
         """Rows of the set that have had all their calls."""

@@ -22,6 +22,8 @@ class Request:
         guidance_scale: classifier-free guidance (Ho & Salimans 2022); at most 1 means none.
         height, width: pixels; None is the model's own size.
         guidance_rescale: φ of Lin et al. 2023, takes back some of the contrast that guidance adds; 0 is off.
+        guidance_start, guidance_stop: guidance is on from the one to the other alone (limited-interval guidance,
+            Kynkäänniemi et al. 2024), as shares of the calls of the model; diffusers' guiders have the same two.
     """
 
     prompt: str
@@ -33,6 +35,8 @@ class Request:
     height: int | None = None
     width: int | None = None
     guidance_rescale: float = 0.0
+    guidance_start: float = 0.0
+    guidance_stop: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -11,6 +11,7 @@ import torch
 
 from sdbatch.diffusion.embeddings import Embeddings
 from sdbatch.diffusion.families import StableDiffusion
+from sdbatch.diffusion.guidance import guidance_scales, paired_calls
 from sdbatch.diffusion.lanes import LaneSet, Row
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.slots import Slots, numbers_of
@@ -31,13 +32,13 @@ class SamplingRow(Row):
     """A row with what its sampling needs.
 
     Attributes:
-        guidance_scale: 1 if the row has no unconditional lane.
+        guidance_scales: of each call; 1 where there is no guidance.
         generator: draws the start latents and every call's noise; made when the row is admitted.
     """
 
     request: Request
     table: Table
-    guidance_scale: float
+    guidance_scales: Sequence[float]
     prompt_tokens: int
     generator: torch.Generator | None = None
 
@@ -59,15 +60,15 @@ class Sampling:
         """
         family, info = self._family, self._family.info
         table = family.table(request)
-        guided = family.guided(request)
+        scales = guidance_scales(request, info, table.calls)
         return SamplingRow(
             index=index,
             shape=family.latent_shape(request.height or info.height, request.width or info.width)[1:],
-            width=2 if guided else 1,
             calls=table.calls,
+            paired_calls=paired_calls(scales),
             request=request,
             table=table,
-            guidance_scale=float(request.guidance_scale) if guided else 1.0,
+            guidance_scales=scales,
             prompt_tokens=family.count_tokens(request.prompt),
         )
 
@@ -92,7 +93,7 @@ class Sampling:
         """One pass of the UNet: what it predicts, and the numbers that say what becomes of it."""
         self._keep_in_step()
         slots = self._slots[lane_set.shape]
-        rows = ((row, row.table, row.guidance_scale, row.request.guidance_rescale) for row in lane_set.rows)
+        rows = ((row, row.table, row.guidance_scales, row.request.guidance_rescale) for row in lane_set.rows)
         numbers = send(numbers_of(rows, lane_set.size), self._family.device)
         return self._family.denoise(*slots.inputs(numbers), slots.conditioning), numbers
 
@@ -102,6 +103,10 @@ class Sampling:
         rescaled = any(row.request.guidance_rescale and row.width == 2 for row in lane_set.rows)
         slots = self._slots[lane_set.shape]
         slots.advance(outputs, numbers, self._draw_noise(lane_set), depth=depth, rescaled=rescaled)
+
+    def narrow(self, row: SamplingRow) -> None:
+        """Let a row go on without its unconditional lane, which another row will have."""
+        self._slots[row.shape].narrow(row)
 
     def latents(self, row: SamplingRow) -> torch.Tensor:
         """A row's latents as they are now: float32 (C, h, w), a copy."""

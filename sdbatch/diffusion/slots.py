@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ class Slots:
         self._past_latents[:, row.lane].zero_()
         self._past_outputs[:, row.lane].zero_()
         self.latents[row.lane].copy_(send(latents, self.device))
-        for lane, named in zip((row.lane, row.partner), conditioning, strict=False):
+        for lane, named in zip((row.lane, row.partner)[: row.width], conditioning, strict=False):
             for name, tensor in named.items():
                 if name not in self.conditioning:
                     self.conditioning[name] = tensor.new_zeros(self.lanes, *tensor.shape)
@@ -58,6 +58,11 @@ class Slots:
         self._uncond[row.partner] = row.partner
         self._source[row.lane] = self._source[row.partner] = row.lane
         self._source_index, self._uncond_index = self._send(self._source), self._send(self._uncond)
+
+    def narrow(self, row: Row) -> None:
+        """Make a row's conditional lane the only one that it depends on."""
+        self._uncond[row.lane] = row.lane
+        self._uncond_index = self._send(self._uncond)
 
     def inputs(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The UNet's latents (L, C, h, w) and timesteps (L,), both float32."""
@@ -116,23 +121,23 @@ M = X + MAX_DEPTH + 1
 NUMBERS = M + MAX_DEPTH + 1
 
 
-def numbers_of(rows: Iterable[tuple[Row, Table, float, float]], lanes: int) -> torch.Tensor:
+def numbers_of(rows: Iterable[tuple[Row, Table, Sequence[float], float]], lanes: int) -> torch.Tensor:
     """What each lane's next call is made of: float32 (NUMBERS, L) on the CPU.
 
     Args:
-        rows: those in the lanes, each with its table, its guidance scale and its guidance rescale.
+        rows: those in the lanes, each with its table, its guidance scale at each call, and its guidance rescale.
     """
     numbers = np.zeros((NUMBERS, lanes), dtype=np.float32)
     # Lanes without a row denoise zeros at timestep 0.
     numbers[INPUT_SCALE] = 1.0
-    for row, table, guidance_scale, guidance_rescale in rows:
+    for row, table, guidance_scales, guidance_rescale in rows:
         i, depth = row.call, table.depth
         pair = [row.lane, row.partner]
         numbers[TIMESTEP, pair] = table.timesteps[i]
         numbers[INPUT_SCALE, pair] = table.input_scale[i]
         lane = row.lane
-        numbers[GUIDANCE, lane] = guidance_scale
-        numbers[RESCALE, lane] = guidance_rescale
+        numbers[GUIDANCE, lane] = guidance_scales[i]
+        numbers[RESCALE, lane] = guidance_rescale if guidance_scales[i] != 1 else 0
         numbers[NOISE, lane] = table.noise[i]
         numbers[X : X + depth + 1, lane] = table.x[i]
         numbers[M : M + depth + 1, lane] = table.m[i]

@@ -70,7 +70,7 @@ def _steps(request: Request, info: ModelInfo) -> str | None:
 
 
 def _guidance(request: Request, info: ModelInfo) -> str | None:
-    for name in ("guidance_scale", "guidance_rescale"):
+    for name in ("guidance_scale", "guidance_rescale", "guidance_start", "guidance_stop"):
         value = getattr(request, name)
         try:
             finite = math.isfinite(value)
@@ -80,6 +80,9 @@ def _guidance(request: Request, info: ModelInfo) -> str | None:
             finite = False
         if not finite:
             return f"{name} must be finite, not {value!r}"
+    if not 0 <= request.guidance_start < request.guidance_stop <= 1:
+        interval = f"{request.guidance_start} to {request.guidance_stop}"
+        return f"guidance_start must be less than guidance_stop, both from 0 to 1, not {interval}"
     return None
 
 

@@ -91,6 +91,8 @@ def _row(cells: dict[str, Any], settings: RunSettings, file_number: int, row: in
         steps=value("steps", settings.steps),
         guidance_scale=value("guidance_scale", settings.guidance_scale),
         guidance_rescale=settings.guidance_rescale,
+        guidance_start=settings.guidance_start,
+        guidance_stop=settings.guidance_stop,
         height=value("height", settings.height),
         width=value("width", settings.width),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,25 @@ from diffusers.utils import logging
 from sdbatch.diffusion.request import GeneratedImage, Request
 from sdbatch.diffusion.samplers import resolve
 from sdbatch.diffusion.tables import build_scheduler
+
+# The pipelines prepare the unconditional half of their batch only if guidance is on when they start.
+ALMOST_NONE = 1 + 1e-12
+
+
+def limited_guidance(request: Request) -> Callable[[int], float]:
+    """The guidance scale of each step."""
+    start, stop = (int(share * request.steps) for share in (request.guidance_start, request.guidance_stop))
+    return lambda step: request.guidance_scale if start <= step < stop else ALMOST_NONE
+
+
+def switching(scale_at: Callable[[int], float]):
+    """Guidance changed between the steps, in the way that diffusers' documentation shows ("dynamic CFG")."""
+
+    def at_step_end(pipeline, step: int, timestep, arguments: dict) -> dict:
+        pipeline._guidance_scale = scale_at(step + 1)
+        return arguments
+
+    return at_step_end
 
 
 class Reference:
@@ -34,10 +54,13 @@ class Reference:
         if not isinstance(self.pipeline, LatentConsistencyModelPipeline):
             options["negative_prompt"] = request.negative_prompt or None
             options["guidance_rescale"] = request.guidance_rescale
+        scale_at = limited_guidance(request)
+        if (request.guidance_start, request.guidance_stop) != (0.0, 1.0):
+            options["callback_on_step_end"] = switching(scale_at)
         images = self.pipeline(
             request.prompt,
             num_inference_steps=request.steps,
-            guidance_scale=request.guidance_scale,
+            guidance_scale=scale_at(0),
             height=request.height,
             width=request.width,
             generator=torch.Generator("cpu").manual_seed(request.seed),

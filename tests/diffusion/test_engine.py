@@ -17,7 +17,15 @@ SETTINGS = (("ddpm", 6, 7.5), ("euler_a", 4, 1.0), ("pndm", 7, 3.0), ("heun", 3,
 
 def mixed(count: int) -> list[Request]:
     return [
-        Request(f"prompt number {i % 5}", "dull" if i % 3 else "", seed=i, sampler=s, steps=n, guidance_scale=g)
+        Request(
+            f"prompt number {i % 5}",
+            "dull" if i % 3 else "",
+            seed=i,
+            sampler=s,
+            steps=n,
+            guidance_scale=g,
+            guidance_stop=0.5 if i % 4 == 0 else 1.0,
+        )
         for i, (s, n, g) in zip(range(count), itertools.cycle(SETTINGS), strict=False)
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import checkpoints
@@ -80,6 +81,22 @@ def test_guidance_rescale(sd):
         for i, (g, r) in enumerate([(7.5, 0.7), (7.5, 0.0), (1.0, 0.7), (12.0, 1.0)])
     ]
     assert_parity(Reference(sd), list(Engine(sd, lanes=8).generate(requests)))
+
+
+def test_guidance_in_an_interval(sd):
+    requests = [
+        Request("a red cat", "dull", seed=i, steps=8, sampler=s, guidance_start=start, guidance_stop=stop)
+        for i, (s, start, stop) in enumerate(
+            [("ddpm", 0.0, 0.5), ("ddim", 0.25, 0.8), ("dpmpp_2m", 0.5, 1.0), ("euler_a", 0.0, 1.0), ("ddim", 0.0, 0.1)]
+        )
+    ]
+    engine = Engine(sd, lanes=4)
+    images = list(engine.generate(requests))
+    assert_parity(Reference(sd), images)
+    # Each call takes a lane, and a second one up to the last with guidance.
+    assert engine.counters["lane_calls_used"] == 8 * 5 + (4 + 6 + 8 + 8 + 0)
+    different = list(engine.generate([dataclasses.replace(request, guidance_stop=1.0) for request in requests[:1]]))
+    assert not np.array_equal(different[0].pixels, next(i.pixels for i in images if i.request is requests[0]))
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])

@@ -58,12 +58,12 @@ class Gaussian:
         """The engine's passes; yields the timestep and the latents before and after each."""
         slots = Slots(SHAPE, LANES, torch.device("cpu"))
         generator = torch.Generator().manual_seed(0)
-        rows = [Row(index=i, shape=SHAPE[1:], width=1, calls=self.table.calls) for i in range(LANES)]
+        rows = [Row(index=i, shape=SHAPE[1:], calls=self.table.calls, paired_calls=0) for i in range(LANES)]
         for lane, row in enumerate(rows):
             row.lane = row.partner = lane
             slots.admit(row, torch.randn(SHAPE, generator=generator), [])
         for t in self.scheduler.timesteps.tolist():
-            numbers = numbers_of(((row, self.table, 1.0, 0.0) for row in rows), LANES)
+            numbers = numbers_of(((row, self.table, [1.0] * row.calls, 0.0) for row in rows), LANES)
             latents, timesteps = slots.inputs(numbers)
             assert (timesteps == t).all()
             noise = torch.randn(LANES, *SHAPE, generator=generator)

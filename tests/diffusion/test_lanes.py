@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sdbatch.diffusion.lanes import Lanes, Row
 
 ROWS = st.lists(
-    st.tuples(st.sampled_from([(8, 8), (8, 16), (4, 4)]), st.integers(1, 2), st.integers(1, 9)),
+    st.tuples(st.sampled_from([(8, 8), (8, 16), (4, 4)]), st.integers(0, 9), st.integers(1, 9)),
     max_size=60,
 )
 
@@ -38,7 +38,8 @@ def run(lanes: Lanes, rows: list[Row], after_pass=lambda number: None):
 
 
 def make_rows(specification) -> list[Row]:
-    return [Row(index=i, shape=s, width=w, calls=c) for i, (s, w, c) in enumerate(specification)]
+    """Rows of a shape, a number of calls with an unconditional lane, and a number of all calls."""
+    return [Row(index=i, shape=s, calls=c, paired_calls=min(p, c)) for i, (s, p, c) in enumerate(specification)]
 
 
 @given(ROWS, st.sampled_from([2, 4, 8, 16]))
@@ -51,7 +52,7 @@ def test_every_row_gets_all_its_calls_in_lanes_of_its_own(specification, size):
         assert lane_set.rows and len(taken) == len(set(taken)) <= lane_set.size
         assert set(taken) <= set(range(lane_set.size))
         for row in lane_set.rows:
-            assert row.shape == lane_set.shape and (row.lane != row.partner) == (row.width == 2)
+            assert row.shape == lane_set.shape and (row.lane != row.partner) == (row.call < row.paired_calls)
             calls[row] += 1
     assert all(calls[row] == row.calls for row in rows)
     assert lanes.idle
@@ -75,15 +76,23 @@ def test_rebuilding_with_fewer_lanes_loses_no_row(specification, at):
 
 def test_a_set_is_filled_before_another_is_run():
     lanes = Lanes(8, (8, 8))
-    specification = [((8, 16), 2, 3)] + [((8, 8), 2, 3)] * 8
+    specification = [((8, 16), 3, 3)] + [((8, 8), 3, 3)] * 8
     rows = make_rows(specification)
     order = [lane_set.shape for lane_set in run(lanes, rows)]
     # (8, 16) has 4 lanes and one row of 2; (8, 8) fills its 8 lanes twice over.
     assert order == [(8, 8)] * 6 + [(8, 16)] * 3
 
 
+def test_a_lane_that_guidance_no_longer_needs_is_the_next_row_s():
+    rows = make_rows([((8, 8), 2, 6)] * 8)
+    passes = [[row.index for row in lane_set.rows] for lane_set in run(Lanes(4, (8, 8)), rows)]
+    # Two rows have two lanes each; after two calls each needs one, and the third comes in.
+    assert passes[1:4] == [[0, 1], [0, 1, 2], [0, 1, 2]]
+    assert len(passes) < 8 * 2 * 6 / 4
+
+
 def test_a_rare_size_is_not_overtaken_for_ever():
-    rows = make_rows([((8, 16), 1, 2)] + [((8, 8), 1, 1)] * 5000)
+    rows = make_rows([((8, 16), 0, 2)] + [((8, 8), 0, 1)] * 5000)
     passes = [lane_set.shape for lane_set in run(Lanes(2, (8, 8)), rows)]
     assert passes.index((8, 16)) < 100
 

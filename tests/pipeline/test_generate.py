@@ -152,6 +152,7 @@ def test_paths_that_cannot_be_read_are_refused(tmp_path, sdbatch_command):
         ["--sampler", "no_such_sampler"],
         ["--model", "/no/such/model"],
         ["--guidance-scale", "nan"],
+        ["--guidance-stop", "0"],
         ["--part", "3/2"],
         ["--height", "63"],
         ["--no-such-option"],
