@@ -12,6 +12,7 @@ from typing import Any
 
 from sdbatch import __version__
 from sdbatch.errors import InputError, UsageError
+from sdbatch.output.check import Expected
 from sdbatch.prompts import InputFile
 from sdbatch.settings import RunSettings
 from sdbatch.storage import Store
@@ -83,6 +84,18 @@ class RunRecord:
                 f"{out.url}/{NAME} cannot be read ({exc}); restore it, or start anew with --overwrite"
             ) from exc
 
+    @classmethod
+    def read(cls, out: Store) -> RunRecord:
+        """The record of an OUT that must have one.
+
+        Raises:
+            UsageError: there is none, or it can't be read.
+        """
+        record = cls.load(out)
+        if record is None:
+            raise UsageError(f"{out.url}: has no {NAME}; is it the output of `sdbatch generate`?")
+        return record
+
     def save(self, out: Store) -> None:
         text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, sort_keys=False)
         out.write(NAME, text.encode() + b"\n")
@@ -118,6 +131,20 @@ class RunRecord:
                     change = f"{name} {known[name]} → {entry[name]}"
                     raise InputError(f"{known['path']} changed since OUT was begun ({change}); {hint}")
         return list(current.values())
+
+    def expected(self) -> Expected:
+        """What OUT holds once all its shards are made."""
+        most = self.shard_rows
+        # Each input file is cut by itself, in order.
+        rows = [min(most, file["rows"] - at) for file in self.inputs for at in range(0, file["rows"], most)]
+        return Expected(
+            shard_rows=tuple(rows),
+            images_per_prompt=self.settings["images_per_prompt"],
+            layout=self.settings["layout"],
+            image_format=self.settings["image_format"],
+            model=self.model["name"],
+            model_hash=self.model["hash"],
+        )
 
     def numbered(self, files: Sequence[InputFile]) -> list[InputFile]:
         """`files` in the order of their numbers."""

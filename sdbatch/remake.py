@@ -58,9 +58,7 @@ def remake(out: str, count: int, *, model: str | None = None, options: Mapping[s
         UsageError: no output there, or another model than the one that made it.
     """
     store = open_dataset(out, options).store
-    record = RunRecord.load(store)
-    if record is None:
-        raise UsageError(f"{store.url}: has no run.json, which says how its images were made")
+    record = RunRecord.read(store)
     info = inspect_model(model or record.model["source"])
     if model_hash(info) != record.model["hash"]:
         raise UsageError(f"{store.url} was made by another model than {info.folder}: the hashes of the weights differ")

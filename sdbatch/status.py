@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdbatch.output.expected import read_expected
 from sdbatch.output.keys import finished_shards, marker_name
 from sdbatch.output.stats import ShardStats
+from sdbatch.record import RunRecord
 from sdbatch.storage import Store
 
 __all__ = ["OutStatus", "status"]
@@ -52,7 +52,7 @@ def status(out: str, options: Mapping[str, Any] | None = None) -> OutStatus:
         StorageError: a damaged marker, or a store that refuses.
     """
     store = Store(out, options)
-    expected = read_expected(store)
+    expected = RunRecord.read(store).expected()
     finished = sorted(finished_shards(store.entries()))
     names = [marker_name(shard) for shard in finished]
     reasons: Counter[str] = Counter()

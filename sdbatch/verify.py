@@ -9,9 +9,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from sdbatch.output.check import ShardCheck, check_shard
-from sdbatch.output.expected import Expected, read_expected
+from sdbatch.output.check import Expected, ShardCheck, check_shard
 from sdbatch.output.keys import finished_shards, marker_name
+from sdbatch.record import RunRecord
 from sdbatch.storage import Store
 
 __all__ = ["VerifyReport", "verify"]
@@ -70,7 +70,7 @@ def verify(
         StorageError: the store refuses.
     """
     store = Store(out, options)
-    expected = read_expected(store)
+    expected = RunRecord.read(store).expected()
     entries = store.entries()
     finished = sorted(finished_shards(entries))
     known = [shard for shard in finished if shard < len(expected.shard_rows)]

@@ -63,7 +63,7 @@ def test_what_is_no_output_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"has no run\.json"):
             ask(str(tmp_path))
     (tmp_path / "run.json").write_text('{"settings": 1}')
-    with pytest.raises(UsageError, match=r"run\.json: is damaged"):
+    with pytest.raises(UsageError, match=r"run\.json cannot be read"):
         status(str(tmp_path))
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdbatch.errors import UsageError
 from sdbatch.output.dataset import open_dataset
 from sdbatch.output.json_rows import python_rows
 from sdbatch.output.keys import EXTENSIONS
@@ -35,9 +34,7 @@ class Source:
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         self._dataset = open_dataset(url, options)
         self.store = self._dataset.store
-        record = RunRecord.load(self.store)
-        if record is None:
-            raise UsageError(f"{self.store.name('run.json')} is missing: is this the output of sdbatch?")
+        record = RunRecord.read(self.store)
         self.name = self.store.url.rpartition("/")[2]
         self.model = record.model["name"]
         self.model_hash = record.model["hash"]

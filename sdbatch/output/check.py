@@ -12,16 +12,38 @@ from PIL import Image
 
 from sdbatch.errors import StorageError
 from sdbatch.output.encoding import expected_parameters, read_parameters
-from sdbatch.output.expected import Expected
 from sdbatch.output.json_rows import python_rows
 from sdbatch.output.keys import EXTENSIONS, image_key, marker_name
 from sdbatch.output.stats import ShardStats
 from sdbatch.output.stored import StoredFiles, StoredShard, open_shard
 from sdbatch.storage import Store
 
-__all__ = ["ShardCheck", "check_shard"]
+__all__ = ["Expected", "ShardCheck", "check_shard"]
 
 MOST_PROBLEMS = 20  # named, of each shard
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an output should hold.
+
+    Attributes:
+        shard_rows: rows of each shard, by its number.
+        images_per_prompt: images a row.
+        layout, image_format: how they are written.
+        model, model_hash: what made them.
+    """
+
+    shard_rows: tuple[int, ...]
+    images_per_prompt: int
+    layout: str
+    image_format: str
+    model: str
+    model_hash: str | None
+
+    @property
+    def images(self) -> int:
+        return sum(self.shard_rows) * self.images_per_prompt
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from sdbatch.diffusion.request import GeneratedImage, Request
 from sdbatch.output import ModelLabel, ShardStats, ShardWriter
 from sdbatch.prompts import InputFile, check_table, list_inputs, parse, read_rows
+from sdbatch.record import RunRecord, picture_settings
 from sdbatch.settings import RunSettings
 from sdbatch.storage import Store
 
@@ -57,15 +57,11 @@ def write_output(
 
 def write_run(store: Store, settings: RunSettings, files: list[InputFile], shard_rows: int) -> None:
     """run.json, as far as readers of an output need it."""
-    run = {
-        "version": 1,
-        "settings": {
-            "layout": settings.layout,
-            "image_format": settings.image_format,
-            "images_per_prompt": settings.images_per_prompt,
-        },
-        "model": {"name": MODEL.name, "hash": MODEL.hash},
-        "inputs": [{"path": file.path, "rows": file.rows} for file in files],
-        "shard_rows": shard_rows,
-    }
-    store.write("run.json", json.dumps(run).encode())
+    record = RunRecord(
+        settings=picture_settings(settings),
+        model={"name": MODEL.name, "hash": MODEL.hash},
+        engine={},
+        inputs=[{"path": file.path, "rows": file.rows} for file in files],
+        shard_rows=shard_rows,
+    )
+    record.save(store)
