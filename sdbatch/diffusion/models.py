@@ -103,6 +103,9 @@ def inspect_model(
         folder, name = fetch_configs(str(model), revision), str(model)
     elif revision is not None:
         raise ModelError(f"model {str(model)!r}: a revision is for models on the hub, not for folders")
+    if folder.is_file():
+        convert = f"StableDiffusionPipeline.from_single_file({folder.name!r}).save_pretrained('my-model')"
+        raise ModelError(f"model {str(model)!r} is a single file; convert it once, with diffusers' {convert}")
     if not folder.is_dir():
         raise ModelError(f"model {str(model)!r}: no such folder")
     index = read_config(folder / "model_index.json")

@@ -115,5 +115,8 @@ def test_settings_that_make_no_sense_are_refused(sd, tmp_path):
     for wrong in ({"lanes": 7}, {"lanes": 0}, {"dtype": "fp8"}, {"device": "tpu"}):
         with pytest.raises(UsageError):
             Engine(sd, **wrong)
+    (tmp_path / "civitai.safetensors").touch()
+    with pytest.raises(ModelError, match=r"single file.*from_single_file\('civitai.safetensors'\)"):
+        Engine(tmp_path / "civitai.safetensors")
     with pytest.raises(ModelError, match="no such folder"):
         Engine(tmp_path / "nowhere")
