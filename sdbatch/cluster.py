@@ -41,11 +41,16 @@ def connected(address: str | None) -> Iterator[None]:
         with _native_stderr_muted():
             ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR, **local)
     except (ConnectionError, RuntimeError, ValueError) as exc:
-        raise RunError(f"no Ray cluster could be reached at {target}: {exc}") from exc
+        raise RunError(f"no Ray cluster could be reached at {target}: {exc}{_token_hint()}") from exc
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _token_hint() -> str:
+    """Ray says nothing of tokens to who asks without one, and looks for one only if it is told to."""
+    return "" if "RAY_AUTH_MODE" in os.environ else " (if it wants a token: export RAY_AUTH_MODE=token)"
 
 
 def _check_that_something_listens(target: str) -> None:
