@@ -42,6 +42,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/mixed.py
 	$(BIN)/python benchmarks/uniform.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/ray_recipe.py
 
 # The embedded model again, from nothing: an hour and a half on two cores. Kill it at any time, the same command goes on.
 tiny: $(INSTALLED)

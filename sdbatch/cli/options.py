@@ -75,20 +75,26 @@ def add_run_options(parser: argparse.ArgumentParser, config: Mapping[str, Any]) 
     sampler.completer = _samplers  # type: ignore[attr-defined]  # argcomplete's own way
     option(rows, "--steps", "default %(default)s", type=int, metavar="N")
     option(rows, "--guidance-scale", "default %(default)s; 1 or less is none", type=float, metavar="G")
-    option(
-        rows, "--guidance-rescale", "0 to 1, takes back contrast (Lin et al. 2023); default 0", type=float, metavar="F"
-    )
-    option(
-        rows, "--guidance-start", "guidance from this share of the calls on, 0 to 1; default 0", type=float, metavar="F"
-    )
-    option(
-        rows, "--guidance-stop", "and no longer than to this one: faster, and changes the picture; default 1",
-        type=float, metavar="F",
-    )  # fmt: skip
     option(rows, "--negative-prompt", "default: none", metavar="TEXT")
     option(rows, "--height", "pixels; default: the model's own", type=int, metavar="H")
     option(rows, "--width", "pixels; default: the model's own", type=int, metavar="W")
     option(rows, "--seed", "rows without a seed get one from this and their place", type=int, metavar="S")
+
+    alike = parser.add_argument_group("guidance, for all rows alike")
+    option(
+        alike, "--guidance-rescale", "0 to 1, takes back contrast (Lin et al. 2023); default 0", type=float, metavar="F"
+    )
+    option(
+        alike,
+        "--guidance-start",
+        "guidance from this share of the calls on, 0 to 1; default 0",
+        type=float,
+        metavar="F",
+    )
+    option(
+        alike, "--guidance-stop", "and no longer than to this one: faster, and changes the picture; default 1",
+        type=float, metavar="F",
+    )  # fmt: skip
 
     table = parser.add_argument_group("table")
     table.add_argument(
@@ -114,7 +120,7 @@ def add_run_options(parser: argparse.ArgumentParser, config: Mapping[str, Any]) 
     workers = parser.add_argument_group("workers")
     option(workers, "--actors", "default: as many as the cluster has room for", type=_range, metavar="N|MIN:MAX")
     option(workers, "--gpus-per-actor", "default: 1 on cuda, else 0", type=float, metavar="F")
-    option(workers, "--cpus-per-actor", "default: 1", type=float, metavar="N")
+    option(workers, "--cpus-per-actor", "default: 1; on a CPU also the threads of its model", type=float, metavar="N")
     option(workers, "--lanes", "UNet batch size; part of what makes a picture reproducible", type=int, metavar="L")
     option(workers, "--dtype", "default %(default)s: fp16 on a GPU, fp32 on a CPU", choices=DTYPES)
     option(workers, "--device", "default %(default)s: a GPU if Ray has one", choices=DEVICES)

@@ -83,3 +83,17 @@ def test_kill_9_of_an_actor(running, undisturbed):
     assert process.wait(timeout=300) == 0
     assert content(out) == undisturbed
     assert len(markers(out)) == 12
+
+
+def test_two_runs_at_once_on_one_output_do_no_harm(prompts, tmp_path, undisturbed, sdbatch_command, ray_session):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "sdbatch", "generate", str(prompts), str(out), *SETTINGS[:-1], "1"]
+    environment = os.environ | {"RAY_ADDRESS": ray_session, "PYTHONPATH": str(REPOSITORY)}
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    # Both were at it: together they made more than there is.
+    assert sum(int(text.split(" of them made now")[0].rsplit(" ", 1)[1]) for text in said) > 72
+    assert all("72 of 72 images are in" in text for text in said)
+    assert content(out) == undisturbed
+    assert "0 bad" in sdbatch_command("verify", out).stdout
