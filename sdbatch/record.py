@@ -133,18 +133,25 @@ class RunRecord:
         return list(current.values())
 
     def expected(self) -> Expected:
-        """What OUT holds once all its shards are made."""
+        """What OUT holds once all its shards are made.
+
+        Raises:
+            UsageError: the record is damaged.
+        """
         most = self.shard_rows
-        # Each input file is cut by itself, in order.
-        rows = [min(most, file["rows"] - at) for file in self.inputs for at in range(0, file["rows"], most)]
-        return Expected(
-            shard_rows=tuple(rows),
-            images_per_prompt=self.settings["images_per_prompt"],
-            layout=self.settings["layout"],
-            image_format=self.settings["image_format"],
-            model=self.model["name"],
-            model_hash=self.model["hash"],
-        )
+        try:
+            # Each input file is cut by itself, in order.
+            rows = [min(most, file["rows"] - at) for file in self.inputs for at in range(0, file["rows"], most)]
+            return Expected(
+                shard_rows=tuple(rows),
+                images_per_prompt=self.settings["images_per_prompt"],
+                layout=self.settings["layout"],
+                image_format=self.settings["image_format"],
+                model=self.model["name"],
+                model_hash=self.model["hash"],
+            )
+        except (ValueError, KeyError, TypeError) as exc:
+            raise UsageError(f"{NAME} cannot be read ({exc!r}); restore it, or start anew with --overwrite") from exc
 
     def numbered(self, files: Sequence[InputFile]) -> list[InputFile]:
         """`files` in the order of their numbers."""

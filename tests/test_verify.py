@@ -62,9 +62,11 @@ def test_what_is_no_output_is_refused(tmp_path: Path) -> None:
     for ask in (status, verify):
         with pytest.raises(UsageError, match=r"has no run\.json"):
             ask(str(tmp_path))
-    (tmp_path / "run.json").write_text('{"settings": 1}')
-    with pytest.raises(UsageError, match=r"run\.json cannot be read"):
-        status(str(tmp_path))
+    damaged = {"version": 1, "settings": {}, "model": {}, "engine": {}, "inputs": [{}], "shard_rows": 4}
+    for content in ('{"settings": 1}', json.dumps(damaged)):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(UsageError, match=r"run\.json cannot be read"):
+            status(str(tmp_path))
 
 
 def test_a_damaged_marker_is_named(output: Callable[..., Path]) -> None:
