@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +15,13 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import logging
 from torch.utils.flop_counter import FlopCounterMode
 
+from sdbatch.diffusion.calls import lane_calls
 from sdbatch.diffusion.engine import Engine
-from sdbatch.diffusion.guidance import guidance_scales, paired_calls
 from sdbatch.diffusion.loading import DTYPES
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.tables import build_scheduler
 
-__all__ = ["Diffusers", "add_options", "alternate", "make_engine", "report_device", "run_engine"]
+__all__ = ["Diffusers", "add_options", "alternate", "make_engine", "report_device", "run_engine", "uniform_table"]
 
 PROMPTS = (
     "a red circle on a blue background",
@@ -78,6 +79,11 @@ def make_engine(folder: Path, arguments: argparse.Namespace) -> Engine:
     return Engine(folder, lanes=arguments.lanes, dtype=arguments.dtype, device=arguments.device, compile=compile)
 
 
+def uniform_table(rows: int, **settings: Any) -> list[Request]:
+    """Rows that differ in prompt and seed alone."""
+    return [Request(PROMPTS[seed % len(PROMPTS)], seed=seed, **settings) for seed in range(rows)]
+
+
 def run_engine(engine: Engine, rows: list[Request]) -> dict[int, np.ndarray]:
     images = list(engine.generate(rows))
     failed = [image.error for image in images if image.error]
@@ -106,17 +112,12 @@ def alternate(contestants: dict[str, Callable[[], object]], rounds: int) -> dict
 
 def report_device(engine: Engine, rows: list[Request], seconds: float) -> None:
     """What share of the device's own matmul peak the UNet's arithmetic came to, and the memory that it took."""
-    flops = unet_flops(engine) * sum(lane_passes(engine, row) for row in rows)
+    flops = unet_flops(engine) * sum(lane_calls(row, engine.info) for row in rows)
     peak = matmul_peak(engine.device, DTYPES[engine.dtype])
     print(f"matmul peak {peak / 1e12:.2f} TFLOP/s; the UNet at {flops / seconds / peak:.1%} of it")
     if engine.device.startswith("cuda"):
         print(f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB")
         print(f"the device waited {waiting_share(engine, rows):.1%} of the time")
-
-
-def lane_passes(engine: Engine, row: Request) -> int:
-    calls = engine.family.table(row).calls
-    return calls + paired_calls(guidance_scales(row, engine.info, calls))
 
 
 def unet_flops(engine: Engine) -> int:

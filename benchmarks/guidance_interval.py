@@ -11,10 +11,8 @@ import argparse
 from dataclasses import replace
 
 import numpy as np
-from engine_measure import PROMPTS, add_options, alternate, make_engine, run_engine
+from engine_measure import add_options, alternate, make_engine, run_engine, uniform_table
 from engine_models import model_folder
-
-from sdbatch.diffusion.request import Request
 
 
 def main() -> None:
@@ -25,10 +23,7 @@ def main() -> None:
     parser.add_argument("--stops", type=float, nargs="+", default=[0.75, 0.5, 0.25])
     arguments = parser.parse_args()
     engine = make_engine(model_folder(arguments.model), arguments)
-    rows = [
-        Request(PROMPTS[seed % len(PROMPTS)], seed=seed, sampler=arguments.sampler, steps=arguments.steps)
-        for seed in range(arguments.rows)
-    ]
+    rows = uniform_table(arguments.rows, sampler=arguments.sampler, steps=arguments.steps)
     tables = {stop: [replace(row, guidance_stop=stop) for row in rows] for stop in (1.0, *arguments.stops)}
     pictures = {stop: run_engine(engine, table) for stop, table in tables.items()}
     contestants = {f"stop {stop:g}": lambda table=table: run_engine(engine, table) for stop, table in tables.items()}

@@ -20,13 +20,13 @@ from engine_measure import (
     Diffusers,
     add_options,
     alternate,
-    lane_passes,
     make_engine,
     report_device,
     run_engine,
 )
 from engine_models import model_folder
 
+from sdbatch.diffusion.calls import lane_calls
 from sdbatch.diffusion.request import Request
 
 STEPS = (10, 20, 25, 30, 40, 50)
@@ -73,7 +73,7 @@ def main() -> None:
     difference = max(int(np.abs(ours[seed].astype(int) - theirs[seed]).max()) for seed in ours)
     seconds = alternate({"Engine": lambda: run_engine(engine, rows), "diffusers": grouped}, arguments.rounds)
     row_steps = sum(engine.family.table(row).calls for row in rows)
-    lanes = sum(lane_passes(engine, row) for row in rows)
+    lanes = sum(lane_calls(row, engine.info) for row in rows)
     print(f"largest pixel difference {difference} of 255")
     for name, taken in seconds.items():
         per_step, per_lane = taken / row_steps * 1e3, taken / lanes * 1e3

@@ -25,8 +25,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from engine_measure import uniform_table
 from engine_models import model_folder
-from mixed import PROMPTS, table
+from mixed import table
 from PIL import Image
 
 from sdbatch import open as open_output
@@ -132,9 +133,7 @@ def main() -> None:
         return
     from ray.cluster_utils import Cluster
 
-    rows = table(options.rows, ["ddpm"])
-    if options.uniform:
-        rows = [Request(PROMPTS[seed % len(PROMPTS)], seed=seed, steps=20) for seed in range(options.rows)]
+    rows = uniform_table(options.rows, steps=20) if options.uniform else table(options.rows, ["ddpm"])
     model = str(model_folder(options.model))
     with tempfile.TemporaryDirectory(prefix="sdb-", ignore_cleanup_errors=True) as name:
         folder = Path(name)

@@ -12,10 +12,8 @@ import argparse
 
 import numpy as np
 import torch
-from engine_measure import PROMPTS, Diffusers, add_options, alternate, make_engine, report_device, run_engine
+from engine_measure import Diffusers, add_options, alternate, make_engine, report_device, run_engine, uniform_table
 from engine_models import model_folder
-
-from sdbatch.diffusion.request import Request
 
 
 def main() -> None:
@@ -29,16 +27,9 @@ def main() -> None:
     folder = model_folder(arguments.model)
     engine = make_engine(folder, arguments)
     diffusers = Diffusers(folder, engine, arguments.compile)
-    rows = [
-        Request(
-            PROMPTS[seed % len(PROMPTS)],
-            seed=seed,
-            sampler=arguments.sampler,
-            steps=arguments.steps,
-            guidance_scale=arguments.guidance_scale,
-        )
-        for seed in range(arguments.rows)
-    ]
+    rows = uniform_table(
+        arguments.rows, sampler=arguments.sampler, steps=arguments.steps, guidance_scale=arguments.guidance_scale
+    )
 
     def batched(size: int) -> dict[int, np.ndarray]:
         pictures = {}

@@ -85,12 +85,9 @@ def add_run_options(parser: argparse.ArgumentParser, config: Mapping[str, Any]) 
         alike, "--guidance-rescale", "0 to 1, takes back contrast (Lin et al. 2023); default 0", type=float, metavar="F"
     )
     option(
-        alike,
-        "--guidance-start",
-        "guidance from this share of the calls on, 0 to 1; default 0",
-        type=float,
-        metavar="F",
-    )
+        alike, "--guidance-start", "guidance from this share of the calls on, 0 to 1; default 0",
+        type=float, metavar="F",
+    )  # fmt: skip
     option(
         alike, "--guidance-stop", "and no longer than to this one: faster, and changes the picture; default 1",
         type=float, metavar="F",

@@ -36,16 +36,22 @@ def undisturbed(prompts, sdbatch_command) -> dict[str, str]:
 def running(prompts, tmp_path, ray_session):
     """The command at work on tmp_path/out, with at least two markers and not all of them."""
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sdbatch", "generate", str(prompts), str(out), *SETTINGS],
-        env=os.environ | {"RAY_ADDRESS": ray_session, "PYTHONPATH": str(REPOSITORY)},
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    process = started(prompts, out, ray_session)
     wait_for(lambda: len(list(out.glob("*_stats.json"))) >= 2)
     yield process, out
     process.kill()
     process.wait()
+
+
+def started(prompts: Path, out: Path, address: str, *settings: str) -> subprocess.Popen[str]:
+    """The command with `SETTINGS` and further ones, which go before those."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "sdbatch", "generate", str(prompts), str(out), *SETTINGS, *settings],
+        env=os.environ | {"RAY_ADDRESS": address, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
 
 
 def wait_for(condition, seconds: float = 180) -> None:
@@ -87,9 +93,7 @@ def test_kill_9_of_an_actor(running, undisturbed):
 
 def test_two_runs_at_once_on_one_output_do_no_harm(prompts, tmp_path, undisturbed, sdbatch_command, ray_session):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "sdbatch", "generate", str(prompts), str(out), *SETTINGS[:-1], "1"]
-    environment = os.environ | {"RAY_ADDRESS": ray_session, "PYTHONPATH": str(REPOSITORY)}
-    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [started(prompts, out, ray_session, "--actors", "1") for _ in range(2)]
     said = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     # Both were at it: together they made more than there is.
