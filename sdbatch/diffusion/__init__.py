@@ -7,7 +7,7 @@ samplers.py    the samplers by name                 tables.py      a scheduler a
 lanes.py       which row sits in which lane         slots.py       the tensors of the lanes
 embeddings.py  texts encoded, kept for a while      sampling.py    noise into latents
 decoding.py    latents into pixels                  rescue.py      a second try in float32
-text_attention.py  keys and values once a text      cpu.py         what makes a CPU faster
+attention.py   products made once, or as one        cpu.py         what makes a CPU faster
 calibration.py what this device can do              transfer.py    copies that nobody waits for
 engine.py      `Engine`: admit, denoise, advance, retire
 """

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 import torch
 
+from sdbatch.diffusion.attention import TextProjection, fuse_self_attention
 from sdbatch.diffusion.cpu import use_onednn
 from sdbatch.diffusion.guidance import is_guided
 from sdbatch.diffusion.models import ModelInfo
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers import resolve
 from sdbatch.diffusion.tables import Table, build_scheduler, compile_table
-from sdbatch.diffusion.text_attention import TextProjection
 from sdbatch.diffusion.transfer import send
 
 __all__ = ["Parts", "StableDiffusion", "StableDiffusionXL"]
@@ -57,6 +57,7 @@ class StableDiffusion:
         # Convolutions over channels that lie side by side are faster: on a CPU 1.08 times in the UNet, 1.8 in the VAE.
         self.unet.to(memory_format=torch.channels_last)
         self.vae.to(memory_format=torch.channels_last)
+        fuse_self_attention(self.unet)
         self._text = TextProjection(self.unet)
         if self.device.type == "cpu" and self.dtype == torch.float32:
             use_onednn(self.unet)

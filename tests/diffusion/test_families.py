@@ -130,6 +130,18 @@ def test_a_text_is_projected_once_and_not_at_every_step(build, tmp_path):
     assert multiplied == ["queries"] * 3 * len(crossing)
 
 
+def test_self_attention_multiplies_once(sd):
+    engine = Engine(sd, lanes=4)
+    layers = [layer for layer in engine.family.unet.modules() if isinstance(layer, Attention)]
+    inner = [layer for layer in layers if not layer.is_cross_attention]
+    products = []
+    for layer in inner:
+        layer.to_qkv.register_forward_hook(lambda *_: products.append("all three"))
+        assert not hasattr(layer, "to_q")
+    list(engine.generate([Request("a red cat", steps=2, sampler="ddim")]))
+    assert inner and len(products) == 2 * len(inner)
+
+
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_unet_makes_the_same_pictures(tmp_path):
     folder = checkpoints.build_sd(tmp_path / "model", **LIKE_TINY)

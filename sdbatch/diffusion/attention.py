@@ -1,8 +1,9 @@
-"""Cross-attention whose keys and values are made once a text.
+"""What a UNet's attention layers multiply by: keys and values made once a text, one matrix for self-attention.
 
 Every step, every cross-attention layer of a UNet multiplies the same hidden states of a text by the same two
 matrices. Here a lane holds the products instead, made when its row comes in: with `tiny` a tenth of a step, with
-Stable Diffusion XL 0.8% of its FLOPs and 140 kernels. The pictures are the same but for rounding.
+Stable Diffusion XL 0.8% of its FLOPs and 140 kernels. A self-attention layer multiplies its input by one matrix
+where it had three, which is 140 kernels less, too. The pictures are the same but for rounding.
 """
 
 from __future__ import annotations
@@ -11,9 +12,21 @@ from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, FusedAttnProcessor2_0
 
-__all__ = ["TextProjection"]
+__all__ = ["TextProjection", "fuse_self_attention"]
+
+
+def fuse_self_attention(unet: torch.nn.Module) -> None:
+    """Make queries, keys and values of each self-attention layer by one product, as diffusers fuses them."""
+    for layer in [module for module in unet.modules() if isinstance(module, Attention)]:
+        if layer.is_cross_attention:
+            continue
+        layer.fuse_projections()
+        layer.to_qkv.requires_grad_(False)
+        # diffusers keeps them, to undo it.
+        del layer.to_q, layer.to_k, layer.to_v
+        layer.set_processor(FusedAttnProcessor2_0())
 
 
 class TextProjection(torch.nn.Module):
