@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-cluster test-crash test-obedience lint bench tiny clean chromium
+.PHONY: install demo test test-cluster test-gpu test-crash test-obedience lint bench tiny clean chromium
 
 install: $(INSTALLED)
 
@@ -25,6 +25,10 @@ test: $(INSTALLED) chromium
 # Several Ray nodes, autoscaling, ray job submit: minutes each.
 test-cluster: $(INSTALLED)
 	$(BIN)/pytest -m cluster tests/cluster
+
+# On a machine with a CUDA device, in an environment whose torch can use it.
+test-gpu: $(INSTALLED)
+	$(BIN)/pytest -m gpu tests/gpu
 
 # Five hundred pictures of combinations that the embedded model never saw.
 test-obedience: $(INSTALLED)

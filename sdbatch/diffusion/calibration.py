@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import cycle, islice
 
 import torch
 
+from sdbatch.diffusion.cuda_graph import CudaGraphs
 from sdbatch.diffusion.families import StableDiffusion
 from sdbatch.diffusion.request import Request
 from sdbatch.errors import RunError
 
-__all__ = ["is_lane_invariant", "lanes_that_fit", "warm_up"]
+__all__ = ["cuda_graph_error", "is_lane_invariant", "lanes_that_fit", "warm_up"]
 
 CPU_LANES = 16
 # More lanes than this no longer make a large GPU any faster, and the last rows of a run waste them.
@@ -49,7 +50,7 @@ def warm_up(family: StableDiffusion, lanes: int, *, must_compile: bool) -> str |
     """
     family.compile()
     try:
-        family.denoise(*_inputs(family, lanes))
+        _outputs(family.denoise, *_inputs(family, lanes))
     except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -69,15 +70,42 @@ def is_lane_invariant(family: StableDiffusion, lanes: int) -> bool | None:
     """
     latents, timesteps, conditioning = _inputs(family, lanes)
     start = time.perf_counter()
-    straight = family.denoise(latents, timesteps, conditioning)
+    straight = _outputs(family.denoise, latents, timesteps, conditioning)
     if family.device.type == "cpu" and time.perf_counter() - start > PATIENCE_SECONDS:
         return None
     for order in (torch.arange(lanes).flip(0), torch.arange(lanes).roll(lanes // 2 - 1)):
         order = order.to(family.device)
         permuted = {name: tensor[order] for name, tensor in conditioning.items()}
-        if not torch.equal(family.denoise(latents[order], timesteps[order], permuted), straight[order]):
+        again = _outputs(family.denoise, latents[order], timesteps[order], permuted)
+        if not torch.equal(again, straight[:, order]):
             return False
     return True
+
+
+@torch.inference_mode()
+def cuda_graph_error(family: StableDiffusion, lanes: int) -> str | None:
+    """Why passes can't be played from CUDA graphs here; None if they can, and give the same bits."""
+    if family.device.type != "cuda":
+        return "no CUDA device"
+    graphs = CudaGraphs(family.denoise)
+    inputs = _inputs(family, lanes)
+    straight = _outputs(family.denoise, *inputs)
+    zeros, twos = (torch.full_like(tensor, value) for tensor, value in zip(inputs[:2], (0, 2), strict=True))
+    _outputs(graphs, zeros, twos, inputs[2])  # recorded with other values than they are played with
+    if graphs.error is None and not torch.equal(_outputs(graphs, *inputs), straight):
+        return "other bits than without"
+    return graphs.error
+
+
+def _outputs(
+    denoise: Callable, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """What the UNet predicts, (1, L, C, h, w); with DeepCache (2, …), then given the deep features that it made."""
+    outputs, features = denoise(latents, timesteps, conditioning)
+    outputs = outputs.clone()  # of a CUDA graph, it lies where the next call's will
+    if features is None:
+        return outputs[None]
+    return torch.stack([outputs, denoise(latents, timesteps, conditioning, features)[0]])
 
 
 def _inputs(family: StableDiffusion, lanes: int) -> Inputs:

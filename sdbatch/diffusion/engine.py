@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import transformers
 
-from sdbatch.diffusion.calibration import is_lane_invariant, lanes_that_fit, warm_up
+from sdbatch.diffusion.calibration import cuda_graph_error, is_lane_invariant, lanes_that_fit, warm_up
 from sdbatch.diffusion.cpu import keep_freed_memory
 from sdbatch.diffusion.decoding import Decoded, Decoder
 from sdbatch.diffusion.lanes import Lanes, LaneSet
@@ -46,9 +46,12 @@ class Engine:
         device: "auto", "cpu" or "cuda".
         threads: a CPU's threads for one operation, of the whole process; None for as many as torch has. Rounding can
             depend on it.
-        compile: "on" or "off": whether the UNet goes through torch.compile at the model's own size; "auto" is
-            on where there is a GPU and a compiler.
+        compile: "on" or "off": whether the UNet goes through torch.compile at the model's own size, and on CUDA its
+            passes are played from CUDA graphs where that gives the same bits; "auto" is on where there is a GPU
+            and a compiler.
         revision, variant: of a model on the hub, of its weight files.
+        deep_cache: the UNet's inner layers run at every so-manieth call of a row only (DeepCache); 1 for at every
+            one. More is faster, and changes the picture.
 
     Attributes:
         info: what the model's folder says of itself.
@@ -72,11 +75,14 @@ class Engine:
         compile: str = "auto",
         revision: str | None = None,
         variant: str | None = None,
+        deep_cache: int = 1,
     ):
         if lanes is not None and (lanes < 2 or lanes % 2):
             raise UsageError(f"lanes must be an even number of at least 2, not {lanes}")
         if compile not in ("auto", "on", "off"):
             raise UsageError(f"compile {compile!r} is none of auto, on, off")
+        if deep_cache < 1:
+            raise UsageError(f"deep_cache must be at least 1, not {deep_cache}")
         if threads is not None:
             torch.set_num_threads(threads)
         self._device = resolve_device(device)
@@ -87,11 +93,16 @@ class Engine:
         if self._device.type == "cpu":
             keep_freed_memory()
         self.family = load_family(self.info, self.dtype, self._device)
+        if deep_cache > 1:
+            self.family.cache_deep_features()
         lanes = lanes_that_fit(self.family) if lanes is None else lanes
         self.compile, self._compile_error, lanes = self._compile(compile, lanes)
         self._lane_invariant, lanes = self._try_lanes(is_lane_invariant, lanes)
-        self._lanes = Lanes(lanes, self.family.latent_shape(self.info.height, self.info.width)[1:])
-        self._sampling = Sampling(self.family)
+        self._cuda_graph_error = "compile is off"
+        if self.compile == "on":
+            self._cuda_graph_error, lanes = self._try_lanes(cuda_graph_error, lanes)
+        self._lanes = Lanes(lanes, self.family.latent_shape(self.info.height, self.info.width)[1:], deep_cache)
+        self._sampling = Sampling(self.family, cuda_graphs=self._cuda_graph_error is None)
         self._decoder = Decoder(self.family, _decode_batch(lanes, self._device))
         self._submitted = 0
         self._lane_calls = self._lane_calls_used = 0
@@ -141,6 +152,8 @@ class Engine:
             "threads": torch.get_num_threads() if self._device.type == "cpu" else None,
             "compile": self.compile,
             "compile_error": self._compile_error,
+            "cuda_graph_error": self._cuda_graph_error,
+            "deep_cache": self._lanes.deep_interval,
             "lane_invariant": self._lane_invariant,
             "out_of_memory": list(self._out_of_memory),
             "torch": str(torch.__version__),  # a TorchVersion would bring in torch wherever it is unpickled
@@ -292,11 +305,18 @@ class Engine:
             lanes = _half(lanes)
 
     def _float32(self) -> Engine:
-        variant = self.info.variant
-        return Engine(self.info.folder, lanes=2, dtype="fp32", device=self.device, compile="off", variant=variant)
+        return Engine(
+            self.info.folder,
+            lanes=2,
+            dtype="fp32",
+            device=self.device,
+            compile="off",
+            variant=self.info.variant,
+            deep_cache=self._lanes.deep_interval,
+        )
 
     def _drop_everything(self) -> None:
-        self._lanes = Lanes(self._lanes.lanes, self._lanes.base)
+        self._lanes = Lanes(self._lanes.lanes, self._lanes.base, self._lanes.deep_interval)
         self._sampling.clear()
         self._decoder = Decoder(self.family, self._decoder.batch)
         self._failed.clear()

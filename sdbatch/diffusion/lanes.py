@@ -2,7 +2,8 @@
 
 The UNet runs at one fixed batch shape for each picture size: a *lane set*. A row with guidance takes two of
 its lanes, conditional and unconditional, any other row one; the lanes of a finished row, and the unconditional
-one of a row whose guidance has stopped, are given to the next at once. No decision here can change a picture,
+one of a row whose guidance has stopped, are given to the next at once; with DeepCache, at the next pass that
+makes deep features, since all rows of a set make them at the same passes. No decision here can change a picture,
 only when it is made.
 """
 
@@ -51,12 +52,17 @@ class Row:
 
 
 class LaneSet:
-    """The lanes of one latent shape."""
+    """The lanes of one latent shape.
+
+    Attributes:
+        passes_since_deep: passes since the one that made deep features; 0 if the next one makes them.
+    """
 
     def __init__(self, shape: Shape, size: int):
         self.shape = shape
         self.size = size
         self.rows: list[Row] = []
+        self.passes_since_deep = 0
         self._free = list(range(size))
 
     @property
@@ -77,6 +83,8 @@ class LaneSet:
 
     def retire(self, row: Row) -> None:
         self.rows.remove(row)
+        if not self.rows:
+            self.passes_since_deep = 0
         for lane in {row.lane, row.partner}:
             heapq.heappush(self._free, lane)
 
@@ -123,11 +131,13 @@ class Lanes:
     Args:
         lanes: lanes of a set at the base shape; even.
         base: latent height and width at which a set has that many lanes; others are scaled by area.
+        deep_interval: deep features are made at every so-manieth call of a row, the first one included.
     """
 
-    def __init__(self, lanes: int, base: Shape):
+    def __init__(self, lanes: int, base: Shape, deep_interval: int = 1):
         self.lanes = lanes
         self.base = base
+        self.deep_interval = deep_interval
         self._sets: dict[Shape, LaneSet] = {}
         self._queues: dict[Shape, _Queue] = {}
         self._current: LaneSet | None = None
@@ -177,6 +187,8 @@ class Lanes:
         kept full, which means that the work comes to its end: a long row that begins last runs alone.
         """
         admitted = []
+        if lane_set.passes_since_deep:
+            return admitted
         queue = self._queue(lane_set.shape)
         pop = queue.pop_longest if self.room else queue.pop_oldest
         while row := pop(lane_set.free):
@@ -190,6 +202,7 @@ class Lanes:
 
     def advance(self, lane_set: LaneSet) -> list[Row]:
         """Count one call for every row of the set; returns those whose unconditional lane others may have now."""
+        lane_set.passes_since_deep = (lane_set.passes_since_deep + 1) % self.deep_interval
         for row in lane_set.rows:
             row.call += 1
         narrowed = [row for row in lane_set.rows if row.partner != row.lane and row.call == row.paired_calls]

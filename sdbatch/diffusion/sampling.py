@@ -9,6 +9,7 @@ from itertools import islice
 
 import torch
 
+from sdbatch.diffusion.cuda_graph import CudaGraphs
 from sdbatch.diffusion.embeddings import Embeddings
 from sdbatch.diffusion.families import StableDiffusion
 from sdbatch.diffusion.guidance import guidance_scales, paired_calls
@@ -44,10 +45,15 @@ class SamplingRow(Row):
 
 
 class Sampling:
-    """The tensors of all lane sets. Every method is one of the things that a step does with one of them."""
+    """The tensors of all lane sets. Every method is one of the things that a step does with one of them.
 
-    def __init__(self, family: StableDiffusion):
+    Args:
+        cuda_graphs: whether passes are played from graphs, which must give the same bits.
+    """
+
+    def __init__(self, family: StableDiffusion, *, cuda_graphs: bool = False):
         self._family = family
+        self._graphs = CudaGraphs(family.denoise) if cuda_graphs else None
         self._embeddings = Embeddings(family.encode, TEXT_BATCH)
         self._slots: dict[tuple[int, int], Slots] = {}
         self._passes: deque[torch.cuda.Event] = deque()
@@ -95,7 +101,10 @@ class Sampling:
         slots = self._slots[lane_set.shape]
         rows = ((row, row.table, row.guidance_scales, row.request.guidance_rescale) for row in lane_set.rows)
         numbers = send(numbers_of(rows, lane_set.size), self._family.device)
-        return self._family.denoise(*slots.inputs(numbers), slots.conditioning), numbers
+        features = slots.deep_features if lane_set.passes_since_deep else None
+        denoise = self._graphs or self._family.denoise
+        outputs, slots.deep_features = denoise(*slots.inputs(numbers), slots.conditioning, features)
+        return outputs, numbers
 
     def advance(self, lane_set: LaneSet, outputs: torch.Tensor, numbers: torch.Tensor) -> None:
         """Take every row of the set one call further."""
@@ -115,10 +124,14 @@ class Sampling:
     def release(self, lane_set: LaneSet) -> None:
         """Give back the memory of a set without rows."""
         self._slots.pop(lane_set.shape, None)
+        if self._graphs is not None:
+            self._graphs.forget(lane_set.shape)
 
     def clear(self) -> None:
         """Give back all memory; the rows that were here can be admitted anew."""
         self._slots.clear()
+        if self._graphs is not None:
+            self._graphs.forget()
         self._embeddings.clear()
         self._passes.clear()
 

@@ -23,6 +23,7 @@ class Slots:
     Attributes:
         latents: float32 (L, C, h, w).
         conditioning: named tensors with a leading dimension of L, as the family gives them for a lane.
+        deep_features: what the UNet's inner layers gave when they ran last, (L, …), if the family caches them.
     """
 
     def __init__(self, shape: tuple[int, int, int], lanes: int, device: torch.device):
@@ -30,6 +31,7 @@ class Slots:
         self.lanes = lanes
         self.latents = torch.zeros(lanes, *shape, device=device)
         self.conditioning: dict[str, torch.Tensor] = {}
+        self.deep_features: torch.Tensor | None = None
         # Past latents and model outputs, k calls ago at place (calls so far − k) mod MAX_DEPTH.
         self._past_latents = torch.zeros(MAX_DEPTH, lanes, *shape, device=device)
         self._past_outputs = torch.zeros(MAX_DEPTH, lanes, *shape, device=device)

@@ -42,10 +42,10 @@ def make_rows(specification) -> list[Row]:
     return [Row(index=i, shape=s, calls=c, paired_calls=min(p, c)) for i, (s, p, c) in enumerate(specification)]
 
 
-@given(ROWS, st.sampled_from([2, 4, 8, 16]))
-def test_every_row_gets_all_its_calls_in_lanes_of_its_own(specification, size):
+@given(ROWS, st.sampled_from([2, 4, 8, 16]), st.integers(1, 4))
+def test_every_row_gets_all_its_calls_in_lanes_of_its_own(specification, size, deep_interval):
     rows = make_rows(specification)
-    lanes = Lanes(size, (8, 8))
+    lanes = Lanes(size, (8, 8), deep_interval)
     calls = dict.fromkeys(rows, 0)
     for lane_set in run(lanes, rows):
         taken = [lane for row in lane_set.rows for lane in {row.lane, row.partner}]
@@ -53,6 +53,8 @@ def test_every_row_gets_all_its_calls_in_lanes_of_its_own(specification, size):
         assert set(taken) <= set(range(lane_set.size))
         for row in lane_set.rows:
             assert row.shape == lane_set.shape and (row.lane != row.partner) == (row.call < row.paired_calls)
+            # A pass makes deep features for all its rows or for none, whatever each row's steps.
+            assert row.call % deep_interval == lane_set.passes_since_deep
             calls[row] += 1
     assert all(calls[row] == row.calls for row in rows)
     assert lanes.idle
