@@ -14,7 +14,7 @@ LANES_ON_CPU = 16
 
 
 def resolve_engine(settings: RunSettings, recorded: Mapping[str, Any], *, has_gpus: bool) -> dict[str, Any]:
-    """The `Engine` arguments device, dtype, lanes, threads and compile; lanes None means: measure, then record.
+    """The `Engine` arguments but for the model; lanes None means: measure, then record.
 
     Threads matter to rounding on a CPU alone: convolutions share out their sums over them.
 
@@ -29,6 +29,8 @@ def resolve_engine(settings: RunSettings, recorded: Mapping[str, Any], *, has_gp
         "lanes": _chosen("lanes", settings.lanes, recorded, LANES_ON_CPU if on_cpu else None),
         "threads": _chosen("cpus-per-actor", _threads(settings), recorded, 1, key="threads") if on_cpu else None,
         "compile": _chosen("compile", settings.compile, recorded, "off" if on_cpu else "on"),
+        "quantization": _chosen("quantization", settings.quantization, recorded, "none"),
+        "deep_cache": _chosen("deep-cache", settings.deep_cache, recorded, 1, key="deep_cache"),
     }
 
 
@@ -42,7 +44,7 @@ def _chosen(name: str, asked: Any, recorded: Mapping[str, Any], default: Any, ke
         return default if before is None else before
     if before is not None and asked != before:
         raise UsageError(
-            f"OUT was begun with --{name} {before}, this run asks for {asked}, which would round differently; "
+            f"OUT was begun with --{name} {before}, this run asks for {asked}, which makes other pictures; "
             f"leave --{name} out, use another OUT, or --overwrite to start this one anew"
         )
     return asked

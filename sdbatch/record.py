@@ -38,6 +38,9 @@ PICTURE_SETTINGS = (
     "image_quality",
     "column",
 )
+# What run.json did not hold at first, and what a dataset from then was made with.
+SETTINGS_BEFORE = {"guidance_start": 0.0, "guidance_stop": 1.0}
+ENGINE_BEFORE = {"quantization": "none", "deep_cache": 1}
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow")
 
 
@@ -48,8 +51,9 @@ class RunRecord:
     Attributes:
         settings: every setting that can change a picture or its file, by name.
         model: name, source (where it was found), hash (hex sha256 of the weights), family, height and width.
-        engine: device, dtype, lanes, threads and compile as resolved at the first run and imposed on every actor since.
-        inputs: path, size, stamp and rows of each input file; the position is the file's number for ever.
+        engine: the arguments of `Engine`, as resolved at the first run and imposed on every actor since.
+        inputs: path, size, stamp and rows of each input file; the position is the file's number for ever, also
+            where the file has moved since.
         shard_rows: rows of the table a shard.
         versions: of the packages that have a say in the pixels, at the first run.
         report: the sums of the latest run, or None before the first has ended.
@@ -78,6 +82,8 @@ class RunRecord:
             found = content["version"]
             if found != FORMAT_VERSION:
                 raise UsageError(f"{out.url}/{NAME} has format version {found}; this sdbatch reads {FORMAT_VERSION}")
+            content["settings"] = SETTINGS_BEFORE | content["settings"]
+            content["engine"] = ENGINE_BEFORE | content["engine"]
             return cls(**content)
         except (ValueError, KeyError, TypeError) as exc:
             raise UsageError(
@@ -118,19 +124,22 @@ class RunRecord:
             raise UsageError(
                 f"OUT was begun with {self.shard_rows} rows a shard, this run has {new.shard_rows}; {hint}"
             )
-        return dataclasses.replace(self, inputs=[*self.inputs, *self._added(new.inputs, hint)])
+        return dataclasses.replace(self, inputs=self._inputs_now(new.inputs, hint))
 
-    def _added(self, inputs: Sequence[Mapping[str, Any]], hint: str) -> list[Mapping[str, Any]]:
+    def _inputs_now(self, inputs: Sequence[Mapping[str, Any]], hint: str) -> list[Mapping[str, Any]]:
+        """The inputs known so far, in their order and where they are now, then those that are new."""
         current = {entry["path"]: entry for entry in inputs}
-        for known in self.inputs:
-            entry = current.pop(known["path"], None)
+        kept = [current.pop(known["path"], None) for known in self.inputs]
+        for number, known in enumerate(self.inputs):
+            entry = kept[number] or _moved(known, current)
             if entry is None:
                 raise InputError(f"{known['path']} was an input of OUT and is not among the prompts now; {hint}")
             for name in ("rows", "size", "stamp"):
                 if entry[name] != known[name]:
                     change = f"{name} {known[name]} → {entry[name]}"
                     raise InputError(f"{known['path']} changed since OUT was begun ({change}); {hint}")
-        return list(current.values())
+            kept[number] = entry
+        return [*kept, *current.values()]
 
     def expected(self) -> Expected:
         """What OUT holds once all its shards are made.
@@ -157,6 +166,18 @@ class RunRecord:
         """`files` in the order of their numbers."""
         by_path = {file.path: file for file in files}
         return [by_path[entry["path"]] for entry in self.inputs]
+
+
+def _moved(known: Mapping[str, Any], current: dict[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Take the one of `current` that is an input known under another path: same name, size, rows and time of change."""
+
+    def traits(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+        return entry["path"].rpartition("/")[2], entry["size"], entry["rows"], entry["stamp"]
+
+    if not known["stamp"]:  # a prompt in the place of a path
+        return None
+    same = [path for path, entry in current.items() if traits(entry) == traits(known)]
+    return current.pop(same[0]) if len(same) == 1 else None
 
 
 def picture_settings(settings: RunSettings) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from typing import Any
 
 from sdbatch.errors import UsageError
 
-__all__ = ["DEVICES", "DTYPES", "IMAGE_FORMATS", "LAYOUTS", "RunSettings"]
+__all__ = ["DEVICES", "DTYPES", "IMAGE_FORMATS", "LAYOUTS", "QUANTIZATIONS", "SWITCHES", "RunSettings"]
 
 LAYOUTS = ("files", "parquet", "webdataset")
 IMAGE_FORMATS = ("png", "jpeg", "webp")
 DTYPES = ("auto", "fp16", "bf16", "fp32")
 DEVICES = ("auto", "cpu", "cuda")
 SWITCHES = ("auto", "on", "off")
+QUANTIZATIONS = ("none", "int8")
 MAX_IMAGES_A_SHARD = 10_000
 
 
@@ -60,6 +61,8 @@ class RunSettings:
     dtype: str = "auto"
     device: str = "auto"
     compile: str = "auto"
+    quantization: str | None = None
+    deep_cache: int | None = None
 
     address: str | None = None
     start_timeout: float = 1800.0
@@ -74,12 +77,15 @@ class RunSettings:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("device", self.device, DEVICES)
         _one_of("compile", self.compile, SWITCHES)
+        if self.quantization is not None:
+            _one_of("quantization", self.quantization, QUANTIZATIONS)
         _at_least("steps", self.steps, 1)
         _at_least("images-per-prompt", self.images_per_prompt, 1)
         _at_least("seed", self.seed, 0)
         for name in ("height", "width", "shard_size"):
             _at_least(name, getattr(self, name), 1)
         _at_least("lanes", self.lanes, 2)
+        _at_least("deep_cache", self.deep_cache, 1)
         for name in ("start_timeout", "stall_timeout"):
             _at_least(name, getattr(self, name), 1)
         _at_least("price_per_hour", self.price_per_hour, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sdbatch.cli.options import command
-from sdbatch.settings import DEVICES, DTYPES, SWITCHES, RunSettings
+from sdbatch.settings import DEVICES, DTYPES, QUANTIZATIONS, SWITCHES, RunSettings
 from sdbatch.words import size
 
 __all__ = ["add"]
@@ -32,6 +32,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default=defaults.dtype)
     parser.add_argument("--device", choices=DEVICES, default=defaults.device)
     parser.add_argument("--compile", choices=SWITCHES, default=defaults.compile)
+    parser.add_argument("--quantization", choices=QUANTIZATIONS, default="none", help="default %(default)s")
+    parser.add_argument("--deep-cache", type=int, default=1, metavar="N", help="default %(default)s")
 
 
 def _bench(model: str, sampler: str, steps: int, guidance_scale: float, **engine: Any) -> int:

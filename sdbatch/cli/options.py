@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from sdbatch.settings import DEVICES, DTYPES, IMAGE_FORMATS, LAYOUTS, SWITCHES, RunSettings
+from sdbatch.settings import DEVICES, DTYPES, IMAGE_FORMATS, LAYOUTS, QUANTIZATIONS, SWITCHES, RunSettings
 
 __all__ = ["RUN_USAGE", "Parser", "add_out", "add_run_options", "command", "read_config"]
 
@@ -91,6 +91,16 @@ def add_run_options(parser: argparse.ArgumentParser, config: Mapping[str, Any]) 
     option(
         alike, "--guidance-stop", "and no longer than to this one: faster, and changes the picture; default 1",
         type=float, metavar="F",
+    )  # fmt: skip
+
+    approximate = parser.add_argument_group("approximations, for all rows alike", "Each changes the picture.")
+    option(
+        approximate, "--deep-cache", "inner layers of the UNet at every N-th call only (DeepCache): faster; default 1",
+        type=int, metavar="N",
+    )  # fmt: skip
+    option(
+        approximate, "--quantization", "int8: weights of the UNet in eight bits, less memory; default none",
+        choices=QUANTIZATIONS,
     )  # fmt: skip
 
     table = parser.add_argument_group("table")

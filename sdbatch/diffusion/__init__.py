@@ -9,6 +9,7 @@ embeddings.py  texts encoded, kept for a while      sampling.py    noise into la
 decoding.py    latents into pixels                  rescue.py      a second try in float32
 attention.py   products made once, or as one        cpu.py         what makes a CPU faster
 deep_cache.py  inner layers at some calls only      guidance.py    where a row's guidance is on
+cuda_graph.py  a pass launched at once              quantization.py  weights in eight bits
 calibration.py what this device can do              transfer.py    copies that nobody waits for
 engine.py      `Engine`: admit, denoise, advance, retire
 """

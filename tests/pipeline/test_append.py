@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.outputs import content, markers, metadata, write_table
 
 FAST = ("--steps", 1, "--sampler", "ddim", "--guidance-scale", 1, "--shard-size", 4, "--actors", 1)
@@ -34,11 +36,51 @@ def test_a_file_that_changed_is_refused_and_nothing_is_lost(tmp_path, sdbatch_co
     assert content(out) == before
 
 
-def test_what_would_round_differently_is_refused(tmp_path, sdbatch_command):
+def test_a_table_that_moved_goes_on_where_it_is_now(tmp_path, sdbatch_command):
+    table, out = tmp_path / "here", tmp_path / "out"
+    table.mkdir()
+    for name, prompt in (("a.parquet", "one"), ("b.parquet", "two")):
+        write_table(table / name, {"prompt": [prompt] * 4})
+    sdbatch_command("generate", table, out, *FAST)
+    before = content(out)
+    (out / "00001_stats.json").unlink()
+    table = table.rename(tmp_path / "there")
+    write_table(table / "0.parquet", {"prompt": ["three"] * 4})  # goes before them by name, not by number
+    process = sdbatch_command("generate", table, out, *FAST)
+    assert "8 of them made now" in process.stdout
+    assert {name: sha for name, sha in content(out).items() if name in before} == before
+    # The name alone makes no table the same one.
+    (table / "a.parquet").rename(tmp_path / "a.parquet")
+    (table / "sub").mkdir()
+    write_table(table / "sub" / "a.parquet", {"prompt": ["four"] * 4})
+    process = sdbatch_command("generate", f"{table}/**/*.parquet", out, *FAST, status=2)
+    assert "a.parquet was an input of OUT" in process.stderr
+
+
+def test_a_dataset_from_before_a_setting_existed_goes_on(tmp_path, sdbatch_command):
+    prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one"] * 8}), tmp_path / "out"
+    sdbatch_command("generate", prompts, out, *FAST)
+    before = content(out)
+    (out / "00001_stats.json").unlink()
+    record = json.loads((out / "run.json").read_text())
+    for part, names in {
+        "settings": ("guidance_start", "guidance_stop"),
+        "engine": ("quantization", "deep_cache"),
+    }.items():
+        for name in names:
+            del record[part][name]
+    (out / "run.json").write_text(json.dumps(record))
+    sdbatch_command("generate", prompts, out, *FAST, "--deep-cache", 3, status=2)
+    sdbatch_command("generate", prompts, out, *FAST)
+    assert content(out) == before and len(markers(out)) == 2
+
+
+def test_what_would_make_other_pictures_is_refused(tmp_path, sdbatch_command):
     prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one"] * 8}), tmp_path / "out"
     sdbatch_command("generate", prompts, out, *FAST, "--lanes", 4)
     (out / "00001_stats.json").unlink()
     changed = {"--lanes": 8, "--dtype": "bf16", "--shard-size": 8, "--image-format": "jpeg", "--cpus-per-actor": 2}
+    changed |= {"--deep-cache": 2, "--quantization": "int8"}
     for option, value in changed.items():
         process = sdbatch_command("generate", prompts, out, *FAST, option, value, status=2)
         assert option.removeprefix("--").split("-")[0] in process.stderr

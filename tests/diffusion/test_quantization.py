@@ -1,0 +1,58 @@
+"""Weights in eight bits: as far from the real ones as rounding takes them, and the picture that those make."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from references import Reference
+
+from sdbatch.diffusion.engine import Engine
+from sdbatch.diffusion.request import Request
+from sdbatch.errors import UsageError
+
+ROWS = [Request(f"prompt {i % 3}", seed=i, steps=4 + i % 3, guidance_scale=(1, 7.5)[i % 2]) for i in range(8)]
+
+
+def rounded(weight: torch.Tensor) -> torch.Tensor:
+    """255 steps between −1 and 1 times the largest weight of each output channel."""
+    flat = weight.reshape(len(weight), -1).double()
+    step = flat.abs().amax(dim=1, keepdim=True) / 127
+    return ((flat / step).round() * step).reshape(weight.shape).to(weight.dtype)
+
+
+class Rounded(Reference):
+    """diffusers' pipeline, its UNet's weights rounded by hand."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        unet = self.pipeline.unet
+        for name, module in unet.named_modules():
+            of_a_text = "attn2.to_k" in name or "attn2.to_v" in name
+            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d) and name not in ("conv_in", "conv_out"):
+                module.weight.data = module.weight.data if of_a_text else rounded(module.weight.data)
+
+
+@pytest.mark.parametrize("deep_cache", [1, 2])
+def test_pictures_are_those_of_rounded_weights(sd, deep_cache):
+    engine = Engine(sd, lanes=8, quantization="int8", deep_cache=deep_cache)
+    images = list(engine.generate(ROWS))
+    assert engine.describe()["quantization"] == "int8" and engine.describe()["lane_invariant"] is True
+    plain = {image.request.seed: image.pixels for image in Engine(sd, lanes=8, deep_cache=deep_cache).generate(ROWS)}
+    assert any(not np.array_equal(image.pixels, plain[image.request.seed]) for image in images)
+    if deep_cache == 1:
+        off = {settings: by for settings, by in Rounded(sd).deviations(images).items() if by > 2}
+        assert not off, f"pixels off by more than 2 of 255: {off}"
+
+
+def test_the_unet_takes_little_more_than_a_quarter_of_the_memory():
+    def size(engine: Engine) -> int:
+        unet = engine.family.unet
+        return sum(tensor.nbytes for tensor in (*unet.parameters(), *unet.buffers()))
+
+    assert size(Engine("tiny", quantization="int8")) < 0.35 * size(Engine("tiny"))
+
+
+def test_an_unknown_one_is_refused(sd):
+    with pytest.raises(UsageError, match="int4"):
+        Engine(sd, quantization="int4")
