@@ -73,10 +73,12 @@ class Diffusers:
         return dict(zip([row.seed for row in rows], pixels, strict=True))
 
 
-def make_engine(folder: Path, arguments: argparse.Namespace) -> Engine:
+def make_engine(folder: Path, arguments: argparse.Namespace, **settings: Any) -> Engine:
     torch.set_num_threads(arguments.threads)
     compile = "on" if arguments.compile else "off"
-    return Engine(folder, lanes=arguments.lanes, dtype=arguments.dtype, device=arguments.device, compile=compile)
+    return Engine(
+        folder, lanes=arguments.lanes, dtype=arguments.dtype, device=arguments.device, compile=compile, **settings
+    )
 
 
 def uniform_table(rows: int, **settings: Any) -> list[Request]:
