@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -117,7 +118,9 @@ def report_device(engine: Engine, rows: list[Request], seconds: float) -> None:
     flops = unet_flops(engine) * sum(lane_calls(row, engine.info) for row in rows)
     peak = matmul_peak(engine.device, DTYPES[engine.dtype])
     print(f"matmul peak {peak / 1e12:.2f} TFLOP/s; the UNet at {flops / seconds / peak:.1%} of it")
-    if engine.device.startswith("cuda"):
+    if engine.device == "cpu":
+        print(f"peak memory, of both contestants {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    else:
         print(f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB")
         print(f"the device waited {waiting_share(engine, rows):.1%} of the time")
 
