@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
+from typing import Any
 
 import torch
 
 from sdbatch.diffusion.cuda_graph import CudaGraphs
 from sdbatch.diffusion.families import StableDiffusion
+from sdbatch.diffusion.lanes import halved
 from sdbatch.diffusion.request import Request
 from sdbatch.errors import RunError
 
-__all__ = ["cuda_graph_error", "is_lane_invariant", "lanes_that_fit", "warm_up"]
+__all__ = ["Calibration", "calibrate"]
 
 CPU_LANES = 16
 # More lanes than this no longer make a large GPU any faster, and the last rows of a run waste them.
@@ -24,6 +29,83 @@ MEMORY_SHARE = 0.7
 PATIENCE_SECONDS = 3.0
 
 Inputs = tuple[torch.Tensor, torch.Tensor, Mapping[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was found out.
+
+    Attributes:
+        lanes: at the model's own size; fewer than were asked for if there was no memory for them.
+        out_of_memory: how often they were halved, in words.
+        compile: whether the UNet is compiled, "on" or "off".
+        compile_error: why it is not although it was to be.
+        cuda_graph_error: why its passes are not played from CUDA graphs; None if they are.
+        lane_invariant: whether lanes and neighbours change no bit; None if the device was too slow to tell.
+    """
+
+    lanes: int
+    out_of_memory: tuple[str, ...]
+    compile: str
+    compile_error: str | None
+    cuda_graph_error: str | None
+    lane_invariant: bool | None
+
+
+def calibrate(family: StableDiffusion, lanes: int | None, compile: str) -> Calibration:
+    """Compile the family's UNet if it is to be, and find out what its device does.
+
+    Args:
+        lanes: as many if there is memory for them; None for as many as fit.
+        compile: "on", "off", or "auto": on CUDA, where there is a compiler.
+
+    Raises:
+        RunError: it can not be compiled although it must, or not even two lanes fit.
+    """
+    memory = _Memory(family, lanes_that_fit(family) if lanes is None else lanes)
+    compiled, compile_error, graph_error = False, None, "compile is off"
+    if compile == "on" or (compile == "auto" and family.device.type != "cpu"):
+        compile_error = memory.enough_for(partial(warm_up, must_compile=compile == "on"))
+        compiled = compile_error is None
+    lane_invariant = memory.enough_for(is_lane_invariant)
+    if compiled:
+        graph_error = memory.enough_for(cuda_graph_error)
+    return Calibration(
+        lanes=memory.lanes,
+        out_of_memory=tuple(memory.shortages),
+        compile="on" if compiled else "off",
+        compile_error=compile_error,
+        cuda_graph_error=graph_error,
+        lane_invariant=lane_invariant,
+    )
+
+
+class _Memory:
+    """Lanes that there is memory for, as far as it was tried."""
+
+    def __init__(self, family: StableDiffusion, lanes: int):
+        self._family = family
+        self.lanes = lanes
+        self.shortages: list[str] = []
+
+    def enough_for(self, attempt: Callable[[StableDiffusion, int], Any]) -> Any:
+        """What `attempt(family, lanes)` gives, with fewer lanes if need be.
+
+        Raises:
+            RunError: not even two lanes fit.
+        """
+        while True:
+            try:
+                return attempt(self._family, self.lanes)
+            except torch.OutOfMemoryError as error:
+                # The frames that it went through hold the very tensors that take up the memory.
+                traceback.clear_frames(error.__traceback__)
+                if self.lanes == 2:
+                    info = self._family.info
+                    where = f"on {self._family.device} with 2 lanes at {info.height}x{info.width}"
+                    raise RunError(f"{info.name} does not fit {where}") from error
+            self.shortages.append(f"{self.lanes} lanes halved to {halved(self.lanes)} at the start")
+            self.lanes = halved(self.lanes)
 
 
 @torch.inference_mode()

@@ -5,21 +5,19 @@ from __future__ import annotations
 import platform
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import numpy as np
 import torch
 import transformers
 
-from sdbatch.diffusion.calibration import cuda_graph_error, is_lane_invariant, lanes_that_fit, warm_up
+from sdbatch.diffusion.calibration import calibrate
 from sdbatch.diffusion.cpu import keep_freed_memory
 from sdbatch.diffusion.decoding import Decoded, Decoder
-from sdbatch.diffusion.lanes import Lanes, LaneSet
+from sdbatch.diffusion.lanes import Lanes, LaneSet, halved
 from sdbatch.diffusion.loading import load_family, resolve_device, resolve_dtype
 from sdbatch.diffusion.models import ModelInfo, inspect_model
 from sdbatch.diffusion.quantization import quantize_int8
@@ -27,7 +25,7 @@ from sdbatch.diffusion.request import GeneratedImage, Request
 from sdbatch.diffusion.rescue import Rescue
 from sdbatch.diffusion.sampling import Sampling, SamplingRow
 from sdbatch.diffusion.validation import validate
-from sdbatch.errors import RunError, SamplerError, UsageError
+from sdbatch.errors import SamplerError, UsageError
 
 __all__ = ["Engine"]
 
@@ -95,7 +93,6 @@ class Engine:
         self.device = str(self._device)
         self.dtype = resolve_dtype(dtype, self._device)
         self.info: ModelInfo = inspect_model(model, revision=revision, variant=variant)
-        self._out_of_memory: list[str] = []
         if self._device.type == "cpu":
             keep_freed_memory()
         self.family = load_family(self.info, self.dtype, self._device)
@@ -104,15 +101,13 @@ class Engine:
             quantize_int8(self.family.unet)
         if deep_cache > 1:
             self.family.cache_deep_features()
-        lanes = lanes_that_fit(self.family) if lanes is None else lanes
-        self.compile, self._compile_error, lanes = self._compile(compile, lanes)
-        self._lane_invariant, lanes = self._try_lanes(is_lane_invariant, lanes)
-        self._cuda_graph_error = "compile is off"
-        if self.compile == "on":
-            self._cuda_graph_error, lanes = self._try_lanes(cuda_graph_error, lanes)
-        self._lanes = Lanes(lanes, self.family.latent_shape(self.info.height, self.info.width)[1:], deep_cache)
-        self._sampling = Sampling(self.family, cuda_graphs=self._cuda_graph_error is None)
-        self._decoder = Decoder(self.family, _decode_batch(lanes, self._device))
+        self._found = calibrate(self.family, lanes, compile)
+        self.compile = self._found.compile
+        self._out_of_memory = list(self._found.out_of_memory)
+        own_shape = self.family.latent_shape(self.info.height, self.info.width)[1:]
+        self._lanes = Lanes(self._found.lanes, own_shape, deep_cache)
+        self._sampling = Sampling(self.family, cuda_graphs=self._found.cuda_graph_error is None)
+        self._decoder = Decoder(self.family, _decode_batch(self._found.lanes, self._device))
         self._submitted = 0
         self._lane_calls = self._lane_calls_used = 0
         self._failed: deque[GeneratedImage] = deque()
@@ -160,11 +155,11 @@ class Engine:
             "device_name": _device_name(self._device),
             "threads": torch.get_num_threads() if self._device.type == "cpu" else None,
             "compile": self.compile,
-            "compile_error": self._compile_error,
-            "cuda_graph_error": self._cuda_graph_error,
+            "compile_error": self._found.compile_error,
+            "cuda_graph_error": self._found.cuda_graph_error,
             "quantization": self._quantization,
             "deep_cache": self._lanes.deep_interval,
-            "lane_invariant": self._lane_invariant,
+            "lane_invariant": self._found.lane_invariant,
             "out_of_memory": list(self._out_of_memory),
             "torch": str(torch.__version__),  # a TorchVersion would bring in torch wherever it is unpickled
             "diffusers": diffusers.__version__,
@@ -278,7 +273,7 @@ class Engine:
         lanes, size = self.lanes, lane_set.size
         self._sampling.clear()
         if lanes > 2 and size > 2:
-            self._lanes.rebuild(_half(lanes))
+            self._lanes.rebuild(halved(lanes))
             self._out_of_memory.append(f"{lanes} lanes halved to {self.lanes} after {self._submitted} rows")
         else:
             for row in list(lane_set.rows):
@@ -288,31 +283,6 @@ class Engine:
             self._lanes.rebuild(lanes)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _compile(self, compile: str, lanes: int) -> tuple[str, str | None, int]:
-        """Whether the UNet is compiled ("on" or "off"), why not if it was to be, and how many lanes it has."""
-        if compile == "off" or (compile == "auto" and self._device.type == "cpu"):
-            return "off", None, lanes
-        error, lanes = self._try_lanes(partial(warm_up, must_compile=compile == "on"), lanes)
-        return ("on" if error is None else "off"), error, lanes
-
-    def _try_lanes(self, attempt: Callable, lanes: int) -> tuple[Any, int]:
-        """What `attempt(family, lanes)` gives, and the lanes that there was memory for.
-
-        Raises:
-            RunError: not even two lanes fit.
-        """
-        while True:
-            try:
-                return attempt(self.family, lanes), lanes
-            except torch.OutOfMemoryError as error:
-                traceback.clear_frames(error.__traceback__)
-                if lanes == 2:
-                    size = f"{self.info.height}x{self.info.width}"
-                    message = f"{self.info.name} does not fit on {self.device} with 2 lanes at {size}"
-                    raise RunError(message) from error
-            self._out_of_memory.append(f"{lanes} lanes halved to {_half(lanes)} at the start")
-            lanes = _half(lanes)
 
     def _float32(self) -> Engine:
         return Engine(
@@ -331,11 +301,6 @@ class Engine:
         self._sampling.clear()
         self._decoder = Decoder(self.family, self._decoder.batch)
         self._failed.clear()
-
-
-def _half(lanes: int) -> int:
-    """Half as many lanes, even and at least 2."""
-    return max(2, lanes // 4 * 2)
 
 
 def _decode_batch(lanes: int, device: torch.device) -> int:

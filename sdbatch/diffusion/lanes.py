@@ -13,7 +13,7 @@ import heapq
 from collections import deque
 from dataclasses import dataclass
 
-__all__ = ["LaneSet", "Lanes", "Row"]
+__all__ = ["LaneSet", "Lanes", "Row", "halved"]
 
 Shape = tuple[int, int]
 
@@ -22,6 +22,11 @@ Shape = tuple[int, int]
 WINDOW = 32
 # A small picture gets more lanes, but a set with many must not run nearly empty for a few rows.
 MOST_GROWTH = 4
+
+
+def halved(lanes: int) -> int:
+    """Half as many lanes, even and at least 2."""
+    return max(2, lanes // 4 * 2)
 
 
 @dataclass(eq=False, kw_only=True)

@@ -75,7 +75,7 @@ def test_cuda_graphs_change_no_bit(deep_cache, monkeypatch):
     options = {"lanes": 8, "device": "cuda", "compile": "on", "deep_cache": deep_cache}
     with_graphs = Engine("tiny", **options)
     assert with_graphs.describe()["cuda_graph_error"] is None
-    monkeypatch.setattr("sdbatch.diffusion.engine.cuda_graph_error", lambda *_: "not wanted here")
+    monkeypatch.setattr("sdbatch.diffusion.calibration.cuda_graph_error", lambda *_: "not wanted here")
     without = by_seed(Engine("tiny", **options))
     assert {seed: p.tobytes() for seed, p in by_seed(with_graphs).items()} == {
         seed: p.tobytes() for seed, p in without.items()
