@@ -74,7 +74,8 @@ def restore(cluster) -> None:
 
 def test_actors_killed_again_and_again(cluster, run, expected, tmp_path):
     killed = 0
-    for finished in (2, 5, 8):
+    # A third time might be the third for one and the same shard, which is given up then, as it should be.
+    for finished in (2, 6):
         run.wait_for_markers(finished)
         victims = [worker for node in cluster.worker_nodes for worker in workers(node)]
         victims[0].send_signal(signal.SIGKILL)
