@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.utils import logging
 
 from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.models import inspect_model
 from sdbatch.diffusion.request import Request
-from sdbatch.diffusion.tables import build_scheduler
+from tests.diffusion.references import Reference
 
 pytestmark = pytest.mark.gpu
 
@@ -30,23 +28,9 @@ def by_seed(engine: Engine, rows=ROWS) -> dict[int, np.ndarray]:
 
 
 def diffusers_pictures(rows: list[Request], dtype: torch.dtype) -> dict[int, np.ndarray]:
-    logging.disable_progress_bar()
-    pipeline = StableDiffusionPipeline.from_pretrained(inspect_model("tiny").folder, torch_dtype=dtype).to("cuda")
-    config = dict(pipeline.scheduler.config)
-    pictures = {}
-    for row in rows:
-        pipeline.scheduler = build_scheduler(row.sampler, config, {"steps_offset": 1})
-        images = pipeline(
-            row.prompt,
-            num_inference_steps=row.steps,
-            guidance_scale=row.guidance_scale,
-            height=row.height,
-            width=row.width,
-            generator=torch.Generator("cpu").manual_seed(row.seed),
-            output_type="np",
-        ).images
-        pictures[row.seed] = (images[0] * 255).round().astype(np.uint8)
-    return pictures
+    reference = Reference(inspect_model("tiny").folder, dtype=dtype)
+    reference.pipeline.to("cuda")
+    return {row.seed: reference.pixels(row) for row in rows}
 
 
 def distance(ours: dict[int, np.ndarray], theirs: dict[int, np.ndarray]) -> float:
