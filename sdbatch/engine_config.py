@@ -30,7 +30,7 @@ def resolve_engine(settings: RunSettings, recorded: Mapping[str, Any], *, has_gp
         "threads": _chosen("cpus-per-actor", _threads(settings), recorded, 1, key="threads") if on_cpu else None,
         "compile": _chosen("compile", settings.compile, recorded, "off" if on_cpu else "on"),
         "quantization": _chosen("quantization", settings.quantization, recorded, "none"),
-        "deep_cache": _chosen("deep-cache", settings.deep_cache, recorded, 1, key="deep_cache"),
+        "deep_cache": _chosen("deep-cache", settings.deep_cache, recorded, 1),
     }
 
 
@@ -39,7 +39,7 @@ def _threads(settings: RunSettings) -> int | None:
 
 
 def _chosen(name: str, asked: Any, recorded: Mapping[str, Any], default: Any, key: str | None = None) -> Any:
-    before = recorded.get(key or name)
+    before = recorded.get(key or name.replace("-", "_"))
     if asked in ("auto", None):
         return default if before is None else before
     if before is not None and asked != before:

@@ -13,6 +13,7 @@ __all__ = ["RUN_USAGE", "Parser", "add_out", "add_run_options", "command", "read
 
 # Thirty options in the place of a usage line would hide what one has to give.
 RUN_USAGE = "%(prog)s PROMPTS OUT [options]"
+DEFAULTS = RunSettings()
 PROMPTS_HELP = "a table (Parquet, CSV, TSV, JSON Lines, .txt), a folder or glob of them, local or s3://…; or one prompt"
 
 
@@ -42,7 +43,6 @@ def add_run_options(parser: argparse.ArgumentParser, config: Mapping[str, Any]) 
     Args:
         config: options by name, as read from a `--config` file: the defaults of what the command line leaves out.
     """
-    defaults = RunSettings()
     for name, help in (("prompts", PROMPTS_HELP), ("out", "folder or URL to fill; a second run resumes")):
         # In the file, PROMPTS and OUT need not be on the command line.
         parser.add_argument(name, metavar=name.upper(), help=help, **({"nargs": "?"} if name in config else {}))
@@ -53,86 +53,100 @@ def add_run_options(parser: argparse.ArgumentParser, config: Mapping[str, Any]) 
         metavar="FILE",
         help="options by name, in YAML",
     )
+    _add_picture_options(parser)
+    _add_data_options(parser)
+    _add_worker_options(parser)
 
-    def option(group: Any, name: str, help: str, **kwargs: Any) -> None:
-        field = name.removeprefix("--").replace("-", "_")
-        group.add_argument(name, default=getattr(defaults, field), help=help, **kwargs)
 
+def _add_picture_options(parser: argparse.ArgumentParser) -> None:
+    """What is in the pictures."""
     model = parser.add_argument_group("model")
-    option(
+    _option(
         model,
         "--model",
         "`tiny` (built in, the default), a folder in diffusers' format, local or s3://…, or a hub id",
         metavar="NAME|DIR",
     )
-    option(model, "--revision", "branch, tag or commit of a model on the hub", metavar="REV")
-    option(model, "--variant", "of the weight files, such as fp16", metavar="NAME")
+    _option(model, "--revision", "branch, tag or commit of a model on the hub", metavar="REV")
+    _option(model, "--variant", "of the weight files, such as fp16", metavar="NAME")
 
     rows = parser.add_argument_group("what a row does not say itself", "Columns of the same names go before these.")
     sampler = rows.add_argument(
-        "--sampler", default=defaults.sampler, metavar="NAME", help="ddim, euler_a, dpmpp_2m, …; default %(default)s"
+        "--sampler", default=DEFAULTS.sampler, metavar="NAME", help="ddim, euler_a, dpmpp_2m, …; default %(default)s"
     )
     sampler.completer = _samplers  # type: ignore[attr-defined]  # argcomplete's own way
-    option(rows, "--steps", "default %(default)s", type=int, metavar="N")
-    option(rows, "--guidance-scale", "default %(default)s; 1 or less is none", type=float, metavar="G")
-    option(rows, "--negative-prompt", "default: none", metavar="TEXT")
-    option(rows, "--height", "pixels; default: the model's own", type=int, metavar="H")
-    option(rows, "--width", "pixels; default: the model's own", type=int, metavar="W")
-    option(rows, "--seed", "rows without a seed get one from this and their place", type=int, metavar="S")
+    _option(rows, "--steps", "default %(default)s", type=int, metavar="N")
+    _option(rows, "--guidance-scale", "default %(default)s; 1 or less is none", type=float, metavar="G")
+    _option(rows, "--negative-prompt", "default: none", metavar="TEXT")
+    _option(rows, "--height", "pixels; default: the model's own", type=int, metavar="H")
+    _option(rows, "--width", "pixels; default: the model's own", type=int, metavar="W")
+    _option(rows, "--seed", "rows without a seed get one from this and their place", type=int, metavar="S")
 
     alike = parser.add_argument_group("guidance, for all rows alike")
-    option(
+    _option(
         alike, "--guidance-rescale", "0 to 1, takes back contrast (Lin et al. 2023); default 0", type=float, metavar="F"
     )
-    option(
+    _option(
         alike, "--guidance-start", "guidance from this share of the calls on, 0 to 1; default 0",
         type=float, metavar="F",
     )  # fmt: skip
-    option(
+    _option(
         alike, "--guidance-stop", "and no longer than to this one: faster, and changes the picture; default 1",
         type=float, metavar="F",
     )  # fmt: skip
 
     approximate = parser.add_argument_group("approximations, for all rows alike", "Each changes the picture.")
-    option(
+    _option(
         approximate, "--deep-cache", "inner layers of the UNet at every N-th call only (DeepCache): faster; default 1",
         type=int, metavar="N",
     )  # fmt: skip
-    option(
+    _option(
         approximate, "--quantization", "int8: weights of the UNet in eight bits, less memory; default none",
         choices=QUANTIZATIONS,
     )  # fmt: skip
 
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    """What is read and written."""
     table = parser.add_argument_group("table")
     table.add_argument(
         "--column", default={}, action=_Mapping, metavar="NAME=COLUMN",
         help="the column that holds the prompt (or another setting) when it is called otherwise; "
         "NAME= if a column of that name is none; repeatable",
     )  # fmt: skip
-    option(table, "--part", "only the I-th of N parts of the shards, for N jobs on one OUT", type=_part, metavar="I/N")
+    _option(table, "--part", "only the I-th of N parts of the shards, for N jobs on one OUT", type=_part, metavar="I/N")
 
     output = parser.add_argument_group("output")
-    option(output, "--images-per-prompt", "default %(default)s; image i uses seed + i", type=int, metavar="N")
-    option(output, "--layout", "default %(default)s", choices=LAYOUTS)
-    option(output, "--image-format", "default %(default)s", choices=IMAGE_FORMATS)
-    option(output, "--image-quality", "1 to 100; default: 95 of JPEG, WebP without loss", type=int, metavar="Q")
-    option(
+    _option(output, "--images-per-prompt", "default %(default)s; image i uses seed + i", type=int, metavar="N")
+    _option(output, "--layout", "default %(default)s", choices=LAYOUTS)
+    _option(output, "--image-format", "default %(default)s", choices=IMAGE_FORMATS)
+    _option(output, "--image-quality", "1 to 100; default: 95 of JPEG, WebP without loss", type=int, metavar="Q")
+    _option(
         output, "--shard-size", "images a shard; chosen from the size of the table, if not here", type=int, metavar="N"
     )
     output.add_argument("--overwrite", action="store_true", help="start OUT anew; without it a second run resumes")
-    option(
+    _option(
         output, "--storage-options", "for fsspec, a JSON object; of PROMPTS and OUT", type=_json_object, metavar="JSON"
     )
 
+
+def _add_worker_options(parser: argparse.ArgumentParser) -> None:
+    """Who makes it."""
     workers = parser.add_argument_group("workers")
-    option(workers, "--actors", "default: as many as the cluster has room for", type=_range, metavar="N|MIN:MAX")
-    option(workers, "--gpus-per-actor", "default: 1 on cuda, else 0", type=float, metavar="F")
-    option(workers, "--cpus-per-actor", "default: 1; on a CPU also the threads of its model", type=float, metavar="N")
-    option(workers, "--lanes", "UNet batch size; part of what makes a picture reproducible", type=int, metavar="L")
-    option(workers, "--dtype", "default %(default)s: fp16 on a GPU, fp32 on a CPU", choices=DTYPES)
-    option(workers, "--device", "default %(default)s: a GPU if Ray has one", choices=DEVICES)
-    option(workers, "--compile", "torch.compile; default %(default)s: on a GPU", choices=SWITCHES)
-    option(workers, "--address", "an existing Ray cluster; default: RAY_ADDRESS, else a local one", metavar="ADDR")
+    _option(workers, "--actors", "default: as many as the cluster has room for", type=_range, metavar="N|MIN:MAX")
+    _option(workers, "--gpus-per-actor", "default: 1 on cuda, else 0", type=float, metavar="F")
+    _option(workers, "--cpus-per-actor", "default: 1; on a CPU also the threads of its model", type=float, metavar="N")
+    _option(workers, "--lanes", "UNet batch size; part of what makes a picture reproducible", type=int, metavar="L")
+    _option(workers, "--dtype", "default %(default)s: fp16 on a GPU, fp32 on a CPU", choices=DTYPES)
+    _option(workers, "--device", "default %(default)s: a GPU if Ray has one", choices=DEVICES)
+    _option(workers, "--compile", "torch.compile; default %(default)s: on a GPU", choices=SWITCHES)
+    _option(workers, "--address", "an existing Ray cluster; default: RAY_ADDRESS, else a local one", metavar="ADDR")
+
+
+def _option(group: Any, name: str, help: str, **kwargs: Any) -> None:
+    """An option that is a field of `RunSettings`, whose default is the field's."""
+    field = name.removeprefix("--").replace("-", "_")
+    group.add_argument(name, default=getattr(DEFAULTS, field), help=help, **kwargs)
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
