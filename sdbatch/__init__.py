@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from sdbatch.errors import (
@@ -15,12 +14,13 @@ from sdbatch.errors import (
     StorageError,
     UsageError,
 )
+from sdbatch.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from sdbatch.diffusion import Engine, GeneratedImage, Request
     from sdbatch.output.dataset import open_dataset as open
-    from sdbatch.pipeline import generate
-    from sdbatch.report import RunReport
+    from sdbatch.run.pipeline import generate
+    from sdbatch.run.report import RunReport
 
 __all__ = [
     "Engine",
@@ -43,15 +43,10 @@ _LAZY = {
     "Engine": ("sdbatch.diffusion", "Engine"),
     "GeneratedImage": ("sdbatch.diffusion", "GeneratedImage"),
     "Request": ("sdbatch.diffusion", "Request"),
-    "RunReport": ("sdbatch.report", "RunReport"),
-    "generate": ("sdbatch.pipeline", "generate"),
+    "RunReport": ("sdbatch.run.report", "RunReport"),
+    "generate": ("sdbatch.run.pipeline", "generate"),
     "open": ("sdbatch.output.dataset", "open_dataset"),
 }
-
-try:
-    __version__ = version("sdbatch")
-except PackageNotFoundError:  # run from a source tree, as `ray job submit --working-dir .` does
-    __version__ = "0.0.0+source"
 
 
 def __getattr__(name: str) -> Any:

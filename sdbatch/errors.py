@@ -1,36 +1,56 @@
-"""The errors that people see. Every library's exception is mapped to one of these where it enters."""
+"""The errors that users see. Exceptions of other libraries are mapped to one of these where they occur."""
 
 from __future__ import annotations
 
 __all__ = [
+    "AdapterError",
     "InputError",
     "ModelError",
+    "PictureError",
+    "PromptError",
     "RunError",
     "SamplerError",
     "SdbatchError",
     "StorageError",
+    "UnknownOptionError",
     "UsageError",
 ]
 
 
 class SdbatchError(Exception):
-    """Base of all sdbatch errors. The message is for people: what is wrong, where, and what to do."""
+    """Base of all sdbatch errors. The message says what is wrong, where, and what to do."""
 
     exit_status = 3
 
 
 class UsageError(SdbatchError):
-    """An option, a setting or a combination of them that makes no sense."""
+    """An invalid option, setting or combination of them."""
 
     exit_status = 2
 
 
+class UnknownOptionError(UsageError, TypeError):
+    """An unknown keyword; the message names the closest known one."""
+
+
 class InputError(UsageError):
-    """A prompt table that cannot be run; names the file and, where there is one, the column."""
+    """A prompt table that cannot be run; the message names the file and, if known, the column."""
 
 
 class ModelError(UsageError):
     """A model that cannot be found, read or run by this engine."""
+
+
+class PictureError(UsageError):
+    """An input picture that cannot be read, or not be used for its purpose."""
+
+
+class AdapterError(UsageError):
+    """What rows add to the model, such as a LoRA or a ControlNet, that cannot be found, read or used with it."""
+
+
+class PromptError(UsageError):
+    """A prompt that its syntax can't read, or that has what is not possible here."""
 
 
 class SamplerError(UsageError):
@@ -38,7 +58,7 @@ class SamplerError(UsageError):
 
 
 class StorageError(UsageError):
-    """A file system that refuses: wrong keys, a missing bucket, no permission to write."""
+    """A file system that denies access: wrong keys, a missing bucket, no permission to write."""
 
 
 class RunError(SdbatchError):

@@ -1,8 +1,10 @@
-"""The `sdbatch` command: options in, words and an exit status out. No logic of its own.
+"""The `sdbatch` command: turns options into calls, and results into text and an exit status.
 
-command.py   all commands together, errors to exit statuses
-options.py   what several commands can be told
-generate.py, plan.py, output.py (status, verify, gallery, sheet), bench.py, completion.py
+command.py   all commands together; maps errors to exit statuses
+options.py   options that several commands share
+config_command.py, config_file.py   `--config`
+*_command.py (output_commands.py has status, verify, gallery and sheet), completion.py   one command each
+progress.py, log_lines.py, streams.py, words.py   what is printed
 """
 
 from sdbatch.cli.command import main

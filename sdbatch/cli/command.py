@@ -1,48 +1,73 @@
-"""All commands together: parse, run one, and turn what it raises into words and an exit status."""
+"""The `sdbatch` command: parse, run one subcommand, and turn its errors into a message and an exit status."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sdbatch import __version__
-from sdbatch.cli import bench, completion, generate, output, plan
-from sdbatch.cli.options import Parser, read_config
-from sdbatch.errors import SdbatchError
+from sdbatch.cli import bench_command as bench
+from sdbatch.cli import completion
+from sdbatch.cli import export_command as export
+from sdbatch.cli import generate_command as generate
+from sdbatch.cli import output_commands as output
+from sdbatch.cli import plan_command as plan
+from sdbatch.cli import score_command as score
+from sdbatch.cli.config_command import apply_config
+from sdbatch.cli.options import Parser
+from sdbatch.cli.streams import harmless_streams
+from sdbatch.cli.unexpected import told_unexpected
+from sdbatch.cli.words import printable
+from sdbatch.errors import SdbatchError, UsageError
 
 __all__ = ["main"]
 
 EXAMPLES = """\
-to begin with:
-  sdbatch generate "a red circle" out/           one picture, with the small model that is built in
-  sdbatch plan prompts.parquet out/              what would be made of a table, and which rows can't be
-  sdbatch generate prompts.parquet out/          make it; the same command again goes on where it stopped
-  sdbatch gallery out/                           a page to look through what was made
+first steps:
+  sdbatch generate "a red circle" out/           one picture, with the small built-in model
+  sdbatch plan prompts.parquet out/              show what a table would make, and which rows can't be made
+  sdbatch generate prompts.parquet out/          make it; run the same command again to resume
+  sdbatch gallery out/                           make a page to browse the result
 
-Each command says more with --help. Exit status 0 is success, 1 a partial one, 2 wrong usage or input,
-3 a run that broke and can be resumed.
+See COMMAND --help for its options. Exit status: 0 success, 1 partial success, 2 bad usage or input,
+3 the run broke and can be resumed.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit status."""
-    if "_ARGCOMPLETE" in os.environ:  # the shell asks what may follow, and expects nothing to run
-        completion.answer(_parser({}))
-    try:
-        arguments = vars(_parser(read_config(argv)).parse_args(argv))
-        command = arguments.pop("command")
-        return command(**arguments)
-    except SdbatchError as error:
-        print(f"sdbatch: error: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("\nsdbatch: interrupted; run the same command again to go on", file=sys.stderr)
-        return 3
+    if "_ARGCOMPLETE" in os.environ:  # the shell requests completions, and expects nothing to run
+        completion.answer(_parser()[0])
+    with harmless_streams():
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        except SdbatchError as error:
+            print(f"sdbatch: error: {printable(str(error))}", file=sys.stderr)
+            return error.exit_status
+        except KeyboardInterrupt:
+            print("\nsdbatch: interrupted; run the same command again to resume", file=sys.stderr)
+            return 3
+        except Exception as exc:  # the last resort of all commands: people get a line, and we a traceback
+            print(f"sdbatch: error: {printable(told_unexpected(exc))}", file=sys.stderr)
+            return 3
 
 
-def _parser(config: Mapping[str, Any]) -> Parser:
+def _run(argv: Sequence[str]) -> int:
+    for place, argument in enumerate(argv, 1):
+        try:
+            argument.encode()
+        except UnicodeEncodeError as exc:
+            raise UsageError(f"argument {place}, {argument!r}, is not UTF-8") from exc
+    parser, configured = _parser()
+    apply_config(argv, configured)
+    arguments = vars(parser.parse_args(argv))
+    command = arguments.pop("command")
+    return command(**arguments)
+
+
+def _parser() -> tuple[Parser, list[Parser]]:
+    """The parser of all commands, and those of the commands that take a configuration file."""
     parser = Parser(
         prog="sdbatch",
         description="Turn a table of prompts into a dataset of images with Stable Diffusion, on Ray.",
@@ -50,8 +75,7 @@ def _parser(config: Mapping[str, Any]) -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"sdbatch {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (generate, plan):
-        module.add(commands, config)
-    for module in (output, bench, completion):
+    configured = [module.add(commands) for module in (generate, plan)]
+    for module in (output, score, export, bench, completion):
         module.add(commands)
-    return parser
+    return parser, configured

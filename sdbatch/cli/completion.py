@@ -19,12 +19,12 @@ examples:
 
 
 def add(commands: Any) -> None:
-    parser = command(commands, "completion", _completion, "a script that lets the shell complete sdbatch", EXAMPLES)
+    parser = command(commands, "completion", _completion, "print a script for shell completion", EXAMPLES)
     parser.add_argument("shell", choices=SHELLS)
 
 
 def answer(parser: argparse.ArgumentParser) -> None:
-    """Tell the shell what may follow what is on its command line, and end the process."""
+    """Print the completions of the shell's command line, and end the process."""
     import argcomplete
 
     argcomplete.autocomplete(parser)

@@ -1,51 +1,78 @@
-"""What several commands can be told, and how they look in --help."""
+"""Options that several commands share, and how they look in --help."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from sdbatch.settings import DEVICES, DTYPES, IMAGE_FORMATS, LAYOUTS, QUANTIZATIONS, SWITCHES, RunSettings
+from sdbatch.bounds import Number, Whole
+from sdbatch.cli.words import printable
+from sdbatch.diffusion.declarations import FAMILIES
+from sdbatch.diffusion.request import ROWS
+from sdbatch.errors import UsageError
+from sdbatch.fields import Field
+from sdbatch.kinds import Choice, Flag, Names, Options, Text, Words
+from sdbatch.settings import APPROXIMATIONS, MODEL, MONITORING, OUTPUT, SCORES, TABLE, WORKERS, all_fields
 
-__all__ = ["RUN_USAGE", "Parser", "add_out", "add_run_options", "command", "read_config"]
+__all__ = [
+    "RUN_USAGE",
+    "Column",
+    "Listed",
+    "Parser",
+    "add_field",
+    "add_out",
+    "add_run_options",
+    "add_storage_options",
+    "command",
+    "described",
+    "json_object",
+    "numeric",
+]
 
-# Thirty options in the place of a usage line would hide what one has to give.
+# A usage line with thirty options would hide the required arguments.
 RUN_USAGE = "%(prog)s PROMPTS OUT [options]"
-DEFAULTS = RunSettings()
-PROMPTS_HELP = "a table (Parquet, CSV, TSV, JSON Lines, .txt), a folder or glob of them, local or s3://…; or one prompt"
+# The headings of --help, in order, and the text below each.
+GROUPS = {
+    MODEL: None,
+    ROWS: "Columns of the same names override these.",
+    APPROXIMATIONS: "Each changes the picture.",
+    TABLE: None,
+    OUTPUT: None,
+    SCORES: None,
+    WORKERS: None,
+    MONITORING: None,
+}
+SELF_EXPLANATORY = ("model", "seed")  # options whose help already states the default
+PROMPTS_HELP = (
+    "a table (Parquet, CSV, TSV, JSON Lines, JSON, .txt), a folder or glob of them, local or s3://…; or one prompt"
+)
 
 
 class Parser(argparse.ArgumentParser):
-    """Shows epilogs as they are written, wants options spelt out, and tells a mistake in one line."""
+    """An argument parser without abbreviations that reports an error in one line and shows epilogs unchanged."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {printable(message)} (see {self.prog} --help)\n")
 
 
 def command(
     commands: Any, name: str, run: Any, summary: str, epilog: str, usage: str | None = None
 ) -> argparse.ArgumentParser:
-    """A parser for the command `name`, whose arguments `run` is called with; it returns an exit status."""
+    """Add the command `name`; `run` is called with its arguments and returns an exit status."""
     description = summary[0].upper() + summary[1:] + "."
     parser = commands.add_parser(name, help=summary, description=description, epilog=epilog, usage=usage)
     parser.set_defaults(command=run)
     return parser
 
 
-def add_run_options(parser: argparse.ArgumentParser, config: Mapping[str, Any]) -> None:
-    """PROMPTS, OUT, and an option for each setting of a run.
-
-    Args:
-        config: options by name, as read from a `--config` file: the defaults of what the command line leaves out.
-    """
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add PROMPTS, OUT, and an option for each setting of a run."""
     for name, help in (("prompts", PROMPTS_HELP), ("out", "folder or URL to fill; a second run resumes")):
-        # In the file, PROMPTS and OUT need not be on the command line.
-        parser.add_argument(name, metavar=name.upper(), help=help, **({"nargs": "?"} if name in config else {}))
+        parser.add_argument(name, metavar=name.upper(), help=help)
     parser.add_argument(
         "--config",
         action=_Read,
@@ -53,169 +80,136 @@ def add_run_options(parser: argparse.ArgumentParser, config: Mapping[str, Any]) 
         metavar="FILE",
         help="options by name, in YAML",
     )
-    _add_picture_options(parser)
-    _add_data_options(parser)
-    _add_worker_options(parser)
+    _add_fields(parser, all_fields())
 
 
-def _add_picture_options(parser: argparse.ArgumentParser) -> None:
-    """What is in the pictures."""
-    model = parser.add_argument_group("model")
-    _option(
-        model,
-        "--model",
-        "`tiny` (built in, the default), a folder in diffusers' format, local or s3://…, or a hub id",
-        metavar="NAME|DIR",
-    )
-    _option(model, "--revision", "branch, tag or commit of a model on the hub", metavar="REV")
-    _option(model, "--variant", "of the weight files, such as fp16", metavar="NAME")
-
-    rows = parser.add_argument_group("what a row does not say itself", "Columns of the same names go before these.")
-    sampler = rows.add_argument(
-        "--sampler", default=DEFAULTS.sampler, metavar="NAME", help="ddim, euler_a, dpmpp_2m, …; default %(default)s"
-    )
-    sampler.completer = _samplers  # type: ignore[attr-defined]  # argcomplete's own way
-    _option(rows, "--steps", "default %(default)s", type=int, metavar="N")
-    _option(rows, "--guidance-scale", "default %(default)s; 1 or less is none", type=float, metavar="G")
-    _option(rows, "--negative-prompt", "default: none", metavar="TEXT")
-    _option(rows, "--height", "pixels; default: the model's own", type=int, metavar="H")
-    _option(rows, "--width", "pixels; default: the model's own", type=int, metavar="W")
-    _option(rows, "--seed", "rows without a seed get one from this and their place", type=int, metavar="S")
-
-    alike = parser.add_argument_group("guidance, for all rows alike")
-    _option(
-        alike, "--guidance-rescale", "0 to 1, takes back contrast (Lin et al. 2023); default 0", type=float, metavar="F"
-    )
-    _option(
-        alike, "--guidance-start", "guidance from this share of the calls on, 0 to 1; default 0",
-        type=float, metavar="F",
-    )  # fmt: skip
-    _option(
-        alike, "--guidance-stop", "and no longer than to this one: faster, and changes the picture; default 1",
-        type=float, metavar="F",
-    )  # fmt: skip
-
-    approximate = parser.add_argument_group("approximations, for all rows alike", "Each changes the picture.")
-    _option(
-        approximate, "--deep-cache", "inner layers of the UNet at every N-th call only (DeepCache): faster; default 1",
-        type=int, metavar="N",
-    )  # fmt: skip
-    _option(
-        approximate, "--quantization", "int8: weights of the UNet in eight bits, less memory; default none",
-        choices=QUANTIZATIONS,
-    )  # fmt: skip
+def _add_fields(parser: argparse.ArgumentParser, fields: Sequence[Field]) -> None:
+    """Add an option for each field, in the groups of `GROUPS`, then in those that tasks and families name."""
+    headings = dict.fromkeys([*GROUPS, *(field.group or ROWS for field in fields)])
+    for heading in headings:
+        group = parser.add_argument_group(heading, GROUPS.get(heading))
+        for field in fields:
+            if (field.group or ROWS) == heading:
+                add_field(group, field)
 
 
-def _add_data_options(parser: argparse.ArgumentParser) -> None:
-    """What is read and written."""
-    table = parser.add_argument_group("table")
-    table.add_argument(
-        "--column", default={}, action=_Mapping, metavar="NAME=COLUMN",
-        help="the column that holds the prompt (or another setting) when it is called otherwise; "
-        "NAME= if a column of that name is none; repeatable",
-    )  # fmt: skip
-    _option(table, "--part", "only the I-th of N parts of the shards, for N jobs on one OUT", type=_part, metavar="I/N")
-
-    output = parser.add_argument_group("output")
-    _option(output, "--images-per-prompt", "default %(default)s; image i uses seed + i", type=int, metavar="N")
-    _option(output, "--layout", "default %(default)s", choices=LAYOUTS)
-    _option(output, "--image-format", "default %(default)s", choices=IMAGE_FORMATS)
-    _option(output, "--image-quality", "1 to 100; default: 95 of JPEG, WebP without loss", type=int, metavar="Q")
-    _option(
-        output, "--shard-size", "images a shard; chosen from the size of the table, if not here", type=int, metavar="N"
-    )
-    output.add_argument("--overwrite", action="store_true", help="start OUT anew; without it a second run resumes")
-    _option(
-        output, "--storage-options", "for fsspec, a JSON object; of PROMPTS and OUT", type=_json_object, metavar="JSON"
-    )
+def add_field(group: Any, field: Field, **changes: Any) -> None:
+    """Add the field's option. If a row can have its own value, the default is None until the model is known."""
+    default = None if field.per_row else field.default
+    help = described(field).replace("%", "%%")
+    kwargs: dict[str, Any] = {"default": default, "help": help, "metavar": field.metavar}
+    if isinstance(field.kind, Flag):
+        kwargs["action"] = argparse.BooleanOptionalAction if field.per_row else "store_true"
+        del kwargs["metavar"]
+    elif isinstance(field.kind, Names):
+        kwargs["action"] = Column
+    elif isinstance(field.kind, Words):
+        kwargs["action"] = Listed
+    elif isinstance(field.kind, Choice):
+        kwargs["choices"] = field.kind.words
+        del kwargs["metavar"]
+    elif not isinstance(field.kind, Text):
+        kwargs["type"] = json_object if isinstance(field.kind, Options) else reader(field)
+    option = group.add_argument(field.option, **kwargs | changes)
+    if field.name == "sampler":
+        option.completer = _samplers  # argcomplete looks for this attribute
 
 
-def _add_worker_options(parser: argparse.ArgumentParser) -> None:
-    """Who makes it."""
-    workers = parser.add_argument_group("workers")
-    _option(workers, "--actors", "default: as many as the cluster has room for", type=_range, metavar="N|MIN:MAX")
-    _option(workers, "--gpus-per-actor", "default: 1 on cuda, else 0", type=float, metavar="F")
-    _option(workers, "--cpus-per-actor", "default: 1; on a CPU also the threads of its model", type=float, metavar="N")
-    _option(workers, "--lanes", "UNet batch size; part of what makes a picture reproducible", type=int, metavar="L")
-    _option(workers, "--dtype", "default %(default)s: fp16 on a GPU, fp32 on a CPU", choices=DTYPES)
-    _option(workers, "--device", "default %(default)s: a GPU if Ray has one", choices=DEVICES)
-    _option(workers, "--compile", "torch.compile; default %(default)s: on a GPU", choices=SWITCHES)
-    _option(workers, "--address", "an existing Ray cluster; default: RAY_ADDRESS, else a local one", metavar="ADDR")
+def reader(field: Field) -> Callable[[str], Any]:
+    """Return the parser of the field's option."""
+    return _reading(field.option, field.kind.parse)
 
 
-def _option(group: Any, name: str, help: str, **kwargs: Any) -> None:
-    """An option that is a field of `RunSettings`, whose default is the field's."""
-    field = name.removeprefix("--").replace("-", "_")
-    group.add_argument(name, default=getattr(DEFAULTS, field), help=help, **kwargs)
+def numeric(name: str, bound: Whole | Number) -> Callable[[str], float]:
+    """Return the parser of the numeric option `name`."""
+    return _reading(name, bound.parse)
+
+
+def json_object(text: str) -> Mapping[str, Any]:
+    """Parse the value of an option that takes a JSON object."""
+    return _reading("", Options().parse)(text)
+
+
+def _reading(name: str, parse: Callable[[str, str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return parse(name, text)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error).removeprefix(f"{name} ").strip()) from error
+
+    return read
+
+
+def described(field: Field) -> str:
+    """The field's help, with its default unless the help already states it."""
+    if "default" in field.help or field.name in SELF_EXPLANATORY:
+        return field.help
+    stated = _stated_defaults(field)
+    return "; ".join(part for part in (field.help, stated) if part)
+
+
+def _stated_defaults(field: Field) -> str:
+    """The common default, or that of each family that has its own."""
+    families: dict[Any, list[str]] = {}
+    if not field.per_row:
+        return f"default {_plain(field.default)}" * _is_worth_saying(field.default)
+    for family in FAMILIES:
+        default = family.defaults.get(field.name, field.default_of(family.name))
+        families.setdefault(default, []).append(family.name)
+    worth = {value: names for value, names in families.items() if _is_worth_saying(value)}
+    if len(families) == 1:
+        return "".join(f"default {_plain(value)}" for value in worth)
+    return "default: " + "; ".join(f"{_plain(value)} for {_listed(names)}" for value, names in worth.items())
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _is_worth_saying(default: Any) -> bool:
+    return isinstance(default, str | float | int) and not isinstance(default, bool) and default != ""
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="an output folder or URL")
+    add_storage_options(parser)
+
+
+def add_storage_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--storage-options", type=_json_object, default={}, metavar="JSON", help="a JSON object for fsspec"
+        "--storage-options", type=json_object, default={}, metavar="JSON", help="a JSON object for fsspec"
     )
 
 
-def read_config(argv: Sequence[str] | None) -> dict[str, Any]:
-    """The options in the file that `--config` names among `argv`, which must be known before the rest is parsed.
-
-    Raises:
-        UsageError: the file cannot be read, or holds no options.
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    path = parser.parse_known_args(argv)[0].config
-    if path is None:
-        return {}
-    from sdbatch.config_file import read_config
-
-    return read_config(path)
-
-
 class _Read(argparse.Action):
-    """An option that did its work before parsing began."""
+    """An option that was handled before parsing."""
 
     def __call__(self, parser: Any, namespace: Any, value: Any, option_string: str | None = None) -> None:
         return
 
 
-class _Mapping(argparse.Action):
-    """Collects NAME=COLUMN arguments into one dict."""
+class Listed(argparse.Action):
+    """Collects arguments into one tuple."""
+
+    def __call__(self, parser: Any, namespace: Any, value: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest), value))
+
+
+class Column(argparse.Action):
+    """Collects NAME=VALUE arguments into one dict."""
 
     def __call__(self, parser: Any, namespace: Any, value: Any, option_string: str | None = None) -> None:
         name, equals, column = value.partition("=")
         if not (name and equals):
-            parser.error(f"{option_string} {value!r}: wanted NAME=COLUMN")
+            parser.error(f"{option_string} {value!r}: expected {self.metavar}")
         setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: column})
 
 
 def _samplers(**context: Any) -> list[str]:
-    from sdbatch.diffusion.samplers import SAMPLERS
+    from sdbatch.diffusion.samplers.catalogue import SAMPLERS
 
     return list(SAMPLERS)
-
-
-def _range(text: str) -> tuple[int, int]:
-    least, colon, most = text.partition(":")
-    try:
-        return int(least), int(most if colon else least)
-    except ValueError as exc:
-        raise argparse.ArgumentTypeError(f"{text!r}: wanted N or MIN:MAX, such as 4 or 0:16") from exc
-
-
-def _part(text: str) -> tuple[int, int]:
-    index, _, parts = text.partition("/")
-    try:
-        return int(index), int(parts)
-    except ValueError as exc:
-        raise argparse.ArgumentTypeError(f"{text!r}: wanted I/N, such as 1/4") from exc
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as exc:
-        raise argparse.ArgumentTypeError(f"is not JSON: {exc}") from exc
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError("wanted a JSON object, such as '{\"anon\": true}'")
-    return value

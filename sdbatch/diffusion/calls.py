@@ -1,54 +1,84 @@
-"""What a row costs, and how large a model is, known without loading it."""
+"""Counts a row's calls of the model, and a model's parameters, without loading it."""
 
 from __future__ import annotations
 
-import json
-import math
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from sdbatch.diffusion.adapters.control_rows import control_calls, controls_of
+from sdbatch.diffusion.checkpoints.configs import Config, read_config
 from sdbatch.diffusion.guidance import guidance_scales, paired_calls
-from sdbatch.diffusion.models import ModelInfo, read_config, weight_files
+from sdbatch.diffusion.models.inspection import ModelInfo, headers
 from sdbatch.diffusion.request import Request
-from sdbatch.diffusion.samplers import resolve
+from sdbatch.diffusion.samplers.call_counts import COMMON_FAMILIES, calls_per_step, known_calls
+from sdbatch.diffusion.samplers.catalogue import resolve
+from sdbatch.diffusion.tasks import task_of
 
-__all__ = ["count_parameters", "lane_calls"]
+if TYPE_CHECKING:
+    from sdbatch.diffusion.model_tables import ModelTables
 
-# Enough steps to see that a scheduler is linear, few enough to be quick.
-PROBED_STEPS = 2
+__all__ = ["count_parameters", "lane_calls", "needs_table", "net_calls"]
 
 
-def lane_calls(request: Request, info: ModelInfo) -> int:
-    """Calls of the model that a row's sampler makes, times the lanes that each takes.
+def lane_calls(request: Request, info: ModelInfo, *, compiled: bool = True) -> int:
+    """The calls of the model that a row's sampler makes, times the lanes of each.
 
-    Second-order samplers make two calls a step; a call with guidance takes two lanes.
+    Second-order samplers make two calls per step; a call with guidance takes two lanes.
+
+    Args:
+        compiled: where only the row's table tells how many calls there are, make it as an engine would, which takes
+            up to seconds, and keep it; or only count.
 
     Raises:
-        SamplerError: the sampler does not go with this model.
+        SamplerError: the sampler does not go with this model, or, if `compiled`, not with that many steps.
     """
-    from sdbatch.diffusion.tables import start  # brings in diffusers, which who validates does not need
+    calls = _calls(request, info, compiled)
+    return calls + paired_calls(guidance_scales(request, info, calls)) * (task_of(request).branches - 1)
 
-    calls = len(start(_scheduler(info, resolve(request.sampler)), int(request.steps)))
-    return calls + paired_calls(guidance_scales(request, info, calls))
+
+def net_calls(request: Request, info: ModelInfo) -> int:
+    """Calls of ControlNets that a row makes, times the lanes that each takes."""
+    if not controls_of(request):
+        return 0
+    calls = _calls(request, info, compiled=False)
+    return control_calls(request, calls, paired_calls(guidance_scales(request, info, calls)))
+
+
+def _calls(request: Request, info: ModelInfo, compiled: bool) -> int:
+    calls = _known_calls(request, info)
+    if calls is None:
+        tables = _tables(info)
+        calls = tables.table(request).calls if compiled else tables.count_calls(request)
+    return calls
+
+
+def needs_table(request: Request, info: ModelInfo) -> bool:
+    """Whether only the row's table tells how many calls there are, and whether there are any."""
+    return _known_calls(request, info) is None
+
+
+def _known_calls(request: Request, info: ModelInfo) -> int | None:
+    if info.family not in COMMON_FAMILIES:
+        return None
+    sampler, run = resolve(request.sampler), task_of(request).run(request, info)
+    if run.schedule or run.left_out >= run.steps:
+        return None
+    calls = known_calls(sampler, run.steps, _scheduler_config(info))
+    return None if calls is None else calls - run.left_out * calls_per_step(sampler)
 
 
 @lru_cache
-def _scheduler(info: ModelInfo, sampler: str) -> Any:
-    from sdbatch.diffusion.tables import build_scheduler, compile_table
+def _tables(info: ModelInfo) -> ModelTables:
+    from sdbatch.diffusion.model_tables import ModelTables  # brings in diffusers, which most plans do without
 
-    config = read_config(info.folder / "scheduler" / "scheduler_config.json")
-    compile_table(build_scheduler(sampler, config), PROBED_STEPS)
-    return build_scheduler(sampler, config)
+    return ModelTables.of(info)
+
+
+@lru_cache
+def _scheduler_config(info: ModelInfo) -> Config:
+    return read_config(info.folder / "scheduler" / "scheduler_config.json")
 
 
 def count_parameters(info: ModelInfo) -> int:
-    """Numbers in the model's weight files, from their headers."""
-    return sum(_numbers(path) for path in weight_files(info))
-
-
-def _numbers(path: Path) -> int:
-    # https://huggingface.co/docs/safetensors: eight bytes say how long the JSON header is that follows.
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    """The number of parameters in the model's weight files, from their headers."""
+    return sum(tensor.numbers for tensors in headers(info).values() for tensor in tensors.values())

@@ -1,21 +1,22 @@
-"""Latents into pixels: in micro-batches of one fixed shape, beside the sampling."""
+"""Decodes latents to pixels, in micro-batches of one fixed shape, in parallel to sampling."""
 
 from __future__ import annotations
 
-import traceback
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from sdbatch.diffusion.families import StableDiffusion
+from sdbatch.diffusion.device.memory import forget, is_out_of_memory, release_cached
+from sdbatch.diffusion.device.transfer import receive
+from sdbatch.diffusion.families.family import Family
 from sdbatch.diffusion.lanes import Row
-from sdbatch.diffusion.transfer import receive
 
 __all__ = ["Decoded", "Decoder"]
 
-# Passes of the UNet that a finished row waits for company before it is decoded in a short batch.
+# Passes of the UNet that a finished row waits for others before it is decoded in a short batch.
 PATIENCE = 8
 
 
@@ -36,12 +37,18 @@ class Decoder:
     """Collects finished rows by shape and decodes them.
 
     Args:
-        batch: rows a call of the VAE; short batches are padded, for at another shape it rounds otherwise.
+        batch: rows per call of the VAE; short batches are padded, because another shape changes rounding.
+        make_room: called when not even one row can be decoded; returns whether it freed memory.
+
+    Attributes:
+        shortages: how often the batch was halved, in words. Pictures round otherwise from then on.
     """
 
-    def __init__(self, family: StableDiffusion, batch: int):
+    def __init__(self, family: Family, batch: int, make_room: Callable[[], bool] = lambda: False):
         self._family = family
+        self._make_room = make_room
         self.batch = batch
+        self.shortages: list[str] = []
         self._waiting: dict[tuple[int, ...], list[Decoded]] = {}
         self._waited: dict[tuple[int, ...], int] = {}
         self._running: deque[_Running] = deque()
@@ -51,12 +58,18 @@ class Decoder:
     def idle(self) -> bool:
         return not self._running and not any(self._waiting.values())
 
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._waiting.clear()
+        self._waited.clear()
+        self._running.clear()
+
     def add(self, row: Row, latents: torch.Tensor) -> None:
         """Take a finished row's float32 latents (C, h, w)."""
         self._waiting.setdefault(tuple(latents.shape), []).append(Decoded(row, latents))
 
     def poll(self, flush: bool) -> list[Decoded]:
-        """Start what is worth starting, everything if `flush`, and return what is ready, oldest first."""
+        """Start full batches, or everything if `flush`, and return the finished rows, oldest first."""
         for shape in list(self._waiting):
             self._start(shape, flush)
         ready = []
@@ -76,15 +89,20 @@ class Decoder:
             del self._waiting[shape], self._waited[shape]
 
     def _decode(self, waiting: list[Decoded]) -> None:
-        """Start a micro-batch from the head of the queue; when memory runs out, try a smaller one next."""
+        """Start a micro-batch from the head of the queue; when memory runs out, make room for the next try."""
         batch = waiting[: self.batch]
         try:
             self._running.append(self._launch(batch))
-        except torch.OutOfMemoryError as error:
-            # The frames that it went through hold the very tensors that take up the memory.
-            traceback.clear_frames(error.__traceback__)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            forget(error)
+            release_cached(self._family.device)
             if self.batch > 1:
+                self.shortages.append(f"decoding {self.batch} pictures at once halved to {self.batch // 2}")
                 self.batch //= 2
+                return
+            if self._make_room():
                 return
             batch[0].error = "out of memory when decoding this size"
             self._running.append(_Running(batch))
@@ -102,7 +120,7 @@ class Decoder:
             latents.record_stream(self._stream)
             pixels, finite = to_pixels(self._family.decode(latents))
             pixels, finite = receive(pixels), receive(finite)
-            event = torch.cuda.Event()
+            event = torch.cuda.Event(blocking=True)
             event.record(self._stream)
         return _Running(batch, pixels, finite, event)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import platform
-import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -14,18 +13,28 @@ import numpy as np
 import torch
 import transformers
 
-from sdbatch.diffusion.calibration import calibrate
-from sdbatch.diffusion.cpu import keep_freed_memory
+from sdbatch.diffusion.accelerate.cpu import keep_freed_memory
+from sdbatch.diffusion.accelerate.quantization import quantize_int8
+from sdbatch.diffusion.adapters.control_loading import controlnet_loader
+from sdbatch.diffusion.adapters.control_nets import ControlNets
+from sdbatch.diffusion.adapters.ip_adapter_loading import ip_adapter_loader
+from sdbatch.diffusion.adapters.ip_adapter_nets import IpAdapters
+from sdbatch.diffusion.adapters.lora_rows import Lora
 from sdbatch.diffusion.decoding import Decoded, Decoder
+from sdbatch.diffusion.device.calibration import calibrate
+from sdbatch.diffusion.device.hardware import describe_device
+from sdbatch.diffusion.device.memory import forget, is_out_of_memory, release_cached
+from sdbatch.diffusion.device.numerics import describe_numerics
+from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.lanes import Lanes, LaneSet, halved
-from sdbatch.diffusion.loading import load_family, resolve_device, resolve_dtype
-from sdbatch.diffusion.models import ModelInfo, inspect_model
-from sdbatch.diffusion.quantization import quantize_int8
+from sdbatch.diffusion.models.inspection import ModelInfo, inspect_model
+from sdbatch.diffusion.models.loading import load_family, resolve_device, resolve_dtype
 from sdbatch.diffusion.request import GeneratedImage, Request
 from sdbatch.diffusion.rescue import Rescue
 from sdbatch.diffusion.sampling import Sampling, SamplingRow
+from sdbatch.diffusion.tasks import ENGINE_TASKS
 from sdbatch.diffusion.validation import validate
-from sdbatch.errors import SamplerError, UsageError
+from sdbatch.errors import AdapterError, PictureError, PromptError, SamplerError, UsageError
 
 __all__ = ["Engine"]
 
@@ -38,21 +47,25 @@ class Engine:
     submission. An engine serves one caller at a time.
 
     Args:
-        model: "tiny", the packaged model; a folder in diffusers' format; a hub id such as "org/name".
+        model: "tiny", the packaged model; a folder in diffusers' format; a hub id such as "org/name"; or what
+            `inspect_model` returned.
         lanes: even batch size of the UNet at the model's own picture size, of which a request with guidance
             takes two; None for as many as fit.
-        dtype: "auto" (fp16 on CUDA, fp32 on a CPU), "fp16", "bf16" or "fp32".
+        dtype: "auto" (on CUDA the family's own, fp16 or bf16; fp32 on a CPU), "fp16", "bf16" or "fp32".
         device: "auto", "cpu" or "cuda".
         threads: a CPU's threads for one operation, of the whole process; None for as many as torch has. Rounding can
             depend on it.
-        compile: "on" or "off": whether the UNet goes through torch.compile at the model's own size, and on CUDA its
-            passes are played from CUDA graphs where that gives the same bits; "auto" is on where there is a GPU
-            and a compiler.
+        compile: "on" or "off": whether the UNet (on CUDA the VAE's decoder, too) goes through torch.compile at the
+            model's own size, and on CUDA the UNet's passes are played from CUDA graphs where that gives the same bits;
+            "auto" is on where there is a GPU and a compiler.
         revision, variant: of a model on the hub, of its weight files.
         quantization: "int8" keeps the UNet's weights in eight bits, which takes less memory and changes the picture;
             "none".
         deep_cache: the UNet's inner layers run at every so-manieth call of a row only (DeepCache); 1 for at every
             one. More is faster, and changes the picture.
+        merged: LoRAs that are added to the weights, for all rows.
+        find_adapter: where on this machine lies what a row calls by a name, such as its ControlNet; by default names
+            are local folders and hub ids.
 
     Attributes:
         info: what the model's folder says of itself.
@@ -67,7 +80,7 @@ class Engine:
 
     def __init__(
         self,
-        model: str | Path = "tiny",
+        model: str | Path | ModelInfo = "tiny",
         *,
         lanes: int | None = 16,
         dtype: str = "auto",
@@ -78,6 +91,8 @@ class Engine:
         variant: str | None = None,
         quantization: str = "none",
         deep_cache: int = 1,
+        merged: Sequence[Lora] = (),
+        find_adapter: Callable[[str], Path] | None = None,
     ):
         if lanes is not None and (lanes < 2 or lanes % 2):
             raise UsageError(f"lanes must be an even number of at least 2, not {lanes}")
@@ -91,27 +106,32 @@ class Engine:
             torch.set_num_threads(threads)
         self._device = resolve_device(device)
         self.device = str(self._device)
-        self.dtype = resolve_dtype(dtype, self._device)
-        self.info: ModelInfo = inspect_model(model, revision=revision, variant=variant)
+        is_inspected = isinstance(model, ModelInfo)
+        self.info = model if is_inspected else inspect_model(model, revision=revision, variant=variant)
+        self.dtype = resolve_dtype(dtype, self._device, self.info)
         if self._device.type == "cpu":
             keep_freed_memory()
-        self.family = load_family(self.info, self.dtype, self._device)
+        self.family = load_family(self.info, self.dtype, self._device, merged)
+        self._merged = tuple(merged)
         self._quantization = quantization
         if quantization == "int8":
-            quantize_int8(self.family.unet)
+            quantize_int8(self.family.denoiser, self.family.keep_whole())
+        self._find_adapter = find_adapter
+        self._bring_adapters(deep_cache)
         if deep_cache > 1:
             self.family.cache_deep_features()
         self._found = calibrate(self.family, lanes, compile)
         self.compile = self._found.compile
         self._out_of_memory = list(self._found.out_of_memory)
         own_shape = self.family.latent_shape(self.info.height, self.info.width)[1:]
-        self._lanes = Lanes(self._found.lanes, own_shape, deep_cache)
+        least = max(2 * -(-ENGINE_TASKS[task].branches // 2) for task in self.info.tasks)
+        self._lanes = Lanes(self._found.lanes, own_shape, deep_cache, least)
         self._sampling = Sampling(self.family, cuda_graphs=self._found.cuda_graph_error is None)
-        self._decoder = Decoder(self.family, _decode_batch(self._found.lanes, self._device))
+        self._decoder = Decoder(self.family, self._found.decode_batch, self._make_room)
         self._submitted = 0
         self._lane_calls = self._lane_calls_used = 0
         self._failed: deque[GeneratedImage] = deque()
-        self._rescue = Rescue(self._float32, possible=self.dtype != "fp32")
+        self._rescue = Rescue(self._float32, self._make_room, possible=self.dtype != "fp32")
 
     @property
     def lanes(self) -> int:
@@ -143,8 +163,8 @@ class Engine:
     def describe(self) -> dict:
         """What the pictures depend on besides the requests, and what happened, as plain JSON-able values.
 
-        `lane_invariant` is what a check at the start found: whether lanes and neighbours change no bit;
-        None if the device was too slow to tell.
+        `checks` is what was found out about this device, by network and size: whether lanes and neighbours change no
+        bit; `lane_invariant` sums it up. None if the device was too slow to tell.
         """
         return {
             "model": self.info.name,
@@ -152,15 +172,18 @@ class Engine:
             "decode_batch": self._decoder.batch,
             "dtype": self.dtype,
             "device": self.device,
-            "device_name": _device_name(self._device),
+            **describe_device(self._device),
+            "numerics": describe_numerics(self._device, tf32_decoder=self.family.tf32_decoder),
+            "attention": self._found.attention,
             "threads": torch.get_num_threads() if self._device.type == "cpu" else None,
             "compile": self.compile,
             "compile_error": self._found.compile_error,
-            "cuda_graph_error": self._found.cuda_graph_error,
+            "cuda_graph_error": self._found.cuda_graph_error or self._sampling.graph_error,
             "quantization": self._quantization,
             "deep_cache": self._lanes.deep_interval,
-            "lane_invariant": self._found.lane_invariant,
-            "out_of_memory": list(self._out_of_memory),
+            "checks": dict(self._found.checks.found),
+            "lane_invariant": self._found.checks.lane_invariant,
+            "out_of_memory": [*self._out_of_memory, *self._decoder.shortages],
             "torch": str(torch.__version__),  # a TorchVersion would bring in torch wherever it is unpickled
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,
@@ -194,7 +217,7 @@ class Engine:
         if reason is None:
             try:
                 self._lanes.submit(self._sampling.row(index, request))
-            except SamplerError as error:
+            except (SamplerError, PictureError, PromptError, AdapterError) as error:
                 reason = str(error)
         if reason is not None:
             self._failed.append(GeneratedImage(request, index, None, error=reason))
@@ -206,12 +229,15 @@ class Engine:
         lane_set = self._lanes.select()
         if lane_set is not None:
             try:
+                self._found.checks.at(lane_set.shape, lane_set.size, self._decoder.batch)
                 self._admit(lane_set)
-                self._advance(lane_set, *self._denoise(lane_set))
+                if lane_set.rows:
+                    self._advance(lane_set, *self._denoise(lane_set))
                 self._retire(lane_set)
-            except torch.OutOfMemoryError as error:
-                # The frames that it went through hold the very tensors that take up the memory.
-                traceback.clear_frames(error.__traceback__)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                forget(error)
                 self._shrink(lane_set)
         return self._results()
 
@@ -220,12 +246,13 @@ class Engine:
         self._drop_everything()
         self._rescue.close()
         self.family = self._sampling = self._decoder = None
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_cached(self._device)
 
     def _admit(self, lane_set: LaneSet) -> None:
-        rows = self._lanes.admit(lane_set)
-        self._sampling.admit(lane_set, rows, self._lanes.waiting(lane_set.shape))
+        rows = self._lanes.admit(lane_set, self._sampling.may_enter(lane_set))
+        for row, reason in self._sampling.admit(lane_set, rows, self._lanes.waiting(lane_set)):
+            self._lanes.retire(lane_set, row)
+            self._failed.append(self._result(row, None, reason))
 
     def _denoise(self, lane_set: LaneSet) -> tuple[torch.Tensor, torch.Tensor]:
         """One pass of the UNet: what it predicts, and the numbers that say what becomes of it."""
@@ -254,9 +281,17 @@ class Engine:
     def _image(self, decoded: Decoded) -> GeneratedImage:
         pixels, error = decoded.pixels, decoded.error
         if pixels is None and error is None:
-            pixels, error = self._rescue.pixels(decoded)
-        row = decoded.row
-        return self._result(row, pixels, error)
+            return self._result(decoded.row, *self._rescue.pixels(decoded, partial(self._finish, decoded.row)))
+        if pixels is not None:
+            pixels, error = self._finish(decoded.row, pixels)
+        return self._result(decoded.row, pixels, error)
+
+    def _finish(self, row: SamplingRow, pixels: np.ndarray) -> tuple[np.ndarray | None, str | None]:
+        """What comes out of a row whose decoded pixels these are, or None and the reason."""
+        try:
+            return row.task.finish(row.request, self.info, pixels), None
+        except PictureError as error:
+            return None, str(error)
 
     def _result(self, row: SamplingRow, pixels: np.ndarray | None, error: str | None) -> GeneratedImage:
         return GeneratedImage(
@@ -265,52 +300,65 @@ class Engine:
             pixels,
             error=error,
             prompt_tokens=row.prompt_tokens,
-            prompt_truncated=row.prompt_tokens > self.info.max_tokens,
+            prompt_truncated=row.prompt_truncated,
         )
 
     def _shrink(self, lane_set: LaneSet) -> None:
-        """Out of memory: halve the lanes and sample anew; rows for which two lanes are too many fail."""
+        """Out of memory: halve the lanes and start the rows again; rows for which two lanes are too many fail."""
         lanes, size = self.lanes, lane_set.size
         self._sampling.clear()
-        if lanes > 2 and size > 2:
-            self._lanes.rebuild(halved(lanes))
-            self._out_of_memory.append(f"{lanes} lanes halved to {self.lanes} after {self._submitted} rows")
+        if self._rescue.close():  # it takes more than any lanes, and comes back when it is needed
+            self._lanes.rebuild(lanes)
+        elif lanes > 2 and size > 2:
+            self._halve_lanes()
         else:
             for row in list(lane_set.rows):
                 self._lanes.retire(lane_set, row)
                 error = f"out of memory with no more than {size} lanes at this size"
                 self._failed.append(self._result(row, None, error))
             self._lanes.rebuild(lanes)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_cached(self._device)
+
+    def _make_room(self) -> bool:
+        """Give back what sampling holds, and start its rows again in fewer lanes; False if it holds nothing."""
+        if not self._sampling.holds_memory:
+            return False
+        self._sampling.clear()
+        self._halve_lanes()
+        release_cached(self._device)
+        return True
+
+    def _halve_lanes(self) -> None:
+        lanes = self.lanes
+        self._lanes.rebuild(halved(lanes))
+        if self.lanes < lanes:
+            self._out_of_memory.append(f"{lanes} lanes halved to {self.lanes} after {self._submitted} rows")
+
+    def _bring_adapters(self, deep_cache: int) -> None:
+        info, family = self.info, self.family
+        declared = {field.name for field in family_named(info.family).fields}
+        if "controlnet" in declared and deep_cache == 1:
+            load = controlnet_loader(info, family.device, family.dtype, self._find_adapter)
+            family.controls = ControlNets(load, info.vae_scale)
+        if "ip_adapter" in declared:
+            family.ip_adapters = IpAdapters(ip_adapter_loader(info, family.denoiser, self._find_adapter))
 
     def _float32(self) -> Engine:
         return Engine(
-            self.info.folder,
+            self.info,
             lanes=2,
             dtype="fp32",
             device=self.device,
             compile="off",
-            variant=self.info.variant,
             quantization=self._quantization,
             deep_cache=self._lanes.deep_interval,
+            merged=self._merged,
+            find_adapter=self._find_adapter,
         )
 
     def _drop_everything(self) -> None:
-        self._lanes = Lanes(self._lanes.lanes, self._lanes.base, self._lanes.deep_interval)
+        lanes = self._lanes
+        self._lanes = Lanes(lanes.lanes, lanes.base, lanes.deep_interval, lanes.least)
         self._sampling.clear()
-        self._decoder = Decoder(self.family, self._decoder.batch)
+        self._decoder.clear()
         self._failed.clear()
-
-
-def _decode_batch(lanes: int, device: torch.device) -> int:
-    """Rows a call of the VAE: enough to keep a device busy, few enough to come together soon."""
-    if device.type == "cpu" and lanes >= 32:
-        return 8
-    return 2 if lanes < 16 else 4
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()

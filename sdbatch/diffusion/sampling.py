@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 
-from sdbatch.diffusion.cuda_graph import CudaGraphs
+from sdbatch.diffusion.accelerate.cuda_graph import CudaGraphs
+from sdbatch.diffusion.adapters.control_nets import Controlled, Residuals, jobs_of
+from sdbatch.diffusion.adapters.control_rows import controls_of
+from sdbatch.diffusion.adapters.ip_adapter_nets import is_image_prompt
+from sdbatch.diffusion.adapters.lora_slots import LoraSlots
+from sdbatch.diffusion.device.transfer import send
 from sdbatch.diffusion.embeddings import Embeddings
-from sdbatch.diffusion.families import StableDiffusion
-from sdbatch.diffusion.guidance import guidance_scales, paired_calls
+from sdbatch.diffusion.families.family import Family, Named
+from sdbatch.diffusion.guidance import paired_calls
 from sdbatch.diffusion.lanes import LaneSet, Row
+from sdbatch.diffusion.pictures.picture_encodings import PictureEncodings
 from sdbatch.diffusion.request import Request
+from sdbatch.diffusion.samplers.coefficients import Table
 from sdbatch.diffusion.slots import Slots, numbers_of
-from sdbatch.diffusion.tables import Table
-from sdbatch.diffusion.transfer import send
+from sdbatch.diffusion.tasks import Need, Task, task_of
+from sdbatch.diffusion.validation import check_area
+from sdbatch.errors import AdapterError, PictureError
 
 __all__ = ["Sampling", "SamplingRow"]
 
 TEXT_BATCH = 8
+LORA_SLOT = "lora_slot"  # the tensor of a lane that says where its LoRAs are
 # Waiting rows looked through for texts that fill up a batch of the text encoder.
 LOOK_AHEAD = 64
 # Passes that the host may be ahead of a GPU: enough that it never waits, few enough to bound memory.
@@ -33,15 +44,26 @@ class SamplingRow(Row):
     """A row with what its sampling needs.
 
     Attributes:
+        task: what kind of row it is.
         guidance_scales: of each call; 1 where there is no guidance.
         generator: draws the start latents and every call's noise; made when the row is admitted.
+        keeps: whether parts of a picture are put back after each call.
+        image_guidance: the guidance scale between its third lane and its second.
+        controlled: its ControlNets; made when the row is admitted.
+        lora_rank: of its LoRAs' slot; 0 if it needs none.
     """
 
     request: Request
+    task: Task
     table: Table
     guidance_scales: Sequence[float]
     prompt_tokens: int
+    prompt_truncated: bool
     generator: torch.Generator | None = None
+    keeps: bool = False
+    image_guidance: float = 1.0
+    controlled: Sequence[Controlled] = ()
+    lora_rank: int = 0
 
 
 class Sampling:
@@ -51,110 +73,281 @@ class Sampling:
         cuda_graphs: whether passes are played from graphs, which must give the same bits.
     """
 
-    def __init__(self, family: StableDiffusion, *, cuda_graphs: bool = False):
+    def __init__(self, family: Family, *, cuda_graphs: bool = False):
         self._family = family
         self._graphs = CudaGraphs(family.denoise) if cuda_graphs else None
         self._embeddings = Embeddings(family.encode, TEXT_BATCH)
-        self._slots: dict[tuple[int, int], Slots] = {}
+        self._pictures = PictureEncodings(family.encoders, family.device)
+        self._slots: dict[Hashable, Slots] = {}
+        self._lora_slots: dict[Hashable, LoraSlots] = {}
         self._passes: deque[torch.cuda.Event] = deque()
+
+    @property
+    def graph_error(self) -> str | None:
+        """Why the passes of some size are not played from CUDA graphs although they were to be."""
+        return None if self._graphs is None else self._graphs.error
 
     def row(self, index: int, request: Request) -> SamplingRow:
         """A valid request as a row that can wait for lanes.
 
         Raises:
             SamplerError: its sampler and steps do not go with this model.
+            PictureError: its picture can't be read, or is too large.
+            PromptError: its prompt can't be read in its syntax.
+            AdapterError: a LoRA can't be read, or does not fit the model; or it has a ControlNet, and this engine can
+                run none.
         """
-        family, info = self._family, self._family.info
+        family, info, task = self._family, self._family.info, task_of(request)
+        if family.controls is None and controls_of(request):
+            raise AdapterError("a controlnet does not go with deep-cache, which leaves out layers that it adds to")
+        size = task.size(request, info)
+        if reason := check_area(*size, info):
+            raise PictureError(reason)
         table = family.table(request)
-        scales = guidance_scales(request, info, table.calls)
+        scales = family.scales(request, table.calls)
+        tokens, is_truncated = family.prompt_tokens(request)
         return SamplingRow(
             index=index,
-            shape=family.latent_shape(request.height or info.height, request.width or info.width)[1:],
+            shape=family.latent_shape(*size)[1:],
+            key=family.lane_key(request),
             calls=table.calls,
             paired_calls=paired_calls(scales),
+            branches=task.branches,
+            image_guidance=task.image_guidance(request, info),
             request=request,
+            task=task,
             table=table,
             guidance_scales=scales,
-            prompt_tokens=family.count_tokens(request.prompt),
+            prompt_tokens=tokens,
+            prompt_truncated=is_truncated,
+            lora_rank=family.lora_rank(request),
         )
 
-    def admit(self, lane_set: LaneSet, rows: list[SamplingRow], waiting: Iterable[SamplingRow]) -> None:
-        """Give rows that have just got lanes their start latents and conditioning; `waiting` come next."""
-        if not rows:
-            return
+    def may_enter(self, lane_set: LaneSet) -> Callable[[SamplingRow], bool]:
+        """Which waiting rows can come into a set: all, or those for whose LoRAs there is a slot.
+
+        What is returned counts on every row that it lets in.
+        """
+        in_use = {self._family.loras.key(row.request) for row in lane_set.rows if row.lora_rank}
+
+        def may_enter(row: SamplingRow) -> bool:
+            if not row.lora_rank:
+                return True
+            loras = self._family.loras
+            key = loras.key(row.request)
+            if key not in in_use and len(in_use) >= loras.slot_count(row.lora_rank, lane_set.size):
+                return False
+            in_use.add(key)
+            return True
+
+        return may_enter
+
+    def admit(
+        self, lane_set: LaneSet, rows: list[SamplingRow], waiting: Iterable[SamplingRow]
+    ) -> list[tuple[SamplingRow, str]]:
+        """Give rows that have just got lanes their start latents and conditioning; `waiting` come next.
+
+        Returns:
+            Those whose pictures or adapters can't be used, each with the reason; they must leave their lanes.
+        """
         family = self._family
-        shape = (family.unet.config.in_channels, *lane_set.shape)
-        if lane_set.shape not in self._slots:
-            self._slots[lane_set.shape] = Slots(shape, lane_set.size, family.device)
-        upcoming = (text for row in islice(waiting, LOOK_AHEAD) for text in family.texts(row.request))
+        reasons = [(row, self._without_loras(row)) for row in rows]
+        failed = [(row, reason) for row, reason in reasons if reason]
+        rows = [row for row, reason in reasons if not reason]
+        if not rows:
+            return failed
+        slots = self._slots.get(lane_set.place)
+        if slots is None:
+            shape = family.latent_shape(*rows[0].task.size(rows[0].request, family.info))
+            slots = self._slots[lane_set.place] = Slots(shape, lane_set.size, family.device)
+        waiting = list(islice(waiting, LOOK_AHEAD))
+        usable = (row for row in waiting if self._without_loras(row) is None)
+        upcoming = (text for row in usable for text in family.texts(row.request))
         self._embeddings.get([text for row in rows for text in family.texts(row.request)], upcoming)
-        for row in rows:
-            row.generator = torch.Generator().manual_seed(int(row.request.seed))
-            latents = family.start_latents(shape, row.generator) * row.table.init_noise_sigma
-            encoded = self._embeddings.get(family.texts(row.request))
-            conditioning = family.conditioning(row.request, encoded, shape)
-            self._slots[lane_set.shape].admit(row, latents, conditioning)
+        for i, row in enumerate(rows):
+            try:
+                self._start(lane_set, row, [*rows[i + 1 :], *waiting])
+            except (PictureError, AdapterError) as error:
+                failed.append((row, str(error)))
+        return failed
+
+    def _without_loras(self, row: SamplingRow) -> str | None:
+        """Why a row's LoRAs can't be had, or None."""
+        try:
+            self._family.load_loras(row.request)
+        except AdapterError as error:
+            return str(error)
+        return None
+
+    def _start(self, lane_set: LaneSet, row: SamplingRow, following: list[SamplingRow]) -> None:
+        slots = self._slots[lane_set.place]
+        family, request = self._family, row.request
+        needs = self._needs(row)
+        for adapters in filter(None, (family.controls, family.ip_adapters)):
+            family.encoders.update(adapters.encoders(request))
+        pictures = self._pictures.get(needs, (need for row in following for need in self._needs(row)))
+        row.generator = torch.Generator().manual_seed(int(request.seed))
+        counts = len(row.task.needs(request, family.info)), len(controls_of(request))
+        own, hints, shown = _apart(pictures, *counts)
+        start = row.task.start(request, family.info, row.table, own, partial(self._draw, slots.shape, row))
+        encoded = self._embeddings.get(family.texts(request))
+        if hints:
+            row.controlled = family.controls.controlled(
+                request, hints, _hidden_states(family.joined(request, encoded), row.width)
+            )
+        lanes = family.conditioning(request, encoded, slots.shape)
+        lanes = [*lanes, *lanes[-1:] * (row.width - len(lanes))][: row.width]
+        prompts = family.ip_adapters.tensors(request, shown, row.width) if shown else [{}] * row.width
+        slot = self._lora_slot(lane_set, row)
+        lanes = [{**named, **start.of_lane(i), **prompts[i], **slot} for i, named in enumerate(lanes)]
+        row.keeps = start.keep is not None
+        slots.admit(row, start.latents, lanes, start.keep)
+
+    def _lora_slot(self, lane_set: LaneSet, row: SamplingRow) -> Mapping[str, torch.Tensor]:
+        """What the lanes of a row with LoRAs hold besides: where these are."""
+        if not row.lora_rank:
+            return {}
+        loras, place = self._family.loras, lane_set.place
+        if place not in self._lora_slots:
+            self._lora_slots[place] = loras.slots(row.lora_rank, lane_set.size)
+        in_use = (other.request for other in lane_set.rows)
+        return {LORA_SLOT: loras.slot(self._lora_slots[place], row.request, in_use)}
+
+    def _needs(self, row: SamplingRow) -> list[Need]:
+        """The pictures to be encoded for a row: those of its task, control images, then those of IP-Adapters."""
+        family, request = self._family, row.request
+        needs = row.task.needs(request, family.info)
+        own = next(iter(needs), None)
+        if family.controls is not None and controls_of(request):
+            needs = [*needs, *family.controls.needs(request, row.task.size(request, family.info), own)]
+        return needs if family.ip_adapters is None else [*needs, *family.ip_adapters.needs(request)]
+
+    def _draw(self, shape: tuple[int, ...], row: SamplingRow, other: tuple[int, ...] | None = None) -> torch.Tensor:
+        """The next N(0, I) of a row's generator on the device, in the latents' shape or another one."""
+        return send(_draw(other or shape, row.generator), self._family.device)
 
     def denoise(self, lane_set: LaneSet) -> tuple[torch.Tensor, torch.Tensor]:
         """One pass of the UNet: what it predicts, and the numbers that say what becomes of it."""
         self._keep_in_step()
-        slots = self._slots[lane_set.shape]
-        rows = ((row, row.table, row.guidance_scales, row.request.guidance_rescale) for row in lane_set.rows)
+        slots = self._slots[lane_set.place]
+        rows = (
+            (row, row.table, row.guidance_scales, self._family.rescale(row.request), row.image_guidance)
+            for row in lane_set.rows
+        )
         numbers = send(numbers_of(rows, lane_set.size), self._family.device)
         features = slots.deep_features if lane_set.passes_since_deep else None
-        denoise = self._graphs or self._family.denoise
-        outputs, slots.deep_features = denoise(*slots.inputs(numbers), slots.conditioning, features)
+        inputs = *slots.inputs(numbers), slots.conditioning, features
+        residuals = self._residuals(lane_set, *inputs[:3])
+        loras = self._lora_slots.get(lane_set.place)
+        if loras is not None:
+            with self._family.loras.applied(loras, slots.conditioning[LORA_SLOT]):
+                outputs, slots.deep_features = self._family.denoise(*inputs, residuals=residuals)
+        elif residuals is not None:
+            outputs, slots.deep_features = self._family.denoise(*inputs, residuals=residuals)
+        elif self._graphs is None:
+            outputs, slots.deep_features = self._family.denoise(*inputs)
+        else:
+            outputs, slots.deep_features = self._graphs(*inputs, place=lane_set.place)
         return outputs, numbers
+
+    def _residuals(self, lane_set: LaneSet, latents, timesteps, conditioning) -> Residuals | None:
+        """What the ControlNets of the set's rows add to a pass; None if no row has any adapter."""
+        controlled = [row for row in lane_set.rows if row.controlled]
+        if not controlled:
+            return () if any(map(is_image_prompt, conditioning)) else None
+        jobs = [
+            job
+            for row in controlled
+            for job in jobs_of(
+                row.controlled, (row.lane, row.partner), row.call, row.calls, is_paired=row.partner != row.lane
+            )
+        ]
+        return self._family.controls.residuals(jobs, latents, timesteps, conditioning)
 
     def advance(self, lane_set: LaneSet, outputs: torch.Tensor, numbers: torch.Tensor) -> None:
         """Take every row of the set one call further."""
         depth = max(row.table.depth for row in lane_set.rows)
-        rescaled = any(row.request.guidance_rescale and row.width == 2 for row in lane_set.rows)
-        slots = self._slots[lane_set.shape]
-        slots.advance(outputs, numbers, self._draw_noise(lane_set), depth=depth, rescaled=rescaled)
+        rescaled = any(row.width > 1 and self._family.rescale(row.request) for row in lane_set.rows)
+        renormalise = self._family.renormalise if rescaled else None
+        slots = self._slots[lane_set.place]
+        keeps = any(row.keeps for row in lane_set.rows)
+        noise = self._draw_noise(lane_set)
+        slots.advance(
+            outputs,
+            numbers,
+            noise,
+            depth=depth,
+            renormalise=renormalise,
+            keeps=keeps,
+            guided_twice=any(row.width > 2 for row in lane_set.rows),
+        )
 
     def narrow(self, row: SamplingRow) -> None:
         """Let a row go on without its unconditional lane, which another row will have."""
-        self._slots[row.shape].narrow(row)
+        self._slots[row.place].narrow(row)
 
     def latents(self, row: SamplingRow) -> torch.Tensor:
         """A row's latents as they are now: float32 (C, h, w), a copy."""
-        return self._slots[row.shape].latents[row.lane].clone()
+        return self._slots[row.place].latents[row.lane].clone()
+
+    @property
+    def holds_memory(self) -> bool:
+        """Whether there is anything that `clear` gives back."""
+        return bool(self._slots)
 
     def release(self, lane_set: LaneSet) -> None:
         """Give back the memory of a set without rows."""
-        self._slots.pop(lane_set.shape, None)
+        self._slots.pop(lane_set.place, None)
+        self._lora_slots.pop(lane_set.place, None)
         if self._graphs is not None:
-            self._graphs.forget(lane_set.shape)
+            self._graphs.forget(lane_set.place)
 
     def clear(self) -> None:
         """Give back all memory; the rows that were here can be admitted anew."""
         self._slots.clear()
+        self._lora_slots.clear()
         if self._graphs is not None:
             self._graphs.forget()
         self._embeddings.clear()
+        self._pictures.clear()
         self._passes.clear()
 
     def _draw_noise(self, lane_set: LaneSet) -> torch.Tensor | None:
         """What each row's generator gives for this call: float32, on the CPU, as diffusers draws it."""
-        shape = self._slots[lane_set.shape].latents.shape
+        slots = self._slots[lane_set.place]
         noise = None
         for row in lane_set.rows:
             if not row.table.draws[row.call]:
                 continue
             # Some samplers draw where the coefficient is 0; the generator must move on all the same.
-            drawn = torch.randn(1, *shape[1:], generator=row.generator)
+            drawn = _draw(slots.shape, row.generator)
             if row.table.noise[row.call]:
-                noise = torch.zeros(shape) if noise is None else noise
-                noise[row.lane] = drawn[0]
+                noise = torch.zeros(slots.lanes, *slots.shape) if noise is None else noise
+                noise[row.lane] = drawn
         return None if noise is None else send(noise, self._family.device)
 
     def _keep_in_step(self) -> None:
         """On CUDA, wait until the device has at most `RUN_AHEAD` passes before it."""
         if self._family.device.type != "cuda":
             return
-        event = torch.cuda.Event()
+        event = torch.cuda.Event(blocking=True)  # a wait that leaves the core to others
         event.record(torch.cuda.current_stream(self._family.device))
         self._passes.append(event)
         if len(self._passes) > RUN_AHEAD:
             self._passes.popleft().synchronize()
+
+
+def _apart(pictures: list[Any], first: int, second: int) -> tuple[list[Any], list[Any], list[Any]]:
+    """That many, that many, and the others."""
+    return pictures[:first], pictures[first : first + second], pictures[first + second :]
+
+
+def _hidden_states(encoded: list[Named], lanes: int) -> list[torch.Tensor]:
+    """The text of each lane of a row; zeros for an unconditional one that has none."""
+    texts = [named["encoder_hidden_states"] for named in encoded]
+    return [texts[i] if i < len(texts) else torch.zeros_like(texts[0]) for i in range(lanes)]
+
+
+def _draw(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """The generator's next N(0, I) as a diffusers pipeline draws it: float32, for one picture."""
+    return torch.randn(1, *shape, generator=generator)[0]

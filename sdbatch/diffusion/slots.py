@@ -1,15 +1,15 @@
-"""The tensors of a lane set, and what a pass does to them. Knows no policy: it is told who has which lane."""
+"""The tensors of a lane set, and the arithmetic of a pass. Has no policy: `lanes` assigns rows to lanes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 
+from sdbatch.diffusion.device.transfer import send
 from sdbatch.diffusion.lanes import Row
-from sdbatch.diffusion.tables import MAX_DEPTH, Table
-from sdbatch.diffusion.transfer import send
+from sdbatch.diffusion.samplers.coefficients import MAX_DEPTH, Table
 
 __all__ = ["Slots"]
 
@@ -21,6 +21,7 @@ class Slots:
     elementwise operations in the same order, so neighbours change no bit of a row.
 
     Attributes:
+        shape: of a row's latents, (C, h, w).
         latents: float32 (L, C, h, w).
         conditioning: named tensors with a leading dimension of L, as the family gives them for a lane.
         deep_features: what the UNet's inner layers gave when they ran last, (L, …), if the family caches them.
@@ -28,6 +29,7 @@ class Slots:
 
     def __init__(self, shape: tuple[int, int, int], lanes: int, device: torch.device):
         self.device = device
+        self.shape = shape
         self.lanes = lanes
         self.latents = torch.zeros(lanes, *shape, device=device)
         self.conditioning: dict[str, torch.Tensor] = {}
@@ -36,35 +38,52 @@ class Slots:
         self._past_latents = torch.zeros(MAX_DEPTH, lanes, *shape, device=device)
         self._past_outputs = torch.zeros(MAX_DEPTH, lanes, *shape, device=device)
         self._calls = 0
+        # Made for the first row that keeps a picture: which cells are painted; picture and noise of the others.
+        self._painted: torch.Tensor | None = None
+        self._kept: torch.Tensor | None = None
         # The lane whose latents lane i denoises, and the lane whose output is unconditional for lane i.
         self._source, self._uncond = np.arange(lanes), np.arange(lanes)
         self._source_index = self._uncond_index = torch.arange(lanes, device=device)
+        # The lane whose output has neither text nor picture, for rows of three; for others the unconditional one.
+        self._third, self._third_index = np.arange(lanes), torch.arange(lanes, device=device)
 
-    def admit(self, row: Row, latents: torch.Tensor, conditioning: list[Mapping[str, torch.Tensor]]) -> None:
-        """Put a row into its lanes.
+    def admit(
+        self,
+        row: Row,
+        latents: torch.Tensor,
+        conditioning: list[Mapping[str, torch.Tensor]],
+        keep: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+    ) -> None:
+        """Put a row into its lanes. All tensors are on the device.
 
         Args:
-            latents: float32 (C, h, w), on the CPU.
+            latents: float32 (C, h, w).
             conditioning: the conditional lane's named tensors, then the unconditional lane's if it has one.
+            keep: of a row that keeps parts of a picture: what is painted, bool (1, h, w); the picture's latents and
+                the noise (C, h, w) that stay elsewhere.
         """
         # 0·NaN is NaN: what an overflown row left behind must not reach the next one.
         self._past_latents[:, row.lane].zero_()
         self._past_outputs[:, row.lane].zero_()
-        self.latents[row.lane].copy_(send(latents, self.device))
-        for lane, named in zip((row.lane, row.partner)[: row.width], conditioning, strict=False):
+        self.latents[row.lane].copy_(latents)
+        self._admit_kept(row, keep)
+        for lane, named in zip((row.lane, row.partner, row.third)[: row.width], conditioning, strict=False):
             for name, tensor in named.items():
                 if name not in self.conditioning:
                     self.conditioning[name] = tensor.new_zeros(self.lanes, *tensor.shape)
                 self.conditioning[name][lane].copy_(tensor)
-        self._uncond[row.lane] = row.partner
-        self._uncond[row.partner] = row.partner
-        self._source[row.lane] = self._source[row.partner] = row.lane
-        self._source_index, self._uncond_index = self._send(self._source), self._send(self._uncond)
+            for name in self.conditioning.keys() - named.keys():  # what only rows of another kind have
+                self.conditioning[name][lane].zero_()
+        lanes = [row.lane, row.partner, row.third]
+        self._uncond[lanes] = row.partner, row.partner, row.third
+        self._third[lanes] = row.third
+        self._source[lanes] = row.lane
+        self._send_indices()
 
     def narrow(self, row: Row) -> None:
         """Make a row's conditional lane the only one that it depends on."""
-        self._uncond[row.lane] = row.lane
-        self._uncond_index = self._send(self._uncond)
+        self._uncond[row.lane] = self._third[row.lane] = row.lane
+        self._send_indices()
 
     def inputs(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The UNet's latents (L, C, h, w) and timesteps (L,), both float32."""
@@ -78,7 +97,9 @@ class Slots:
         noise: torch.Tensor | None,
         *,
         depth: int,
-        rescaled: bool,
+        renormalise: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None,
+        keeps: bool = False,
+        guided_twice: bool = False,
     ) -> None:
         """Guidance, then x' = Σₖ aₖ·x₍ₖ₎ + Σₖ bₖ·m₍ₖ₎ + s·z for every lane.
 
@@ -87,15 +108,22 @@ class Slots:
             numbers: float32 (rows of numbers, L), from `numbers_of`.
             noise: float32 (L, C, h, w) with finite values in all lanes, or None if no lane has any.
             depth: calls back that any row looks.
-            rescaled: whether any row has a guidance_rescale.
+            renormalise: the family's, if any row has a guidance_rescale.
+            keeps: whether any row keeps parts of a picture. They are put back last of all, and are what the history
+                has of it.
+            guided_twice: whether any row has three lanes.
         """
         columns = numbers[:, :, None, None, None].unbind()
         outputs = outputs.float()
         unconditional = outputs.index_select(0, self._uncond_index)
+        base = unconditional
+        if guided_twice:
+            third = outputs.index_select(0, self._third_index)
+            base = torch.addcmul(third, columns[IMAGE_GUIDANCE], unconditional - third)
         # A lane without a partner is its own: u + g·(c − u) is then c, to the bit.
-        guided = torch.addcmul(unconditional, columns[GUIDANCE], outputs - unconditional)
-        if rescaled:
-            guided = rescale(guided, outputs, columns[RESCALE])
+        guided = torch.addcmul(base, columns[GUIDANCE], outputs - unconditional)
+        if renormalise is not None:
+            guided = renormalise(guided, outputs, columns[RESCALE])
         outputs = guided
         advanced = columns[X] * self.latents
         advanced.addcmul_(columns[M], outputs)
@@ -108,8 +136,28 @@ class Slots:
         place = self._calls % MAX_DEPTH
         self._past_latents[place].copy_(self.latents)
         self._past_outputs[place].copy_(outputs)
+        if keeps:
+            kept = columns[KEEP_PICTURE] * self._kept[0] + columns[KEEP_NOISE] * self._kept[1]
+            advanced = torch.where(self._painted, advanced, kept)
         self.latents = advanced
         self._calls += 1
+
+    def _admit_kept(self, row: Row, keep: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None) -> None:
+        if keep is None:
+            if self._painted is not None:
+                self._painted[row.lane].fill_(True)
+            return
+        if self._painted is None:
+            self._painted = torch.ones(self.lanes, 1, *self.shape[1:], dtype=torch.bool, device=self.device)
+            self._kept = torch.zeros(2, self.lanes, *self.shape, device=self.device)
+        painted, picture, noise = keep
+        self._painted[row.lane].copy_(painted)
+        self._kept[0, row.lane].copy_(picture)
+        self._kept[1, row.lane].copy_(noise)
+
+    def _send_indices(self) -> None:
+        self._source_index = self._send(self._source)
+        self._uncond_index, self._third_index = self._send(self._uncond), self._send(self._third)
 
     def _send(self, indices: np.ndarray) -> torch.Tensor:
         # A copy: the host's array changes with the next admission, perhaps before the device has read it.
@@ -120,39 +168,34 @@ class Slots:
 TIMESTEP, INPUT_SCALE, GUIDANCE, RESCALE, NOISE = range(5)
 X = NOISE + 1
 M = X + MAX_DEPTH + 1
-NUMBERS = M + MAX_DEPTH + 1
+KEEP_PICTURE = M + MAX_DEPTH + 1
+KEEP_NOISE = KEEP_PICTURE + 1
+IMAGE_GUIDANCE = KEEP_NOISE + 1
+NUMBERS = IMAGE_GUIDANCE + 1
 
 
-def numbers_of(rows: Iterable[tuple[Row, Table, Sequence[float], float]], lanes: int) -> torch.Tensor:
+def numbers_of(rows: Iterable[tuple[Row, Table, Sequence[float], float, float]], lanes: int) -> torch.Tensor:
     """What each lane's next call is made of: float32 (NUMBERS, L) on the CPU.
 
     Args:
-        rows: those in the lanes, each with its table, its guidance scale at each call, and its guidance rescale.
+        rows: those in the lanes, each with its table, its guidance scale at each call, its guidance rescale, and the
+            guidance scale of its picture, if that has one.
     """
     numbers = np.zeros((NUMBERS, lanes), dtype=np.float32)
     # Lanes without a row denoise zeros at timestep 0.
     numbers[INPUT_SCALE] = 1.0
-    for row, table, guidance_scales, guidance_rescale in rows:
+    for row, table, guidance_scales, guidance_rescale, image_guidance in rows:
         i, depth = row.call, table.depth
-        pair = [row.lane, row.partner]
-        numbers[TIMESTEP, pair] = table.timesteps[i]
-        numbers[INPUT_SCALE, pair] = table.input_scale[i]
+        lanes_of_row = [row.lane, row.partner, row.third]
+        numbers[TIMESTEP, lanes_of_row] = table.timesteps[i]
+        numbers[INPUT_SCALE, lanes_of_row] = table.input_scale[i]
         lane = row.lane
         numbers[GUIDANCE, lane] = guidance_scales[i]
         numbers[RESCALE, lane] = guidance_rescale if guidance_scales[i] != 1 else 0
+        numbers[IMAGE_GUIDANCE, lane] = image_guidance if guidance_scales[i] != 1 else 1
         numbers[NOISE, lane] = table.noise[i]
         numbers[X : X + depth + 1, lane] = table.x[i]
         numbers[M : M + depth + 1, lane] = table.m[i]
+        if table.keep is not None:
+            numbers[KEEP_PICTURE : KEEP_NOISE + 1, lane] = table.keep[i]
     return torch.from_numpy(numbers)
-
-
-def rescale(guided: torch.Tensor, conditional: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Guided outputs, their standard deviation pulled towards that of the conditional ones (Lin et al. 2023).
-
-    A factor of 0 leaves a lane as it is, to the bit.
-    """
-    lanes = guided.shape[0]
-    std_conditional = conditional.reshape(lanes, -1).std(dim=1).view(-1, 1, 1, 1)
-    std_guided = guided.reshape(lanes, -1).std(dim=1).view(-1, 1, 1, 1)
-    rescaled = factor * (guided * (std_conditional / std_guided)) + (1 - factor) * guided
-    return torch.where(factor == 0, guided, rescaled)

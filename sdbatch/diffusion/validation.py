@@ -1,35 +1,46 @@
-"""Whether a request can be run on a model, told before any model is loaded."""
+"""Checks whether a model can run a request, before the model is loaded."""
 
 from __future__ import annotations
 
 import math
 import operator
+from typing import Any
 
-from sdbatch.diffusion.models import ModelInfo
-from sdbatch.diffusion.request import Request
-from sdbatch.diffusion.samplers import resolve
-from sdbatch.errors import SamplerError
+from sdbatch.diffusion.adapters.lora_rows import Loras
+from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.declarations import fields_of
+from sdbatch.diffusion.families import family_named
+from sdbatch.diffusion.request import COMMON, Request
+from sdbatch.diffusion.samplers.catalogue import EVERY_SAMPLER, resolve
+from sdbatch.diffusion.tasks import ENGINE_TASKS, TASKS, task_named, task_of
+from sdbatch.errors import SamplerError, UsageError
+from sdbatch.kinds import Picture
 
-__all__ = ["validate"]
+__all__ = ["check_area", "validate"]
 
+# What not every family has a use for.
+OPTIONAL = ("negative_prompt", "guidance_rescale", "guidance_start", "guidance_stop")
 # Attention grows with the square of the area: one row of such a size would hold up everything else for hours.
 MOST_AREA_FACTOR = 16
 MOST_AREA_AT_LEAST = 1024 * 1024
+WITHOUT_ADD_NOISE = ("IPNDMScheduler",)
 
 
 def validate(request: Request, info: ModelInfo) -> str | None:
-    """The reason why this request can not be run on this model, or None if it can."""
+    """The reason why this model cannot run this request, or None if it can."""
     if not isinstance(request, Request):
         return f"not a Request but a {type(request).__name__}"
-    for check in (_texts, _seed, _sampler, _steps, _guidance, _size):
+    for check in (_texts, _seed, _sampler, _steps, _guidance, _size, _unused, _task):
         reason = check(request, info)
         if reason:
             return reason
-    return None
+    family = family_named(info.family)
+    return family.refusal(request, info) or family.refused_texts(request)
 
 
 def _texts(request: Request, info: ModelInfo) -> str | None:
-    if not isinstance(request.prompt, str) or not request.prompt.strip():
+    needs_words = getattr(ENGINE_TASKS.get(request.task), "needs_prompt", True)
+    if not isinstance(request.prompt, str) or (needs_words and not request.prompt.strip()):
         return "the prompt is empty"
     if not isinstance(request.negative_prompt, str):
         return f"negative_prompt must be text, not {request.negative_prompt!r}"
@@ -43,16 +54,18 @@ def _seed(request: Request, info: ModelInfo) -> str | None:
     seed = _integer(request.seed)
     if seed is None:
         return f"seed must be an integer, not {request.seed!r}"
-    if not 0 <= seed < 2**63:
-        return f"seed {seed} is not between 0 and 2**63 - 1"
+    if not 0 <= seed < 2**64:
+        return f"seed {seed} is not between 0 and 2**64 - 1"
     return None
 
 
 def _sampler(request: Request, info: ModelInfo) -> str | None:
     try:
-        resolve(request.sampler)
+        sampler = resolve(request.sampler, info.samplers)
     except SamplerError as error:
         return str(error)
+    if sampler not in info.samplers:
+        return f"sampler {sampler} does not go with {info.title}, which has: {', '.join(info.samplers)}"
     return None
 
 
@@ -89,20 +102,83 @@ def _guidance(request: Request, info: ModelInfo) -> str | None:
 def _size(request: Request, info: ModelInfo) -> str | None:
     height = info.height if request.height is None else _integer(request.height)
     width = info.width if request.width is None else _integer(request.width)
-    for name, pixels, given in (("height", height, request.height), ("width", width, request.width)):
-        if pixels is None:
-            return f"{name} must be an integer, not {given!r}"
+    if height is None or width is None:
+        name = "height" if height is None else "width"
+        return f"{name} must be an integer, not {getattr(request, name)!r}"
+    for name, pixels in (("height", height), ("width", width)):
         if pixels < info.size_multiple:
             return f"{name} must be at least {info.size_multiple}, not {pixels}"
         if pixels % info.size_multiple:
             return f"{name} must be a multiple of {info.size_multiple}, not {pixels}"
+        if info.max_side is not None and pixels > info.max_side:
+            return f"{name} must be at most {info.max_side}, not {pixels}"
+    return check_area(height, width, info)
+
+
+def check_area(height: int, width: int, info: ModelInfo) -> str | None:
+    """The reason why a picture of that many pixels is too large for this model, or None if it is not."""
     most = max(MOST_AREA_FACTOR * info.height * info.width, MOST_AREA_AT_LEAST)
     if height * width > most:
         return f"{height}x{width} is too large: this model takes at most {most:,} pixels"
     return None
 
 
-def _integer(value) -> int | None:
+def _unused(request: Request, info: ModelInfo) -> str | None:
+    """A scale of guidance that a family does not read is no error: every request has one."""
+    plain = Request(prompt="")
+    for name in OPTIONAL:
+        if name not in info.uses and getattr(request, name) != getattr(plain, name):
+            return f"{info.title} does not use {name}"
+    return None
+
+
+def _task(request: Request, info: ModelInfo) -> str | None:
+    """Never looks into a picture: its row fails when it comes to it."""
+    known = dict.fromkeys([*ENGINE_TASKS, *(task.name for task in TASKS)])
+    if request.task not in known:
+        return f"unknown task {request.task!r}; there are: {', '.join(known)}"
+    reason = _extra(request, info)
+    return _possible(request, info) if reason is None and request.task in ENGINE_TASKS else reason
+
+
+def _extra(request: Request, info: ModelInfo) -> str | None:
+    """The settings that only this kind of row, or this family, has."""
+    if not request.extra:
+        return None
+    fields = {field.name: field for field in fields_of(request.task, info)}
+    extras = {extra.name: extra for extra in task_named(request.task).extras}
+    for name, value in request.extra.items():
+        if name in extras:
+            if value is not None and (reason := extras[name].check(value)):
+                return reason
+            continue
+        if name not in fields or name in COMMON:
+            return f"{name} is not a setting of {request.task} with a model of the family {info.family}"
+        if isinstance(fields[name].kind, Picture) or isinstance(value, Loras):
+            continue  # what it may be is its reader's to say
+        try:
+            fields[name].checked(value)
+        except UsageError as error:
+            return str(error).replace(fields[name].option, name, 1)
+    return None
+
+
+def _possible(request: Request, info: ModelInfo) -> str | None:
+    task, has_image = task_of(request), request.extra.get("image") is not None
+    if not has_image and request.extra.get("mask_image") is not None:
+        return "a mask_image without an image"
+    if not has_image and task.needs_picture:
+        return f"{task.name} needs an image"
+    if task.name not in info.tasks:
+        if not has_image and request.task in info.tasks:
+            return f"{request.task} with this model needs an image"
+        return f"this model is not made for {task.name}, but for {', '.join(info.tasks)}"
+    if task.is_noised and EVERY_SAMPLER[resolve(request.sampler)].scheduler in WITHOUT_ADD_NOISE:
+        return f"sampler {resolve(request.sampler)} can not add noise to a picture, which {task.name} needs"
+    return task.check(request, info)
+
+
+def _integer(value: Any) -> int | None:
     if isinstance(value, bool):
         return None
     try:

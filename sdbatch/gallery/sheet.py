@@ -9,11 +9,15 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from sdbatch.errors import UsageError
 from sdbatch.gallery.lettering import Line, Style, draw_lines, lines_height, set_text
 from sdbatch.gallery.source import Source
-from sdbatch.storage import Store
+from sdbatch.plan.destination import is_own, name_within
+from sdbatch.storage.store import Store
 
 __all__ = ["draw_sheet", "write_sheet"]
+
+PNG = b"\x89PNG\r\n\x1a\n"
 
 # Lengths are in pixels of the finished sheet, which is drawn for screens of two pixels a point.
 MARGIN = 112
@@ -21,6 +25,8 @@ COLUMN_GAP = 48
 ROW_GAP = 72
 CAPTION_GAP = 22
 INSET = 28
+INSET_SHARE = 3  # a picture's place is this many times as large as that of what it started from
+RIM = 6
 SMALL_PICTURE = 384  # pictures smaller than this are enlarged towards it
 LARGE_PICTURE = 512  # larger ones are reduced to it
 
@@ -38,25 +44,47 @@ REASON = Style(size=24, leading=34, colour="#a03c2c")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One row of the dataset, scaled and set in type: a picture, or the reason why there is none."""
+    """One row of the dataset, scaled and set in type: a picture, or the reason why there is none.
+
+    Attributes:
+        started_from: what the picture was made of, small.
+    """
 
     picture: Image.Image | None
     reason: list[Line]
     caption: list[Line]
+    started_from: Image.Image | None = None
 
 
 def write_sheet(
     out: str, path: str, *, columns: int = 6, limit: int = 60, options: dict[str, Any] | None = None
 ) -> None:
-    """Draw the first `limit` rows of the dataset at `out`, in input order, as the PNG file `path`."""
+    """Draw the first `limit` rows of the dataset at `out`, in input order, as the PNG file `path`.
+
+    Raises:
+        UsageError: `out` is not the output of a run; or `path` is a file of it, or one that is not a PNG image.
+    """
     source = Source(out, options)
+    target = Store(path, options)
+    _refuse_to_replace(target, source)
     rows = list(islice(source.rows(), limit + 1))
-    shown = [row.values | {"image": _open(source.image(row))} for row in rows[:limit]]
+    shown = [row.values | {"image": source.image(row), "started_from": source.input(row)} for row in rows[:limit]]
     subtitle = _subtitle(shown, source.model, more=len(rows) > limit)
     sheet = draw_sheet(shown, title=source.name, subtitle=subtitle, columns=columns)
     png = io.BytesIO()
     sheet.save(png, "PNG", optimize=True)
-    Store(path, options).write("", png.getvalue())
+    target.write("", png.getvalue())
+
+
+def _refuse_to_replace(target: Store, source: Source) -> None:
+    """Refuses a path that is, or will be, a file of the output, and any file that is not a picture like ours."""
+    inside = name_within(source.store, target)
+    if inside is not None and is_own(source.footprint, inside):
+        raise UsageError(f"{target.url} is the name of a file of {source.store.url}; choose another PATH for the sheet")
+    if target.is_folder():
+        raise UsageError(f"{target.url} is a folder; PATH is the PNG file to write")
+    if target.exists("") and target.head("", len(PNG)) != PNG:
+        raise UsageError(f"{target.url} exists and is not a PNG image; choose another PATH for the sheet")
 
 
 def draw_sheet(rows: list[dict[str, Any]], *, title: str, subtitle: str, columns: int) -> Image.Image:
@@ -81,10 +109,6 @@ def draw_sheet(rows: list[dict[str, Any]], *, title: str, subtitle: str, columns
             _draw_cell(draw, sheet, (MARGIN + column * (box[0] + COLUMN_GAP), top), box, cell)
         top += band_height + ROW_GAP
     return sheet
-
-
-def _open(image: bytes | None) -> Image.Image | None:
-    return Image.open(io.BytesIO(image)) if image is not None else None
 
 
 def _subtitle(rows: list[dict[str, Any]], model: str, *, more: bool) -> str:
@@ -121,7 +145,17 @@ def _cell(row: dict[str, Any], picture: Image.Image | None, box: tuple[int, int]
         reason += set_text(row.get("error") or "unknown reason", REASON, box[0] - 2 * INSET, fitting)
     caption = set_text(row.get("prompt") or "", PROMPT, box[0], max_lines=4)
     caption = caption or set_text("(no prompt)", DETAIL, box[0], max_lines=1)
-    return Cell(picture, reason, caption + set_text(_detail(row), DETAIL, box[0], max_lines=1))
+    detail = set_text(_detail(row), DETAIL, box[0], max_lines=1)
+    return Cell(picture, reason, caption + detail, _small(row.get("started_from"), box))
+
+
+def _small(picture: Image.Image | None, box: tuple[int, int]) -> Image.Image | None:
+    """A picture as an inset: at most a third of the place for a picture."""
+    if picture is None:
+        return None
+    factor = min(side / INSET_SHARE / own for side, own in zip(box, picture.size, strict=True))
+    size = tuple(max(1, round(side * factor)) for side in picture.size)
+    return picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def _detail(row: dict[str, Any]) -> str:
@@ -148,4 +182,13 @@ def _draw_cell(
         sheet.paste(cell.picture, place)
         right, bottom = place[0] + cell.picture.width - 1, place[1] + cell.picture.height - 1
         draw.rectangle((*place, right, bottom), outline=HAIRLINE)
+        if cell.started_from is not None:
+            _draw_inset(draw, sheet, (place[0], bottom + 1 - cell.started_from.height), cell.started_from)
     draw_lines(draw, (x, y + box[1] + CAPTION_GAP), cell.caption)
+
+
+def _draw_inset(draw: ImageDraw.ImageDraw, sheet: Image.Image, corner: tuple[int, int], picture: Image.Image) -> None:
+    """What a picture started from, in its lower left corner, with a rim of paper."""
+    x, y = corner
+    draw.rectangle((x, y - RIM, x + picture.width + RIM - 1, y + picture.height - 1), fill=PAPER)
+    sheet.paste(picture, (x, y))

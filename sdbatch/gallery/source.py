@@ -6,11 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdbatch.output.dataset import open_dataset
+from PIL import Image
+
+from sdbatch.errors import PictureError, StorageError
+from sdbatch.output.dataset import next_image, open_dataset
+from sdbatch.output.encoding import decoded
 from sdbatch.output.json_rows import python_rows
 from sdbatch.output.keys import EXTENSIONS
+from sdbatch.output.manifest_files import read_manifest
+from sdbatch.output.remake import row_folder
 from sdbatch.output.stored import StoredFiles
-from sdbatch.record import RunRecord
+from sdbatch.prompts.picture_cells import PictureReader
 
 __all__ = ["Source", "SourceRow"]
 
@@ -34,22 +40,44 @@ class Source:
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         self._dataset = open_dataset(url, options)
         self.store = self._dataset.store
-        record = RunRecord.read(self.store)
+        record = read_manifest(self.store)
+        self.footprint = record.footprint
+        expected = record.expected()
         self.name = self.store.url.rpartition("/")[2]
-        self.model = record.model["name"]
-        self.model_hash = record.model["hash"]
-        self.extension = EXTENSIONS[record.settings["image_format"]]
+        self.model = expected.model
+        self.model_hash = expected.model_hash
+        self.fields = expected.fields
+        self.extension = EXTENSIONS[expected.image_format]
+        self._record = record
+        given = frozenset(path for path in record.settings.values() if isinstance(path, str))
+        self._reader = PictureReader(("image",), options or {}, given=given)
 
     def rows(self) -> Iterator[SourceRow]:
         """All rows, failed ones too. A shard's metadata is held at a time, and of its pictures one."""
         for shard in self._dataset.stored_shards():
             contained = None if isinstance(shard, StoredFiles) else shard.images()
-            for values in python_rows(shard.metadata):
+            for values in python_rows(self._dataset.metadata_of(shard)):
                 made = values["status"] == "ok"
-                yield SourceRow(values, next(contained) if made and contained else None)
+                yield SourceRow(values, next_image(contained, shard) if made and contained else None)
 
-    def image(self, row: SourceRow) -> bytes | None:
-        """The row's image file; None if it failed."""
-        if row.contained is not None or row.values["status"] != "ok":
-            return row.contained
-        return self.store.read(row.values["file_name"])
+    def input(self, row: SourceRow) -> Image.Image | None:
+        """The picture that the row started from, as far as it is still where it was, and the same."""
+        digest = row.values.get("input_image_sha256")
+        if not digest or not row.values.get("input_image"):
+            return None
+        try:
+            picture = self._reader.picture(row.values["input_image"], row_folder(row.values, self._record))
+            return picture.load() if picture.key == digest else None
+        except PictureError:
+            return None
+
+    def image(self, row: SourceRow) -> Image.Image | None:
+        """The row's picture; None if it failed. Raises `StorageError` if it does not decode."""
+        values = row.values
+        if values["status"] != "ok":
+            return None
+        data = row.contained if row.contained is not None else self.store.read(values["file_name"])
+        try:
+            return decoded(data, (values["width"], values["height"]))
+        except ValueError as exc:
+            raise StorageError(f"{self.store.url}: image {values['key']} {exc}") from exc

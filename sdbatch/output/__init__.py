@@ -1,10 +1,11 @@
-"""The output: layouts on disk, metadata, markers."""
+"""The output folder: layouts, metadata, markers, the manifest; status, verify, remake."""
 
 from sdbatch.output.keys import finished_shards, image_key, marker_name, shard_name
-from sdbatch.output.stats import ShardStats
+from sdbatch.output.stats import DamagedMarker, ShardStats
 from sdbatch.output.writer import ModelLabel, ShardWriter
 
 __all__ = [
+    "DamagedMarker",
     "ModelLabel",
     "ShardStats",
     "ShardWriter",

@@ -1,54 +1,62 @@
-"""Checking one finished shard: its marker, its metadata, and each of its images."""
+"""Checks one finished shard: its marker, its metadata, and each of its images."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
-
+from sdbatch.diffusion.request import ROW_FIELDS
 from sdbatch.errors import StorageError
-from sdbatch.output.encoding import expected_parameters, read_parameters
+from sdbatch.fields import Field
+from sdbatch.output.encoding import decoded, expected_parameters, read_parameters
 from sdbatch.output.json_rows import python_rows
 from sdbatch.output.keys import EXTENSIONS, image_key, marker_name
 from sdbatch.output.stats import ShardStats
 from sdbatch.output.stored import StoredFiles, StoredShard, open_shard
-from sdbatch.storage import Store
+from sdbatch.prompts.shards import Cut
+from sdbatch.storage.store import Store
 
 __all__ = ["Expected", "ShardCheck", "check_shard"]
 
-MOST_PROBLEMS = 20  # named, of each shard
+MAX_PROBLEMS = 20  # named, of each shard
+ENTRY_NAME = re.compile(r" \('[^']*'\)")  # in the text of a map's type
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What an output should hold.
+    """The expected content of an output.
 
     Attributes:
-        shard_rows: rows of each shard, by its number.
-        images_per_prompt: images a row.
+        cut: which rows each shard holds.
+        images_per_prompt: images per row.
         layout, image_format: how they are written.
-        model, model_hash: what made them.
+        model, model_hash: of the model that made them.
+        run: the identity that each marker carries; None if they carry none.
+        fields: the settings that the metadata has columns for.
+        carried: name and type of each column of the table in the metadata; None if the manifest does not say.
     """
 
-    shard_rows: tuple[int, ...]
+    cut: Cut
     images_per_prompt: int
     layout: str
     image_format: str
     model: str
     model_hash: str | None
+    run: str | None = None
+    fields: tuple[Field, ...] = ROW_FIELDS
+    carried: tuple[tuple[str, str], ...] | None = None
 
     @property
     def images(self) -> int:
-        return sum(self.shard_rows) * self.images_per_prompt
+        return self.cut.rows * self.images_per_prompt
 
 
 @dataclass(frozen=True)
 class ShardCheck:
-    """What is wrong with a shard, and the names of its files that do not belong there."""
+    """The problems of a shard, and the names of unexpected files."""
 
     shard: int
     images: int
@@ -57,7 +65,7 @@ class ShardCheck:
 
 
 def check_shard(store: Store, number: int, expected: Expected) -> ShardCheck:
-    """Looks at everything of a shard. Whatever cannot be read is a problem of the shard, not an error."""
+    """Check all files of a shard. A file that cannot be read is a problem of the shard, not an error."""
     problems: list[str] = []
     surplus: list[str] = []
     images = 0
@@ -69,18 +77,22 @@ def check_shard(store: Store, number: int, expected: Expected) -> ShardCheck:
         problems += _check_files(shard, rows, expected, surplus)
     except StorageError as exc:
         problems.append(str(exc))
-    if len(problems) > MOST_PROBLEMS:
-        problems[MOST_PROBLEMS:] = [f"and {len(problems) - MOST_PROBLEMS} more"]
+    if len(problems) > MAX_PROBLEMS:
+        problems[MAX_PROBLEMS:] = [f"and {len(problems) - MAX_PROBLEMS} more"]
     return ShardCheck(number, images, tuple(problems), tuple(surplus))
 
 
 def _check_metadata(shard: StoredShard, rows: list[Mapping[str, Any]], expected: Expected) -> Iterator[str]:
-    images = expected.shard_rows[shard.shard] * expected.images_per_prompt
+    images = expected.cut.span(shard.shard)[1] * expected.images_per_prompt
     name = marker_name(shard.shard)
     stats = ShardStats.from_json(shard.store.read(name), shard.store.name(name))
+    if stats.run != expected.run:
+        yield f"the marker is of run {stats.run}, not of this one"
+    if (problem := _other_columns(shard, expected)) is not None:
+        yield problem
     failed = [row for row in rows if row["status"] == "failed"]
     if [row["key"] for row in rows] != [image_key(shard.shard, index) for index in range(images)]:
-        yield f"the metadata has not the {images} keys of this shard, in order"
+        yield f"the metadata does not have the {images} keys of this shard, in order"
     if (stats.images, stats.ok, stats.failed) != (images, images - len(failed), len(failed)):
         yield (
             f"the marker counts {stats.images} images, {stats.ok} ok and {stats.failed} failed; "
@@ -91,6 +103,21 @@ def _check_metadata(shard: StoredShard, rows: list[Mapping[str, Any]], expected:
             yield f"{row['key']}: status is {row['status']!r}, error is {row['error']!r}"
         if row["model"] != expected.model:
             yield f"{row['key']}: the model is {row['model']!r}, not the run's {expected.model!r}"
+
+
+def _other_columns(shard: StoredShard, expected: Expected) -> str | None:
+    """What is wrong with the table's own columns, which come before `key`."""
+    schema = shard.metadata.schema
+    found = tuple((field.name, str(field.type)) for field in list(schema)[: schema.get_field_index("key")])
+    if expected.carried is None or _unnamed(found) == _unnamed(expected.carried):
+        return None
+    shown = [", ".join(f"{name} ({kind})" for name, kind in columns) or "none" for columns in (found, expected.carried)]
+    return f"the metadata has the table's columns {shown[0]}; run.json says {shown[1]}"
+
+
+def _unnamed(columns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Columns and types without the names that Parquet gives the entries of maps and the items of lists."""
+    return [(name, re.sub(r"list<\w+: ", "list<item: ", ENTRY_NAME.sub("", kind))) for name, kind in columns]
 
 
 def _check_files(
@@ -114,15 +141,13 @@ def _check_files(
 
 
 def check_image(data: bytes, row: Mapping[str, Any], expected: Expected) -> str | None:
-    """What is wrong with an image file, by its metadata row; None if nothing is."""
+    """The problem of an image file, compared with its metadata row; None if there is none."""
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
         return "its sha256 differs from the metadata's"
     try:
-        image = Image.open(io.BytesIO(data), formats=[expected.image_format.upper()])
-        if image.size != (row["width"], row["height"]):  # before it is decoded: it may claim to be huge
-            return f"is {image.width}x{image.height}; the metadata has {row['width']}x{row['height']}"
-        image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
-        return f"does not decode ({exc})"
-    written = expected_parameters({**row, "model_hash": expected.model_hash}, expected.image_format)
+        image = decoded(data, (row["width"], row["height"]), [expected.image_format.upper()])
+    except ValueError as exc:
+        return str(exc)
+    labelled = {**row, "model_hash": expected.model_hash}
+    written = expected_parameters(labelled, expected.image_format, expected.fields)
     return None if read_parameters(image) == written else "its embedded parameters differ from the metadata"

@@ -1,8 +1,7 @@
-"""An output folder read back as a dataset, whatever its layout."""
+"""Reads an output folder of any layout as a dataset."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,92 +9,137 @@ import pyarrow as pa
 from PIL import Image
 
 from sdbatch.errors import StorageError, UsageError
+from sdbatch.output.encoding import decoded
 from sdbatch.output.json_rows import python_rows
-from sdbatch.output.keys import finished_shards, marker_name
-from sdbatch.output.stats import ShardStats
+from sdbatch.output.keys import finished_shards
+from sdbatch.output.manifest_id import NAME, manifest_id
+from sdbatch.output.scores import ScoreTables
+from sdbatch.output.stats import ShardStats, read_markers
 from sdbatch.output.stored import StoredShard, open_shard
-from sdbatch.storage import Store
+from sdbatch.storage.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
     import ray.data
 
-__all__ = ["Dataset", "open_dataset"]
+__all__ = ["Dataset", "next_image", "open_dataset"]
 
 
 def open_dataset(url: str, storage_options: Mapping[str, Any] | None = None) -> Dataset:
-    """The finished shards of an output folder.
+    """Open the finished shards of an output folder.
 
     Raises:
         UsageError: there is no finished shard.
-        StorageError: the store refuses.
+        StorageError: the store cannot be read.
     """
     store = Store(url, storage_options)
-    shards = sorted(finished_shards(store.entries()))
+    entries = store.entries()
+    shards = sorted(finished_shards(entries))
     if not shards:
         raise UsageError(f"{store.url}: no finished shard in it; is it the output of `sdbatch generate`?")
-    return Dataset(store, shards)
+    return Dataset(store, shards, (manifest_id(store),) if NAME in entries else ())
 
 
 class Dataset:
     """The images of an output folder and their metadata, failed ones too, in input order.
 
-    Iterating gives a dict a row: the metadata's columns, and the picture in `image` (None if it failed).
-    Files are read as the iteration comes to them.
+    Iteration yields a dict per row: the metadata's columns, and the picture in `image` (None if it failed). A column
+    `image` of the prompt table is in `input_image`. Scores of `sdbatch score` are also columns.
+    Files are read during iteration. Shards whose markers are of another run than run.json are skipped:
+    an interrupted overwrite has not removed them yet.
+
+    Args:
+        shards: those that have a marker.
+        runs: a tuple with the identity of OUT; empty to accept any marker.
     """
 
-    def __init__(self, store: Store, shards: list[int]) -> None:
+    def __init__(self, store: Store, shards: list[int], runs: tuple[str | None, ...] = ()) -> None:
         self.store = store
         self.shards = shards
+        self._runs = runs
+        self._scores: ScoreTables | None = None
 
     def __repr__(self) -> str:
         return f"<sdbatch.Dataset {self.store.url}: {len(self.shards):,} shards>"
 
     def __len__(self) -> int:
-        names = [marker_name(shard) for shard in self.shards]
-        markers = zip(names, self.store.read_many(names), strict=True)
-        return sum(ShardStats.from_json(data, self.store.name(name)).images for name, data in markers)
+        return sum(stats.images for stats in self.markers())
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for shard in self.stored_shards():
             images = shard.images()
-            for row in python_rows(shard.metadata):
-                row["image"] = _decoded(shard, row, _next(images, shard)) if row["status"] == "ok" else None
+            for row in python_rows(_without_image(self.metadata_of(shard))):
+                row["image"] = _decoded(shard, row, next_image(images, shard)) if row["status"] == "ok" else None
                 yield row
 
     def stored_shards(self) -> Iterator[StoredShard]:
-        """The shards one by one, for readers that want their files rather than their rows."""
-        return (open_shard(self.store, shard) for shard in self.shards)
+        """The shards one by one, for readers of files rather than rows.
+
+        Raises `StorageError` where one has other columns than those before it.
+        """
+        first: list[str] | None = None
+        for stats in self.markers():
+            shard = open_shard(self.store, stats.shard)
+            names = shard.metadata.column_names
+            first = first or names
+            if names != first:
+                odd = next(iter({*names} ^ {*first}), "in another order")
+                raise StorageError(f"{self.store.name(shard.name)}.parquet: has other columns than the rest ({odd!r})")
+            yield shard
+
+    def markers(self) -> Iterator[ShardStats]:
+        """The markers of the dataset's own shards. Raises `StorageError` if one cannot be read."""
+        for _, stats in read_markers(self.store, self.shards):
+            if isinstance(stats, StorageError):
+                raise stats
+            if not self._runs or stats.run in self._runs:
+                yield stats
+
+    def metadata_of(self, shard: StoredShard) -> pa.Table:
+        """A shard's metadata, with the scores that `sdbatch score` has put beside it."""
+        if self._scores is None:
+            run = self._runs[0] if self._runs else None
+            self._scores = ScoreTables(self.store, run)
+        return self._scores.joined(shard)
 
     def to_pandas(self) -> pd.DataFrame:
         """The metadata of all images, without the pictures."""
-        return pa.concat_tables([shard.metadata for shard in self.stored_shards()]).to_pandas()
+        tables = [self.metadata_of(shard) for shard in self.stored_shards()]
+        return pa.concat_tables(tables, promote_options="default").to_pandas()
 
     def to_ray(self) -> ray.data.Dataset:
-        """A lazy Ray dataset, a read task a shard: the metadata, and the image files' bytes in `image`."""
-        import ray.data  # only who asks for it needs Ray
+        """A lazy Ray dataset, one read task per shard: the metadata, and the image files' bytes in `image`."""
+        import ray.data  # only this method needs Ray
 
         shards = ray.data.from_items([{"shard": shard} for shard in self.shards])
-        return shards.map_batches(_ReadShard(self.store), batch_size=1, batch_format="pyarrow", zero_copy_batch=True)
+        return shards.map_batches(
+            _ReadShard(self.store, self._runs), batch_size=1, batch_format="pyarrow", zero_copy_batch=True
+        )
 
 
 class _ReadShard:
     """Reads the shards of a batch for Ray Data."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, runs: tuple[str | None, ...]) -> None:
+        self._store, self._runs = store, runs
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        for number in batch.column("shard").to_pylist():
-            shard = open_shard(self._store, number)
+        dataset = Dataset(self._store, batch.column("shard").to_pylist(), self._runs)
+        for shard in dataset.stored_shards():
             images = shard.images()
-            for piece in shard.metadata.to_batches(max_chunksize=64):
+            for piece in _without_image(dataset.metadata_of(shard)).to_batches(max_chunksize=64):
                 made = [status == "ok" for status in piece.column("status").to_pylist()]
-                files = pa.array([_next(images, shard) if ok else None for ok in made], pa.binary())
+                files = pa.array([next_image(images, shard) if ok else None for ok in made], pa.binary())
                 yield pa.Table.from_batches([piece]).append_column("image", files)
 
 
-def _next(images: Iterator[bytes], shard: StoredShard) -> bytes:
+def _without_image(metadata: pa.Table) -> pa.Table:
+    """The metadata, with the table's own column `image`, if any, renamed to `input_image`."""
+    return metadata.rename_columns(["input_image" if name == "image" else name for name in metadata.column_names])
+
+
+def next_image(images: Iterator[bytes], shard: StoredShard) -> bytes:
+    """The next image of a shard. Raises `StorageError` if there is none."""
     for data in images:
         return data
     raise StorageError(f"{shard.store.name(shard.name)}: has fewer images than its metadata")
@@ -103,8 +147,6 @@ def _next(images: Iterator[bytes], shard: StoredShard) -> bytes:
 
 def _decoded(shard: StoredShard, row: Mapping[str, Any], data: bytes) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except (OSError, Image.DecompressionBombError) as exc:
-        raise StorageError(f"{shard.store.name(shard.name)}: image {row['key']} does not decode") from exc
-    return image
+        return decoded(data, (row["width"], row["height"]))
+    except ValueError as exc:
+        raise StorageError(f"{shard.store.name(shard.name)}: image {row['key']} {exc}") from exc

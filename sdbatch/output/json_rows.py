@@ -1,4 +1,4 @@
-"""Metadata rows as Python and as JSON, whatever types the table's own columns have."""
+"""Metadata rows as Python values and as JSON, for columns of any type."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ ROWS_AT_A_TIME = 256
 def python_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
     """The rows as Python values.
 
-    A string that is not UTF-8 comes with its bad bytes replaced; what Python has no value for, like the year
-    20,000, as None.
+    Invalid bytes of a string that is not UTF-8 are replaced; a value that Python lacks, like the year
+    20,000, becomes None.
     """
     for start in range(0, table.num_rows, ROWS_AT_A_TIME):
         piece = table.slice(start, ROWS_AT_A_TIME)
@@ -33,8 +33,8 @@ def python_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
 def to_json(row: Mapping[str, Any]) -> bytes:
     """The row as one JSON object.
 
-    What JSON has no type for: times in ISO 8601, durations in seconds, decimals as text, bytes in base64, NaN
-    and infinities as null, maps as lists of key and value.
+    Types that JSON lacks are converted: times to ISO 8601, durations to seconds, decimals to text, bytes to base64,
+    NaN and infinities to null, maps to lists of key and value.
     """
     return json.dumps(_plain(row), ensure_ascii=False).encode("utf-8", "replace")
 

@@ -1,6 +1,6 @@
 """The names of shards and images.
 
-They follow from the shard's number alone, never from what a table holds.
+They depend only on the shard's number, never on a table's content.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-__all__ = ["EXTENSIONS", "finished_shards", "image_key", "marker_name", "shard_name"]
+__all__ = ["EXTENSIONS", "finished_shards", "image_key", "marker_name", "place_of", "shard_name"]
 
 EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 MARKER = re.compile(r"(\d{5,})_stats\.json")
@@ -24,15 +24,20 @@ def image_key(shard: int, index: int) -> str:
     return f"{shard:05d}{index:04d}"
 
 
+def place_of(key: str) -> tuple[int, int]:
+    """The shard of an image, and its place in it; the inverse of `image_key`."""
+    return int(key[:-4]), int(key[-4:])
+
+
 def marker_name(shard: int) -> str:
-    """The file whose presence says that the shard is finished."""
+    """The file whose existence means that the shard is finished."""
     return f"{shard:05d}_stats.json"
 
 
 def finished_shards(entries: Mapping[str, int]) -> set[int]:
     """The shards whose marker is among the entries (name to size) of an output folder.
 
-    An empty marker is one whose writing was cut short: its shard is not finished.
+    An empty marker is one whose writing was interrupted: its shard is not finished.
     """
     found = set()
     for name, size in entries.items():

@@ -1,14 +1,14 @@
-"""The layouts on disk: what a shard's pictures and metadata look like in the output folder.
+"""The layouts on disk: how a shard's pictures and metadata are stored in the output folder.
 
-A new layout is one class here, entered in `LAYOUTS`.
+A new layout is one class here and its entry in `LAYOUTS`.
 """
 
 from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator, Mapping
-from typing import BinaryIO, Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,14 +16,14 @@ import pyarrow.compute as pc
 from sdbatch.output.json_rows import python_rows, to_json
 from sdbatch.output.keys import shard_name
 from sdbatch.output.metadata import FOLDER_METADATA, folder_table, image_type
-from sdbatch.parquet import parquet_bytes, write_parquet
-from sdbatch.storage import Store
+from sdbatch.storage.parquet import parquet_bytes, write_parquet
+from sdbatch.storage.store import Store
 
-__all__ = ["LAYOUTS", "FilesLayout", "Layout", "ParquetLayout", "WebDatasetLayout"]
+__all__ = ["LAYOUTS", "FilesLayout", "Layout", "ParquetLayout", "WebDatasetLayout", "webdataset_tar"]
 
 
 class Layout(Protocol):
-    """Writes one shard. `add` is called once an image, from any thread; `finish` once, at the end."""
+    """Writes one shard. `add` is called once per image, from any thread; `finish` once, at the end."""
 
     def __init__(self, store: Store, shard: int, extension: str) -> None: ...
 
@@ -31,17 +31,17 @@ class Layout(Protocol):
         """Takes an image file."""
 
     def drop(self, key: str) -> None:
-        """Removes what an earlier attempt at the shard may have left of an image that has now failed."""
+        """Remove what an earlier attempt at the shard may have left of an image that has now failed."""
 
     def columns(self, made: Mapping[str, bool]) -> Mapping[str, list[str | None]]:
-        """The layout's own metadata columns of strings, for the keys and whether each has its image."""
+        """The layout's own string columns of the metadata; `made` says for each key whether it has an image."""
 
     def finish(self, metadata: pa.Table, schema: pa.Schema) -> None:
-        """Writes what is still to be written, the metadata last."""
+        """Write what is not written yet, the metadata last."""
 
 
 class FilesLayout:
-    """`NNNNN/KEY.png`, written as soon as it is made, with `metadata.parquet` beside it; `NNNNN.parquet`."""
+    """`NNNNN/KEY.png`, written at once, with `metadata.parquet` beside it; and `NNNNN.parquet`."""
 
     def __init__(self, store: Store, shard: int, extension: str) -> None:
         self._store, self._name, self._extension = store, shard_name(shard), extension
@@ -119,12 +119,7 @@ class WebDatasetLayout(_HeldLayout):
         ok = metadata.filter(_is_ok(metadata))
 
         def produce(file: BinaryIO) -> None:
-            with tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
-                for row in python_rows(ok):
-                    key = row["key"]
-                    _append(tar, f"{key}{self._extension}", self._held[key])
-                    _append(tar, f"{key}.txt", row["prompt"].encode())
-                    _append(tar, f"{key}.json", to_json(row))
+            webdataset_tar(file, ((row, self._held[row["key"]]) for row in python_rows(ok)), self._extension)
 
         self._store.write_stream(f"{self._name}.tar", produce)
         self._store.write(f"{self._name}.parquet", parquet_bytes(metadata.cast(schema)))
@@ -135,6 +130,16 @@ LAYOUTS: Mapping[str, type[Layout]] = {
     "parquet": ParquetLayout,
     "webdataset": WebDatasetLayout,
 }
+
+
+def webdataset_tar(file: BinaryIO, images: Iterable[tuple[Mapping[str, Any], bytes]], extension: str) -> None:
+    """Writes a tar of images, each given as its metadata row and its file."""
+    with tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
+        for row, data in images:
+            key = row["key"]
+            _append(tar, f"{key}{extension}", data)
+            _append(tar, f"{key}.txt", row["prompt"].encode())
+            _append(tar, f"{key}.json", to_json(row))
 
 
 def _is_ok(metadata: pa.Table) -> pa.ChunkedArray:

@@ -1,29 +1,46 @@
-"""Starting an output folder anew."""
+"""Removes files that an earlier run has written, and no others."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from sdbatch.output.keys import MARKER
-from sdbatch.storage import Store
+from sdbatch.output.footprint import Footprint, is_marker_of
+from sdbatch.storage.store import Store
 
-__all__ = ["remove_output"]
+__all__ = ["remove_shards"]
 
-OURS = re.compile(r"\d{5,}(/|\.parquet|\.tar)|run\.json|gallery/")
 REMOVERS = 16
+REMOVED_AT_ONCE = 1000
 
 
-def remove_output(out: Store) -> None:
-    """Remove what runs have written to `out`, and nothing else that may lie there.
+def remove_shards(out: Store, footprint: Footprint, check: Callable[[], None]) -> None:
+    """Remove the files of a footprint's shards from `out`; unrelated files stay, also in a shard's folder.
 
-    Markers go first, so that an interruption leaves no shard that only looks finished.
+    Markers are removed first, so that no shard looks finished after an interruption. Can be repeated at any time.
+
+    Args:
+        check: called repeatedly; raises if the files must no longer be removed.
 
     Raises:
         StorageError: something cannot be removed.
     """
-    names = list(out.entries())
+    entries = out.entries()
+    _remove(out, [entry for entry in entries if is_marker_of(entry, footprint)], check)
+    own = [entry for entry in entries if not entry.endswith("/") and footprint.shard_of(entry) is not None]
+    _remove(out, [entry for entry in own if not is_marker_of(entry, footprint)], check)
+    folders = [entry for entry in entries if footprint.is_folder(entry)]
     with ThreadPoolExecutor(REMOVERS) as pool:
-        list(pool.map(out.remove, [name for name in names if MARKER.fullmatch(name)]))
-        ours = [name.rstrip("/") for name in names if OURS.fullmatch(name)]
-        list(pool.map(lambda name: out.remove(name, recursive=True), ours))
+        list(pool.map(lambda folder: _empty(out, folder.rstrip("/"), footprint, check), folders))
+
+
+def _empty(out: Store, folder: str, footprint: Footprint, check: Callable[[], None]) -> None:
+    files = [name for name in out.entries(folder) if not name.endswith("/")]
+    _remove(out, [f"{folder}/{name}" for name in files if footprint.has_in_folder(int(folder), name)], check)
+    out.remove_folder(folder)
+
+
+def _remove(out: Store, names: list[str], check: Callable[[], None]) -> None:
+    for start in range(0, len(names), REMOVED_AT_ONCE):
+        check()
+        out.remove_many(names[start : start + REMOVED_AT_ONCE])

@@ -1,34 +1,43 @@
-"""What became of a shard: the content of its marker."""
+"""The statistics of a shard: the content of its marker."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from sdbatch.errors import StorageError
+from sdbatch.output.keys import marker_name
+from sdbatch.storage.store import Store
 
-__all__ = ["ShardStats", "count_reasons"]
+__all__ = ["DamagedMarker", "ShardStats", "count_reasons", "read_markers"]
 
-MOST_REASONS = 100
+MAX_REASONS = 100
+MAX_IMAGES = 2**53
+MAX_SECONDS = 1e12
 OTHER_REASONS = "other reasons"
+
+
+class DamagedMarker(StorageError):
+    """An unreadable marker; its shard counts as not made."""
 
 
 @dataclass(frozen=True)
 class ShardStats:
-    """Counts of a finished shard. Beside these, `seconds` and `notes` are all that may differ between equal
+    """Counts of a finished shard. Only `seconds` and `notes` may differ between equal
     runs.
 
     Attributes:
         shard: its number.
         rows: rows of the prompt table.
         images: rows times images per prompt; always ok + failed.
-        ok, failed: images that were made, and that were not.
-        reasons: why images failed, and how many for each reason.
-        seconds: from when the shard was taken up to when it was written.
-        notes: what is worth knowing about how it was made (lanes halved for want of memory, …).
+        ok, failed: images that were made, and images that failed.
+        reasons: number of failed images by reason.
+        seconds: from start to end of the shard.
+        notes: special events (lanes halved because memory ran out, …).
+        run: the identity of its OUT; None if run.json has none (version 1).
     """
 
     shard: int
@@ -39,23 +48,80 @@ class ShardStats:
     reasons: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     notes: Mapping[str, Any] = field(default_factory=dict)
+    run: str | None = None
+
+    @property
+    def mended_texts(self) -> int:
+        """The number of carried texts that were not UTF-8, from the notes."""
+        count = self.notes.get("mended_texts", 0)
+        return count if _is_count(count) else 0
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self), indent=1).encode() + b"\n"
+        values = asdict(self)
+        if self.run is None:
+            del values["run"]
+        return json.dumps(values, indent=1).encode() + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes, name: str) -> ShardStats:
-        """The marker `name`, read. Raises `StorageError` if it is damaged."""
+        """Read the marker `name`; keys of a newer sdbatch are ignored. Raises `DamagedMarker`."""
         try:
-            return cls(**json.loads(data))
-        except (ValueError, TypeError) as exc:
-            raise StorageError(f"{name} is damaged; remove it, and the next run makes its shard again") from exc
+            content = json.loads(data)
+            if not isinstance(content, dict):
+                raise ValueError("it is not a JSON object")
+            stats = cls(**{spec.name: _checked(spec.name, content) for spec in fields(cls) if spec.name in content})
+            if stats.ok + stats.failed != stats.images:
+                raise ValueError(f"{stats.ok} ok and {stats.failed} failed are not {stats.images} images")
+            return stats
+        except (ValueError, TypeError, RecursionError) as exc:
+            reason = " ".join(str(exc).split())[:200]
+            raise _damaged(name, reason) from exc
+
+
+def _damaged(name: str, reason: str) -> DamagedMarker:
+    return DamagedMarker(f"{name} is damaged ({reason}); the next run makes its shard again")
+
+
+def read_markers(store: Store, shards: Sequence[int]) -> Iterator[tuple[int, ShardStats | StorageError]]:
+    """Read the marker of each shard, many at a time; for one that cannot be read, yields the error."""
+    names = [marker_name(shard) for shard in shards]
+    for shard, name, data in zip(shards, names, store.read_each(names), strict=True):
+        try:
+            if isinstance(data, StorageError):
+                raise data
+            stats = ShardStats.from_json(data, store.name(name))
+            if stats.shard != shard:
+                raise _damaged(store.name(name), f"it belongs to shard {stats.shard}")
+            yield shard, stats
+        except StorageError as error:
+            yield shard, error
+
+
+def _checked(name: str, content: Mapping[str, Any]) -> Any:
+    value = content[name]
+    if name in ("shard", "rows", "images", "ok", "failed"):
+        good = _is_count(value)
+    elif name == "seconds":
+        good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < MAX_SECONDS
+    elif name == "reasons":
+        good = isinstance(value, dict) and all(_is_count(count) for count in value.values())
+    elif name == "run":
+        good = value is None or isinstance(value, str)
+    else:
+        good = isinstance(value, dict) or name != "notes"
+    if not good:
+        raise ValueError(f"{name} is {json.dumps(value)[:60]}")
+    return float(value) if name == "seconds" else value
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_IMAGES
 
 
 def count_reasons(errors: Iterable[str]) -> dict[str, int]:
-    """How many failures each reason explains, most frequent first; those beyond 100 are lumped together."""
+    """The number of failures by reason, most frequent first; reasons beyond 100 are counted together."""
     counted = sorted(Counter(errors).items(), key=lambda item: (-item[1], item[0]))
-    kept = dict(counted[:MOST_REASONS])
-    if rest := sum(count for _, count in counted[MOST_REASONS:]):
+    kept = dict(counted[:MAX_REASONS])
+    if rest := sum(count for _, count in counted[MAX_REASONS:]):
         kept[OTHER_REASONS] = rest
     return kept

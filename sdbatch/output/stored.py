@@ -1,12 +1,13 @@
-"""Reading a finished shard back, in any layout."""
+"""Reads a finished shard of any layout."""
 
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -14,27 +15,39 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sdbatch.diffusion.request import FIRST_FIELDS
 from sdbatch.errors import StorageError
 from sdbatch.output.json_rows import python_rows, to_json
-from sdbatch.output.keys import shard_name
-from sdbatch.output.metadata import FOLDER_METADATA, folder_table
-from sdbatch.parquet import opened_parquet
-from sdbatch.storage import Store
+from sdbatch.output.keys import EXTENSIONS, shard_name
+from sdbatch.output.metadata import FOLDER_METADATA, check_schema, folder_table, image_type
+from sdbatch.settings import MAX_IMAGES_A_SHARD
+from sdbatch.storage.parquet import opened_parquet
+from sdbatch.storage.store import Store
 
 __all__ = ["StoredFiles", "StoredParquet", "StoredShard", "StoredWebDataset", "open_shard"]
 
+KEY = re.compile(r"\d{9,}")
+BATCH_ROWS = 64
+MAX_METADATA_BYTES = 2 << 30
+MAX_IMAGE_BYTES = 1 << 30
+NEEDED_IF_MADE = (*(field.name for field in FIRST_FIELDS), "model")
+
 
 def open_shard(store: Store, shard: int) -> StoredShard:
-    """A finished shard, of the layout that its metadata's columns show. Raises `StorageError`."""
+    """Open a finished shard; its metadata's columns show the layout. Raises `StorageError`."""
     with opened_parquet(store, f"{shard_name(shard)}.parquet", StorageError) as parquet:
         names = parquet.schema_arrow.names
-    if "image" in names:
+    # The table's columns, which may have the same names, come before `key`; sdbatch's own come after.
+    own = names[names.index("key") :] if "key" in names else []
+    if "image" in own:
         return StoredParquet(store, shard)
-    return StoredFiles(store, shard) if "file_name" in names else StoredWebDataset(store, shard)
+    return StoredFiles(store, shard) if "file_name" in own else StoredWebDataset(store, shard)
 
 
 class StoredShard(ABC):
-    """A shard as it lies in the output folder. Raises `StorageError` where a file is missing or damaged."""
+    """A shard in the output folder. Raises `StorageError` if a file is missing or damaged."""
+
+    picture_columns: frozenset[str] = frozenset()  # columns of the metadata file that hold the pictures themselves
 
     def __init__(self, store: Store, shard: int) -> None:
         self.store, self.shard, self.name = store, shard, shard_name(shard)
@@ -43,7 +56,15 @@ class StoredShard(ABC):
     def metadata(self) -> pa.Table:
         """The shard's metadata, without the pictures of layout `parquet`."""
         with self._parquet() as parquet:
-            return parquet.read([name for name in parquet.schema_arrow.names if name != "image"])
+            if parquet.metadata.num_rows > MAX_IMAGES_A_SHARD:
+                raise ValueError(f"has {parquet.metadata.num_rows:,} rows, more than a shard can have")
+            check_schema(parquet.schema_arrow)
+            names = [name for name in parquet.schema_arrow.names if name not in self.picture_columns]
+            # In this thread: an Arrow thread that is still running when Python ends would abort the process.
+            table = _bounded(parquet.iter_batches(BATCH_ROWS, columns=names, use_threads=False))
+            table = pa.Table.from_batches(table, parquet.schema_arrow.empty_table().select(names).schema)
+            _check_rows(table, self.name)
+            return table
 
     @cached_property
     def made(self) -> pa.Table:
@@ -56,35 +77,46 @@ class StoredShard(ABC):
 
     @abstractmethod
     def files(self) -> Iterator[tuple[str, bytes]]:
-        """Name and content of every file that lies where the shard's images do, also of one too many."""
+        """Name and content of every file in the place of the shard's images, also of unexpected ones."""
 
     def companions(self) -> set[str]:
-        """Names of the files that lie beside the images."""
+        """Names of the files beside the images."""
         return set()
 
     def matches(self, name: str, data: bytes) -> bool:
         """Whether a companion's content agrees with the metadata."""
         raise KeyError(name)
 
-    def _parquet(self) -> AbstractContextManager[pq.ParquetFile]:
-        return opened_parquet(self.store, f"{self.name}.parquet", StorageError)
+    @contextmanager
+    def _parquet(self) -> Iterator[pq.ParquetFile]:
+        """Open the shard's Parquet file; a `ValueError` in the block becomes a `StorageError` that names it."""
+        name = f"{self.name}.parquet"
+        with opened_parquet(self.store, name, StorageError) as parquet:
+            try:
+                yield parquet
+            except pa.ArrowException:
+                raise
+            except (ValueError, KeyError, OverflowError) as exc:
+                raise StorageError(f"{self.store.name(name)}: {exc}") from exc
 
 
 class StoredFiles(StoredShard):
     """Layout `files`."""
 
     def images(self) -> Iterator[bytes]:
-        return self.store.read_many(self.made.column("file_name").to_pylist())
+        return self.store.read_many(_texts(self.made.column("file_name")))
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         names = sorted(self.store.entries(self.name))
+        if folders := [name for name in names if name.endswith("/")]:
+            raise StorageError(f"{self.store.name(self.name)}/{folders[0]}: does not belong there")
         return zip(names, self.store.read_many(f"{self.name}/{name}" for name in names), strict=True)
 
     def companions(self) -> set[str]:
         return {FOLDER_METADATA} if self.made.num_rows else set()
 
     def matches(self, name: str, data: bytes) -> bool:
-        files = [file.rpartition("/")[2] for file in self.made.column("file_name").to_pylist()]
+        files = [file.rpartition("/")[2] for file in _texts(self.made.column("file_name"))]
         try:
             return pq.read_table(io.BytesIO(data)).equals(folder_table(self.made, files))
         except (pa.ArrowException, OSError):
@@ -94,22 +126,27 @@ class StoredFiles(StoredShard):
 class StoredParquet(StoredShard):
     """Layout `parquet`."""
 
+    picture_columns = frozenset({"image"})
+
     def images(self) -> Iterator[bytes]:
-        return (data for _, data in self.files())
+        return _by_key(self, self.files())
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         with self._parquet() as parquet:
-            for group in range(parquet.num_row_groups):
-                for image in parquet.read_row_group(group, ["image"]).column("image"):
+            held = parquet.schema_arrow.field("image").type
+            if held != image_type:
+                raise ValueError(f"column 'image' holds {held}; expected {image_type}")
+            for batch in parquet.iter_batches(1, columns=["image"], use_threads=False):
+                for image in batch.column(0):
                     if image.is_valid:
-                        yield image["path"].as_py(), image["bytes"].as_py()
+                        yield str(image["path"].as_py()), image["bytes"].as_py() or b""
 
 
 class StoredWebDataset(StoredShard):
     """Layout `webdataset`."""
 
     def images(self) -> Iterator[bytes]:
-        return (data for name, data in self.files() if not name.endswith((".txt", ".json")))
+        return _by_key(self, (item for item in self.files() if not item[0].endswith((".txt", ".json"))))
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         name = f"{self.name}.tar"
@@ -117,9 +154,12 @@ class StoredWebDataset(StoredShard):
             try:
                 with tarfile.open(fileobj=file, mode="r|") as tar:
                     for member in tar:
+                        # A sparse file of a kilobyte can claim gigabytes.
+                        if not member.isreg() or member.issparse() or member.size > MAX_IMAGE_BYTES:
+                            raise ValueError(f"{member.name!r} is not a file of a shard")
                         content = tar.extractfile(member)
                         yield member.name, content.read() if content else b""
-            except tarfile.TarError as exc:
+            except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError) as exc:
                 raise StorageError(f"{self.store.name(name)}: is cut short or damaged ({exc})") from exc
 
     def companions(self) -> set[str]:
@@ -133,3 +173,52 @@ class StoredWebDataset(StoredShard):
     @cached_property
     def _rows(self) -> dict[str, dict[str, Any]]:
         return {row["key"]: row for row in python_rows(self.made)}
+
+
+def _by_key(shard: StoredShard, files: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
+    """The contents of the files, which must be the made images, in order."""
+    keys = iter(_texts(shard.made.column("key")))
+    for name, data in files:
+        key = next(keys, None)
+        if name.partition(".")[0] != key:
+            raise StorageError(f"{shard.store.name(shard.name)}: holds {name!r} where image {key} is expected")
+        yield data
+
+
+def _bounded(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    size = 0
+    for batch in batches:
+        size += batch.nbytes
+        if size > MAX_METADATA_BYTES:
+            raise ValueError(f"its rows hold more than {MAX_METADATA_BYTES >> 30} GB")
+        yield batch
+
+
+def _check_rows(table: pa.Table, shard: str) -> None:
+    """Check the values that readers use as paths and texts. Raises `ValueError`."""
+    statuses = _texts(table.column("status"))
+    for row, (key, status) in enumerate(zip(_texts(table.column("key")), statuses, strict=True)):
+        if not KEY.fullmatch(key or "") or key[:-4] != shard:
+            raise ValueError(f"row {row}: {key!r} is not a key of this shard")
+        if status not in ("ok", "failed"):
+            raise ValueError(f"row {row}: status is {status!r}")
+    # The table's own columns, which may have the same names, come before `key`.
+    if "file_name" in table.column_names[table.column_names.index("key") :]:
+        _check_file_names(table, shard)
+    for name in NEEDED_IF_MADE:
+        for row, (value, status) in enumerate(zip(table.column(name), statuses, strict=True)):
+            if status == "ok" and not value.is_valid:
+                raise ValueError(f"row {row}: is ok and has no {name}")
+
+
+def _check_file_names(table: pa.Table, shard: str) -> None:
+    """Check that an image of layout `files` is in its shard's folder and named by its key."""
+    columns = (_texts(table.column(name)) for name in ("key", "status", "file_name"))
+    for row, (key, status, name) in enumerate(zip(*columns, strict=True)):
+        own = {f"{shard}/{key}{extension}" for extension in EXTENSIONS.values()}
+        if name not in own and (status == "ok" or name is not None):
+            raise ValueError(f"row {row}: {name!r} is not the file of image {key}")
+
+
+def _texts(column: pa.ChunkedArray) -> list[str | None]:
+    return [row["text"] for row in python_rows(pa.table({"text": column}))]

@@ -1,4 +1,4 @@
-"""Writing one shard: its images as they come, its metadata at the end, its marker last of all."""
+"""Writes one shard: its images as they are made, its metadata at the end, and its marker last."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sdbatch.output.metadata import Outcome, metadata_schema, metadata_table
 from sdbatch.output.stats import ShardStats, count_reasons
 from sdbatch.prompts import Columns, PromptRow
 from sdbatch.settings import RunSettings
-from sdbatch.storage import Store
+from sdbatch.storage.store import Store
 
 __all__ = ["ModelLabel", "ShardWriter"]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelLabel:
-    """What the output says of the model: its name, its hash, and the size it makes if none is asked for."""
+    """The model as described in the output: its name, its hash, and its default size."""
 
     name: str
     hash: str | None
@@ -35,17 +35,18 @@ class ModelLabel:
 class ShardWriter:
     """Writes a shard.
 
-    What it writes, the marker's seconds and notes apart, follows from its arguments and the images alone, and not
-    from the order in which they come.
+    Except for the marker's seconds and notes, the files depend only on the arguments and the images, not
+    on the order in which images are added.
 
     Args:
         store: the output folder.
         shard: the shard's number.
         table: its rows of the prompt table, as read.
         rows: the same rows, parsed; `images_per_prompt` images each, numbered row by row.
-        columns: what the table's columns are for.
+        columns: the meaning of the table's columns.
         settings: the run's.
         model: the model's name, hash and size.
+        run: the identity of the OUT, for the marker.
     """
 
     def __init__(
@@ -57,35 +58,34 @@ class ShardWriter:
         columns: Columns,
         settings: RunSettings,
         model: ModelLabel,
+        run: str | None = None,
     ) -> None:
         self._store, self._shard, self._table, self._columns = store, shard, table, columns
         self._settings, self._model, self._rows = settings, model, rows
         self._layout = LAYOUTS[settings.layout](store, shard, EXTENSIONS[settings.image_format])
+        self._run = run
         self._outcomes: list[Outcome | None] = [None] * (len(rows) * settings.images_per_prompt)
 
     def add(self, index: int, image: GeneratedImage) -> None:
-        """Takes image `index` of the shard, made or failed: encodes it, and writes or holds it. Thread-safe.
-
-        Images of rows that could not be parsed need not be added.
+        """Add image `index` of the shard, made or failed: encode it, and write or hold it. Thread-safe.
 
         Raises:
             StorageError: the image cannot be written.
-            ValueError: this image has its outcome already.
+            ValueError: this image was already added.
         """
         if self._outcomes[index] is not None:
-            raise ValueError(f"image {index} of shard {self._shard} has its outcome already")
+            raise ValueError(f"image {index} of shard {self._shard} was already added")
         key = image_key(self._shard, index)
         outcome = self._failed(key, index, image) if image.pixels is None else self._made(key, image)
         self._outcomes[index] = outcome  # each index is written by one thread, once
 
     def finish(self, seconds: float, notes: Mapping[str, Any] | None = None) -> ShardStats:
-        """Writes the metadata, and then the marker, by which the shard counts as done.
+        """Write the metadata, and then the marker, which makes the shard count as done.
 
         Raises:
-            StorageError: something cannot be written; the shard is then not done.
+            StorageError: a file cannot be written; the shard is then not done.
             ValueError: images are missing.
         """
-        self._fail_unparsed()
         outcomes = [outcome for outcome in self._outcomes if outcome is not None]
         if len(outcomes) < len(self._outcomes):
             raise ValueError(f"shard {self._shard} lacks {len(self._outcomes) - len(outcomes)} of its images")
@@ -103,6 +103,7 @@ class ShardWriter:
             reasons=count_reasons(errors),
             seconds=seconds,
             notes=dict(notes or {}),
+            run=self._run,
         )
         self._store.write(marker_name(self._shard), stats.to_json())
         return stats
@@ -110,24 +111,24 @@ class ShardWriter:
     def _made(self, key: str, image: GeneratedImage) -> Outcome:
         height, width = image.pixels.shape[:2]
         request = replace(image.request, height=height, width=width)
-        row = Outcome(request).row(self._model.name) | {"model_hash": self._model.hash}
-        data = encode(image.pixels, self._settings.image_format, self._settings.image_quality, row)
+        fields = self._columns.fields
+        row = Outcome(request).row(self._model.name, fields, self._columns.networks) | {"model_hash": self._model.hash}
+        data = encode(image.pixels, self._settings.image_format, self._settings.image_quality, row, fields)
         self._layout.add(key, data)
         digest = hashlib.sha256(data).hexdigest()
-        return Outcome(request, None, digest, image.prompt_tokens, image.prompt_truncated)
+        return Outcome(request, None, digest, image.prompt_tokens, image.prompt_truncated, self._judged(image))
 
     def _failed(self, key: str, index: int, image: GeneratedImage) -> Outcome:
         row = self._rows[index // self._settings.images_per_prompt]
-        if row.error is None:  # an earlier attempt may have come as far as the picture
+        if row.error is None:  # an earlier attempt may have written the picture
             self._layout.drop(key)
         request = self._sized(image.request, row.unread)
-        return Outcome(request, image.error or "no picture came out", prompt_tokens=image.prompt_tokens or None)
+        error = image.error or "the engine made no picture"
+        return Outcome(request, error, prompt_tokens=image.prompt_tokens or None, judged=self._judged(image))
 
-    def _fail_unparsed(self) -> None:
-        requests = [(request, row) for row in self._rows for request in row.requests]
-        for index, (request, row) in enumerate(requests):
-            if row.error is not None and self._outcomes[index] is None:
-                self._outcomes[index] = Outcome(self._sized(request, row.unread), row.error)
+    def _judged(self, image: GeneratedImage) -> dict[str, Any]:
+        found = {"attempt": image.attempt, "accepted": image.accepted, **image.scores}
+        return {name: found.get(name) for name in self._columns.judged}
 
     def _sized(self, request: Request, unread: frozenset[str]) -> Request:
         own = {"height": self._model.height, "width": self._model.width}

@@ -1,17 +1,28 @@
 """The prompt table: finding its files, checking it as a whole, reading shards of it, and parsing its rows."""
 
-from sdbatch.prompts.columns import OUTPUT_COLUMNS, Columns, check_table
-from sdbatch.prompts.inputs import InputFile, list_inputs
-from sdbatch.prompts.reading import read_rows
+from sdbatch.prompts.columns import OUTPUT_COLUMNS, SOURCES, Columns, check_table
+from sdbatch.prompts.input_file import InputFile
+from sdbatch.prompts.inputs import list_inputs
+from sdbatch.prompts.pieces import Piece
+from sdbatch.prompts.reading import mended_texts, read_rows, read_table
 from sdbatch.prompts.rows import PromptRow, parse
+from sdbatch.prompts.summary import carried_columns, encodings, setting_columns, unused_settings
 
 __all__ = [
     "OUTPUT_COLUMNS",
+    "SOURCES",
     "Columns",
     "InputFile",
+    "Piece",
     "PromptRow",
+    "carried_columns",
     "check_table",
+    "encodings",
     "list_inputs",
+    "mended_texts",
     "parse",
     "read_rows",
+    "read_table",
+    "setting_columns",
+    "unused_settings",
 ]

@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import io
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
+from sdbatch.diffusion.request import FIRST_FIELDS, ROW_FIELDS
 from sdbatch.errors import InputError, UsageError
-from sdbatch.prompts.inputs import InputFile
+from sdbatch.fields import Field
+from sdbatch.kinds import Picture, Several, WeightedFiles
+from sdbatch.prompts.cells import accepts
+from sdbatch.prompts.input_file import InputFile
+from sdbatch.prompts.made_rows import FORMAT as MADE
+from sdbatch.prompts.names import ambiguous, candidates, exact_candidates, resembled
+from sdbatch.scoring.judging import judged_columns
 from sdbatch.settings import RunSettings
 
-__all__ = ["OUTPUT_COLUMNS", "SETTING_COLUMNS", "Columns", "check_table"]
+__all__ = ["OUTPUT_COLUMNS", "SOURCES", "Columns", "check_table"]
 
-# The settings that a row may override, and the other names under which tables have them.
-SETTING_COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "prompt": (),
-    "negative_prompt": (),
-    "seed": (),
-    "sampler": (),
-    "steps": ("num_inference_steps", "step"),
-    "guidance_scale": ("cfg",),
-    "height": (),
-    "width": (),
-}
-OUTPUT_COLUMNS = (
-    "key",
-    "file_name",
-    "image",
-    *SETTING_COLUMNS,
-    "model",
-    "status",
-    "error",
-    "sha256",
-    "prompt_tokens",
-    "prompt_truncated",
-)
-WHOLE_NUMBERS = ("seed", "steps", "height", "width")
+SOURCES = {"source_file": pa.string(), "source_row": pa.int64()}
+"""Where a row came from: carried into the metadata like columns of the table, though no file has them."""
+
+# sdbatch's own columns in the output, beside the settings; of some only one layout has them.
+OUTCOME_COLUMNS = ("model", "status", "error", "sha256", "prompt_tokens", "prompt_truncated")
+LAYOUT_COLUMNS: Mapping[str, str] = {"files": "file_name", "parquet": "image"}
+OUTPUT_COLUMNS = ("key", *LAYOUT_COLUMNS.values(), *(field.name for field in ROW_FIELDS), *OUTCOME_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -52,47 +44,132 @@ class Columns:
         carried: column to the name that it has in the output, in the table's order.
         schema: of the carried columns as they come out.
         text: whether the values are text, as in CSV, and numbers have yet to be read from it.
+        seed_type: of the seeds in the output. uint64; int64 in an OUT whose manifest has no column mapping, where
+            seeds stay below 2**63 and -1 is not "none given".
+        resembling: carried column to the setting that its name resembles, which it does not set.
+        fields: the settings that the output's metadata has a column for.
+        unused: carried column to the reason why the setting that it is named after is of no use.
+        networks: hashes of the networks that rows name, by name.
+        held: columns that hold pictures themselves, which never go through Ray: workers read them.
+        judged: the metadata's further columns, of attempts and scores: "count", "flag", "number" or "text" by name.
+        sources: those of the carried columns that are among `SOURCES` and come from no file.
     """
 
     settings: Mapping[str, str]
     carried: Mapping[str, str]
     schema: pa.Schema
     text: bool = False
+    seed_type: pa.DataType = dataclasses.field(default_factory=pa.uint64)
+    resembling: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fields: tuple[Field, ...] = ROW_FIELDS
+    unused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    held: tuple[str, ...] = ()
+    judged: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    networks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    sources: tuple[str, ...] = ()
 
     @property
     def needed(self) -> list[str]:
         """The columns to read from the input."""
-        return list(dict.fromkeys([*self.settings.values(), *self.carried]))
+        return list(dict.fromkeys([*self.settings.values(), *(c for c in self.carried if c not in self.sources)]))
+
+    def without_held(self) -> Columns:
+        """The same, without the columns that hold pictures."""
+        return replace(
+            self, settings={name: column for name, column in self.settings.items() if column not in self.held}
+        )
+
+    def only_held(self) -> Columns:
+        """The same, of the columns that hold pictures alone."""
+        held = {name: column for name, column in self.settings.items() if column in self.held}
+        return replace(self.without_carried(), settings=held)
 
     def without_carried(self) -> Columns:
-        """The same, for a reader that wants only the settings: to plan, not to run."""
-        return replace(self, carried={}, schema=pa.schema([]))
+        """The same, for a reader that wants only the settings."""
+        return replace(self, carried={}, schema=pa.schema([]), sources=())
+
+    def with_carried_texts(self) -> Columns:
+        """The same, without the carried columns that hold no text: to plan, not to run."""
+        texts = [
+            (column, field)
+            for column, field in zip(self.carried, self.schema, strict=True)
+            if _has_text(field.type) and column not in self.sources
+        ]
+        carried = {column: self.carried[column] for column, _ in texts}
+        return replace(self, carried=carried, schema=pa.schema([field for _, field in texts]), sources=())
 
 
-def check_table(files: list[InputFile], settings: RunSettings) -> Columns:
+def check_table(
+    files: list[InputFile],
+    settings: RunSettings,
+    *,
+    mapping: Mapping[str, str] | None = None,
+    before: bool = False,
+    fields: Sequence[Field] | None = None,
+    unused: Sequence[tuple[Field, str]] = (),
+    sources: Sequence[str] = (),
+) -> Columns:
     """Checks that the files make one table that can be run, and finds out what its columns are for.
 
     A column that is all null in one file (type null) goes with any type in the others. `--column NAME=COLUMN`
     says which column holds a setting; `--column NAME=` that none does, and a column of that name is then
     carried through as `input_NAME`.
 
+    Args:
+        mapping: setting to column, as the manifest of OUT has it; by default found by the columns' names.
+        before: read the table as sdbatch 0.1.0 did, for an OUT whose manifest has no mapping: names must be spelt
+            exactly, seeds are int64, and partitions are no columns.
+        fields: the settings that the output's metadata has a column for; by default those of all rows.
+        unused: settings, of these or others, that this run cannot use, and why: their columns are carried.
+        sources: which of `SOURCES` the output has; the table's own columns of these names go before them.
+
     Raises:
         InputError: files that differ, no prompt column, a wrong type, a name that the output needs; names
             file and column.
         UsageError: a `--column` that names what there is not.
     """
+    if before:
+        files = [replace(file, schema=file.own_schema) for file in files]
+    if fields is None:
+        fields = FIRST_FIELDS if before else ROW_FIELDS
     schema = _one_schema(files)
     first = files[0].path
     _refuse_duplicates(schema, first)
-    used = _settings_columns(schema, settings.column, first)
+    find = exact_candidates if before else candidates
+    known = {field.name: field for field in fields}
+    useless = {field.name for field, _ in unused}
+    usable = [field for field in fields if field.name not in useless]
+    judged = judged_columns(settings)
+    _check_chosen(settings.column, usable, [*(f.recorded_as for f in fields), *judged], schema, first)
+    if mapping is None:
+        used = _settings_columns(schema, settings.column, first, lambda name: find(name, schema.names, known), usable)
+    else:
+        _refuse_missing(mapping, schema, first)
+        used = dict(mapping)
     text = files[0].format in ("csv", "tsv")
     for setting, column in used.items():
-        _check_type(setting, column, schema.field(column).type, text, first)
-    carried = _carried_columns(schema, used, settings.column, first)
-    fields = [schema.field(column).with_name(name) for column, name in carried.items()]
-    out = pa.schema(fields)
+        _check_type(known[setting], column, schema.field(column).type, first)
+    idle = _idle_columns(schema, used, unused)
+    carried = _carried_columns(schema, used, settings, first, fields, useless, judged)
+    out = pa.schema([schema.field(column).with_name(name) for column, name in carried.items()])
     _refuse_unwritable(out, first)
-    return Columns(settings=used, carried=carried, schema=out, text=text)
+    added = tuple(name for name in sources if name not in schema.names)
+    resembling = {c: setting for c in carried if c not in idle and (setting := resembled(c, usable))}
+    if files[0].format == MADE:  # its settings are called as they are so that they set nothing
+        resembling = {}
+    return Columns(
+        settings=used,
+        carried=carried | {name: name for name in added},
+        schema=pa.schema([*out, *(pa.field(name, SOURCES[name]) for name in added)]),
+        text=text,
+        seed_type=pa.int64() if before else pa.uint64(),
+        resembling={column: name for column, name in resembling.items() if settings.column.get(name) != ""},
+        fields=tuple(fields),
+        unused=idle,
+        held=_held_pictures(schema, used, known),
+        judged=judged,
+        sources=added,
+    )
 
 
 def _one_schema(files: list[InputFile]) -> pa.Schema:
@@ -119,33 +196,39 @@ def _one_schema(files: list[InputFile]) -> pa.Schema:
 
 
 def _refuse_duplicates(schema: pa.Schema, path: str) -> None:
-    for name in schema.names:
-        if schema.names.count(name) > 1:
+    for name, count in Counter(schema.names).items():
+        if count > 1:
             raise InputError(f"{path}: has more than one column {name!r}")
 
 
-def _settings_columns(schema: pa.Schema, chosen: Mapping[str, str], path: str) -> dict[str, str]:
+def _check_chosen(
+    chosen: Mapping[str, str], usable: Sequence[Field], written: Sequence[str], schema: pa.Schema, path: str
+) -> None:
+    """Refuse a `--column` that names no setting, or a column that is not there."""
     for name, column in chosen.items():
-        known = SETTING_COLUMNS if column else OUTPUT_COLUMNS
+        known = [field.name for field in usable] if column else list(dict.fromkeys([*OUTPUT_COLUMNS, *written]))
         if name not in known:
             raise UsageError(f"--column {name}={column}: {name!r} is none of: {', '.join(known)}")
         if column and column not in schema.names:
             raise UsageError(f"--column {name}={column}: {path} has no column {column!r}{_like(column, schema.names)}")
+
+
+def _settings_columns(
+    schema: pa.Schema,
+    chosen: Mapping[str, str],
+    path: str,
+    find: Callable[[str], list[str]],
+    usable: Sequence[Field],
+) -> dict[str, str]:
     used: dict[str, str] = {}
-    for setting, aliases in SETTING_COLUMNS.items():
+    for setting in (field.name for field in usable):
+        found = find(setting)
         if setting in chosen:
-            candidates = [chosen[setting]] if chosen[setting] else []
-        else:
-            candidates = [name for name in (setting, *aliases) if name in schema.names]
-            if setting == "prompt" and not candidates:
-                candidates = [name for name in schema.names if name.lower() == "prompt"]
-        if len(candidates) > 1:
-            raise InputError(
-                f"{path}: columns {' and '.join(map(repr, candidates))} both set {setting}; "
-                f"choose one with --column {setting}={candidates[0]}"
-            )
-        if candidates:
-            used[setting] = candidates[0]
+            found = [chosen[setting]] if chosen[setting] else []
+        if len(found) > 1:
+            raise InputError(f"{path}: {ambiguous(setting, found)}")
+        if found:
+            used[setting] = found[0]
     if "prompt" not in used:
         raise InputError(
             f"{path}: has no column 'prompt'; name the one that holds the prompts with --column prompt=NAME, "
@@ -154,45 +237,116 @@ def _settings_columns(schema: pa.Schema, chosen: Mapping[str, str], path: str) -
     return used
 
 
+def _held_pictures(schema: pa.Schema, used: Mapping[str, str], known: Mapping[str, Field]) -> tuple[str, ...]:
+    columns = [column for name, column in used.items() if isinstance(known[name].kind, Picture)]
+    return tuple(column for column in columns if _holds_bytes(schema.field(column).type))
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    binary = pt.is_binary(kind) or pt.is_large_binary(kind) or pt.is_fixed_size_binary(kind)
+    return binary or any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def _idle_columns(schema: pa.Schema, used: Mapping[str, str], unused: Sequence[tuple[Field, str]]) -> dict[str, str]:
+    """Columns that hold a setting which is of no use, and why it is of none."""
+    idle: dict[str, str] = {}
+    for field, reason in unused:
+        for column in candidates(field.name, schema.names, {field.name: field}):
+            if column not in used.values():
+                idle[column] = reason
+    return idle
+
+
+def _refuse_missing(mapping: Mapping[str, str], schema: pa.Schema, path: str) -> None:
+    for setting, column in mapping.items():
+        if column not in schema.names:
+            raise InputError(f"{path}: has no column {column!r}, from which OUT has its {setting}")
+
+
 def _carried_columns(
-    schema: pa.Schema, used: Mapping[str, str], chosen: Mapping[str, str], path: str
+    schema: pa.Schema,
+    used: Mapping[str, str],
+    settings: RunSettings,
+    path: str,
+    fields: Sequence[Field],
+    useless: Collection[str],
+    judged: Collection[str],
 ) -> dict[str, str]:
+    chosen = settings.column
+    own = {name for layout, name in LAYOUT_COLUMNS.items() if layout == settings.layout}
+    hashed = [field for field in fields if isinstance(field.kind, Picture | WeightedFiles) or _is_network(field)]
+    recorded = {field.recorded_as for field in fields} | {f"{field.recorded_as}_sha256" for field in hashed}
+    written = {"key", *own, *recorded, *OUTCOME_COLUMNS, *judged}
     carried: dict[str, str] = {}
+    clashes: list[str] = []
+    names = set(schema.names)  # Arrow makes the list of them each time
     for column in schema.names:
         if column in used.values():
             continue
-        name = f"input_{column}" if chosen.get(column) == "" else column
-        if name in OUTPUT_COLUMNS:
-            raise InputError(
-                f"{path}: column {column!r} has the name of the output's column {name!r}; "
-                f"rename it, or let it be carried as 'input_{column}' with --column {column}="
-            )
-        if name in schema.names and name != column:
+        may_stay = column not in written
+        is_aside = chosen.get(column) == "" or (not may_stay and (column in useless or settings.rename_input))
+        name = f"input_{column}" if is_aside else column
+        if name in written:
+            clashes.append(column)
+            continue
+        if name in names and name != column:
             raise InputError(f"{path}: column {column!r} would be carried as {name!r}, and there is one already")
         carried[column] = name
+    _refuse_clashes(clashes, settings, path)
     return carried
 
 
-def _check_type(setting: str, column: str, kind: pa.DataType, text: bool, path: str) -> None:
-    wanted = "text"
-    plain = kind.value_type if pt.is_dictionary(kind) else kind
-    fits = pt.is_null(plain) or pt.is_string(plain) or pt.is_large_string(plain) or pt.is_string_view(plain)
-    if setting == "sampler":
-        wanted, fits = "text, or DiffusionDB's codes", fits or pt.is_integer(plain)
-    elif setting in (*WHOLE_NUMBERS, "guidance_scale") and not text:
-        wanted = "numbers" if setting == "guidance_scale" else "whole numbers"
-        fits = pt.is_null(plain) or pt.is_integer(plain) or pt.is_floating(plain) or pt.is_decimal(plain)
-    if not fits:
-        called = f"column {column!r}" + (f" ({setting})" if column != setting else "")
+def _refuse_clashes(columns: Sequence[str], settings: RunSettings, path: str) -> None:
+    """Name all columns that have names of the output's, with the one option that helps."""
+    if not columns:
+        return
+    if len(columns) == 1:
+        (name,) = columns
+        raise InputError(
+            f"{path}: column {name!r} has the name of the output's column {name!r}; "
+            f"rename it, or carry it as 'input_{name}' with --column {name}= or --rename-input"
+        )
+    advice = (
+        "rename them" if settings.rename_input else "rename them, or carry them as 'input_NAME' with --rename-input"
+    )
+    raise InputError(f"{path}: columns {', '.join(map(repr, columns))} have names of the output's columns; {advice}")
+
+
+def _is_network(field: Field) -> bool:
+    return isinstance(field.kind, Several) and field.kind.networks
+
+
+def _check_type(field: Field, column: str, kind: pa.DataType, path: str) -> None:
+    wanted = accepts(field, kind)
+    if wanted is not None:
+        called = f"column {column!r}" + (f" ({field.name})" if column != field.name else "")
         raise InputError(f"{path}: {called} holds {kind}; wanted {wanted}")
 
 
 def _refuse_unwritable(schema: pa.Schema, path: str) -> None:
+    kinds: set[pa.DataType] = set()
     for field in schema:
+        if field.type in kinds:
+            continue
+        kinds.add(field.type)
         try:
-            pq.write_table(pa.schema([field]).empty_table(), io.BytesIO())
+            # No empty table is written: Arrow cannot build one of every type that it can write.
+            pq.ParquetWriter(io.BytesIO(), pa.schema([field])).close()
         except pa.ArrowException as exc:
             raise InputError(f"{path}: column {field.name!r} holds {field.type}, which Parquet cannot store") from exc
+
+
+def _has_text(kind: pa.DataType) -> bool:
+    """Whether a type holds text at any depth."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _has_text(kind.storage_type)
+    if pt.is_dictionary(kind):
+        return _has_text(kind.value_type)
+    return (
+        pt.is_string(kind)
+        or pt.is_large_string(kind)
+        or any(_has_text(kind.field(i).type) for i in range(kind.num_fields))
+    )
 
 
 def _like(name: str, names: Iterable[str]) -> str:

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, groupby
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from sdbatch.errors import InputError
-from sdbatch.parquet import dictionary_bytes, opened_parquet
 from sdbatch.prompts import single
-from sdbatch.prompts.columns import Columns
-from sdbatch.prompts.inputs import InputFile
+from sdbatch.prompts.columns import SOURCES, Columns
+from sdbatch.prompts.contents import SMALL_FILE_BYTES, contents
+from sdbatch.prompts.input_file import InputFile
+from sdbatch.prompts.made_rows import FORMAT as MADE
+from sdbatch.prompts.made_rows import made_batches
+from sdbatch.prompts.partitions import constant_column
+from sdbatch.prompts.pieces import Piece
 from sdbatch.prompts.text import PIECE_BYTES, text_pieces
-from sdbatch.storage import Store
+from sdbatch.prompts.types import as_plain
+from sdbatch.storage.parquet import dictionary_bytes, opened_parquet
+from sdbatch.storage.store import Store
 
-__all__ = ["read_rows"]
+__all__ = ["mended_texts", "read_rows", "read_table"]
+
+MENDED = b"sdbatch.mended_texts"
 
 COLUMN_BYTES = 4 << 20  # of each column, read at a time
 MOST_ROWS = 16_384  # decoded at a time
@@ -25,41 +36,178 @@ MOST_PIECE_BYTES = 512 << 20  # that a piece may come to if each of its values i
 MOST_TABLE_BYTES = 1 << 30  # of a shard's rows
 
 
+def read_table(
+    files: Mapping[int, InputFile] | Sequence[InputFile],
+    columns: Columns,
+    spans: Sequence[Sequence[Piece]],
+    options: Mapping[str, Any] | None = None,
+) -> Iterator[pa.Table]:
+    """The rows of each span of the table, as one table a span, with the needed columns only.
+
+    Args:
+        files: the input files that the spans touch, by their numbers.
+        spans: the pieces of each, in the order of the table, without overlaps.
+
+    Of many small files, the next ones are fetched while the first are decoded, up to 64 of at most 1 MB. A column that
+    is all null in some files of a span, and has no type there, has its type of the other files.
+
+    Raises as `read_rows` does.
+    """
+    wanted = [
+        (files[number], [(piece.first_row, piece.rows) for piece in pieces])
+        for number, pieces in groupby(chain.from_iterable(spans), key=lambda piece: piece.file)
+    ]
+    tables = _tables(wanted, columns, options)
+    for span in spans:
+        parts, size = [], 0
+        for piece in span:
+            parts.append(next(tables))
+            size += _bytes(parts[-1])
+            if size > MOST_TABLE_BYTES:
+                raise _too_large(files[piece.file].path, piece.first_row, piece.first_row + piece.rows)
+        yield parts[0] if len(parts) == 1 else _marked(_joined(parts), sum(map(mended_texts, parts)))
+
+
+def _tables(
+    wanted: list[tuple[InputFile, list[tuple[int, int]]]], columns: Columns, options: Mapping[str, Any] | None
+) -> Iterator[pa.Table]:
+    """The tables of all ranges of all files, one after the other."""
+    small = [file.path for file, _ in wanted if _is_small(file)] if len(wanted) > 1 else []
+    found = contents(small, options)
+    for file, ranges in wanted:
+        content = next(found) if small and _is_small(file) else None
+        yield from read_rows(file, columns, ranges, options, content)
+
+
+def _is_small(file: InputFile) -> bool:
+    return file.format != single.FORMAT and 0 < file.size <= SMALL_FILE_BYTES
+
+
+def _joined(parts: list[pa.Table]) -> pa.Table:
+    """One table of many small ones, in one chunk a column wherever no dictionaries need to be united for it."""
+    table = pa.concat_tables([part.replace_schema_metadata() for part in parts], promote_options="default")
+    merged = [column if _has_dictionary(column.type) else column.combine_chunks() for column in table.columns]
+    return pa.table(merged, schema=table.schema)
+
+
+def _has_dictionary(kind: pa.DataType) -> bool:
+    # The indices of many small dictionaries need not be wide enough for one that holds them all.
+    return pt.is_dictionary(kind) or any(_has_dictionary(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def _bytes(table: pa.Table | pa.RecordBatch) -> int:
+    return sum(column.nbytes for column in table.columns if not pt.is_dictionary(column.type))
+
+
+def _too_large(path: str, first: int, end: int) -> InputError:
+    return InputError(
+        f"{path}: rows {first:,} to {end - 1:,} hold more than {MOST_TABLE_BYTES / 2**30:g} GB; "
+        "make shards smaller (--shard-size), or leave the largest column out of the table"
+    )
+
+
 def read_rows(
-    file: InputFile, columns: Columns, ranges: Iterable[tuple[int, int]], options: Mapping[str, Any] | None = None
+    file: InputFile,
+    columns: Columns,
+    ranges: Iterable[tuple[int, int]],
+    options: Mapping[str, Any] | None = None,
+    content: bytes | None = None,
 ) -> Iterator[pa.Table]:
     """The rows of each range (first row, number of rows), as one table a range, with the needed columns only.
 
     Ranges ascend and do not overlap. A row group that several ranges touch is decoded once; one that none touches is
-    not read at all.
+    not read at all. `content` is that of the file, where it has been read already.
 
     Raises:
         InputError: the file is damaged, no longer the one that was planned, or has rows too large for a shard.
         StorageError: the store refuses.
     """
-    wanted, needed = list(ranges), columns.needed
+    wanted = list(ranges)
     if file.format == single.FORMAT:
-        yield from (single.prompt_table(file.path) for _ in wanted)
+        yield from (_with_sources(single.prompt_table(file.path), file, columns, first) for first, _ in wanted)
         return
+    needed = [name for name in columns.needed if name not in file.partitions]
+    _refuse_changed(file, options)
+    if needed:
+        tables = _own_rows(file, columns, needed, wanted, options, content)
+    else:
+        tables = (_no_columns(rows) for _, rows in wanted)
+    for (first, _), table in zip(wanted, tables, strict=True):
+        yield _with_sources(_with_partitions(table, file, columns), file, columns, first)
+
+
+def _own_rows(
+    file: InputFile,
+    columns: Columns,
+    needed: list[str],
+    wanted: list[tuple[int, int]],
+    options: Mapping[str, Any] | None,
+    content: bytes | None,
+) -> Iterator[pa.Table]:
     schema = pa.schema([file.schema.field(name) for name in needed])
     if file.format == "parquet":
         store = Store(file.path, options)
-        with opened_parquet(store, "", InputError, piece=COLUMN_BYTES) as parquet:
+        with opened_parquet(store, "", InputError, piece=COLUMN_BYTES, content=content) as parquet:
             if parquet.metadata.num_rows != file.rows:
                 raise InputError(
                     f"{file.path}: has {parquet.metadata.num_rows:,} rows; when planned it had {file.rows:,}"
                 )
-            yield from _cut(_pieces(file, store, parquet, needed, wanted), wanted, file, schema)
+            pieces = _pieces(file, store, parquet, needed, wanted)
+            plain = ((at, *as_plain(piece, schema, columns.carried)) for at, piece in pieces)
+            yield from _cut(plain, wanted, file, schema)
+    elif file.format == MADE:
+        pieces = _numbered(made_batches(file, needed, options, content), needed)
+        plain = ((at, *as_plain(piece, schema, columns.carried)) for at, piece in pieces)
+        yield from _cut(plain, wanted, file, schema)
     else:
-        yield from _cut(_numbered(text_pieces(file, options), needed), wanted, file, schema)
+        pieces = _numbered(text_pieces(file, options, content), needed)
+        yield from _cut(((at, piece, None) for at, piece in pieces), wanted, file, schema)
+
+
+def _no_columns(rows: int) -> pa.Table:
+    return pa.table({"": pa.nulls(rows)}).select([])
+
+
+def _with_partitions(table: pa.Table, file: InputFile, columns: Columns) -> pa.Table:
+    """The table with the needed columns that are in the names of the file's folders."""
+    rows, added = table.num_rows, [name for name in columns.needed if name in file.partitions]
+    for name in added:
+        column = file.schema.field(name)
+        table = table.append_column(column, constant_column(file.partitions[name], column.type, rows))
+    return table.select(columns.needed) if added else table
+
+
+def _with_sources(table: pa.Table, file: InputFile, columns: Columns, first_row: int) -> pa.Table:
+    """The table with the columns that say in which row of which file each row is."""
+    rows = table.num_rows
+    values = {
+        "source_file": lambda: constant_column(file.name, SOURCES["source_file"], rows),
+        "source_row": lambda: pa.array(np.arange(first_row, first_row + rows, dtype=np.int64)),
+    }
+    for name in columns.sources:
+        table = table.append_column(pa.field(name, SOURCES[name]), values[name]())
+    return table
+
+
+def _refuse_changed(file: InputFile, options: Mapping[str, Any] | None) -> None:
+    """What is read must be what was planned: the plan's stamp is in the manifest."""
+    now = next((found for found in Store(file.path, options).files() if found.path == file.path), None)
+    if now is None:
+        raise InputError(f"{file.path}: was there when the run was planned, and is not now")
+    if (now.size, now.stamp) != (file.size, file.stamp):
+        raise InputError(
+            f"{file.path}: has changed since the run was planned ({file.size:,} bytes then, {now.size:,} now)"
+        )
 
 
 def _pieces(
     file: InputFile, store: Store, parquet: pq.ParquetFile, needed: list[str], ranges: list[tuple[int, int]]
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    start = 0
+    start, waiting = 0, deque(ranges)
     for number, rows in enumerate(file.row_groups):
-        if any(first < start + rows and start < first + count for first, count in ranges):
+        while waiting and sum(waiting[0]) <= start:
+            waiting.popleft()
+        if waiting and waiting[0][0] < start + rows:
             # Arrow refuses to read a damaged chunk, but ends the process if asked about one: read before asking.
             next(parquet.iter_batches(1, row_groups=[number], use_threads=False), None)
             size = _rows_at_a_time(store, parquet.metadata.row_group(number))
@@ -91,24 +239,36 @@ def _rows_at_a_time(store: Store, group: pq.RowGroupMetaData) -> int:
 
 
 def _cut(
-    pieces: Iterator[tuple[int, pa.RecordBatch]], ranges: list[tuple[int, int]], file: InputFile, schema: pa.Schema
+    pieces: Iterator[tuple[int, pa.RecordBatch, np.ndarray | None]],
+    ranges: list[tuple[int, int]],
+    file: InputFile,
+    schema: pa.Schema,
 ) -> Iterator[pa.Table]:
-    start, piece = 0, None
+    start, piece, mended = 0, None, None
     for first, count in ranges:
         if not 0 <= first <= first + count <= file.rows:
             raise ValueError(f"rows {first} to {first + count} of {file.path}, which has {file.rows}")
-        at, parts, size = first, [], 0
+        at, parts, size, texts = first, [], 0, 0
         while at < first + count:
             while piece is None or start + piece.num_rows <= at:
-                start, piece = next(pieces, (file.rows, None))
+                start, piece, mended = next(pieces, (file.rows, None, None))
                 if piece is None or start > at:
                     raise InputError(f"{file.path}: is damaged; row {at:,} is not where the file says it is")
             parts.append(piece.slice(at - start, first + count - at))
+            if mended is not None:
+                texts += int(mended[at - start :][: parts[-1].num_rows].sum())
             at += parts[-1].num_rows
-            size += sum(column.nbytes for column in parts[-1].columns if not pt.is_dictionary(column.type))
+            size += _bytes(parts[-1])
             if size > MOST_TABLE_BYTES:
-                raise InputError(
-                    f"{file.path}: rows {first:,} to {at - 1:,} hold more than {MOST_TABLE_BYTES / 2**30:g} GB; "
-                    "make shards smaller (--shard-size), or leave the largest column out of the table"
-                )
-        yield pa.Table.from_batches(parts, schema)
+                raise _too_large(file.path, first, at)
+        yield _marked(pa.Table.from_batches(parts, schema), texts)
+
+
+def _marked(table: pa.Table, mended: int) -> pa.Table:
+    """The table, which says how many of its texts were mended."""
+    return table.replace_schema_metadata({MENDED: str(mended)}) if mended else table
+
+
+def mended_texts(table: pa.Table) -> int:
+    """How many carried texts of a table that was read here were not UTF-8, and have U+FFFD for what was not."""
+    return int((table.schema.metadata or {}).get(MENDED, 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import string
 
-from .scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing
+from sdbatch.tiny.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing
 
 __all__ = ["WORDS", "caption"]
 

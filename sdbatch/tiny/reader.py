@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
 from scipy import ndimage
 
-from .scenes import BACKGROUNDS, COLOURS, PIXELS, SHAPES, Scene, coverage
+from sdbatch.tiny.scenes import BACKGROUNDS, COLOURS, PIXELS, SHAPES, Scene, coverage
 
 __all__ = ["Reading", "read", "verdict"]
 
@@ -77,10 +76,10 @@ def fit(box: np.ndarray) -> np.ndarray:
 
 
 def templates() -> dict[str, np.ndarray]:
-    middle, radius = torch.tensor([PIXELS / 2]), torch.tensor([20.0])
+    middle, radius = np.float32([PIXELS / 2]), np.float32([20])
     drawn = {}
     for index, shape in enumerate(SHAPES):
-        mask = coverage(torch.tensor([index]), middle, middle, radius)[0].numpy() > 0.5
+        mask = coverage(np.array([index]), middle, middle, radius)[0] > 0.5
         rows, columns = np.nonzero(mask)
         drawn[shape] = fit(mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1])
     return drawn

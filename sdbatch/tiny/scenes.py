@@ -7,7 +7,7 @@ import itertools
 import random
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 __all__ = [
     "BACKGROUNDS",
@@ -91,19 +91,20 @@ def held_out(scene: Scene) -> bool:
     return int.from_bytes(hashlib.sha256(combination.encode()).digest()[:8], "big") % 10 == 0
 
 
-def draw(batch: list[Scene], rng: random.Random) -> torch.Tensor:
+def draw(batch: list[Scene], rng: random.Random) -> np.ndarray:
     """Anti-aliased pictures, float32 (B, 3, 64, 64) in [0, 1]; `rng` moves the things a little."""
-    canvas = torch.tensor([BACKGROUNDS[scene.background] for scene in batch])[:, :, None, None]
-    canvas = canvas.expand(-1, -1, PIXELS, PIXELS).clone()
+    canvas = np.empty((len(batch), 3, PIXELS, PIXELS), dtype=np.float32)
+    canvas[:] = np.array([BACKGROUNDS[scene.background] for scene in batch], dtype=np.float32)[:, :, None, None]
     places = [[place(scene, nth, rng) for nth in range(len(scene.things))] for scene in batch]
     for nth in (0, 1):
         rows = [row for row, scene in enumerate(batch) if nth < len(scene.things)]
         if rows:
             things = [batch[row].things[nth] for row in rows]
-            shape = torch.tensor([SHAPES.index(thing.shape) for thing in things])
-            colour = torch.tensor([COLOURS[thing.colour] for thing in things])[:, :, None, None]
-            cover = coverage(shape, *torch.tensor([places[row][nth] for row in rows]).T)[:, None]
-            canvas[rows] = canvas[rows] * (1 - cover) + colour * cover
+            shapes = np.array([SHAPES.index(thing.shape) for thing in things])
+            colours = np.array([COLOURS[thing.colour] for thing in things], dtype=np.float32)[:, :, None, None]
+            x, y, radius = np.array([places[row][nth] for row in rows], dtype=np.float32).T
+            cover = coverage(shapes, x, y, radius)[:, None]
+            canvas[rows] = canvas[rows] * (1 - cover) + colours * cover
     return canvas
 
 
@@ -120,18 +121,23 @@ def place(scene: Scene, nth: int, rng: random.Random) -> tuple[float, float, flo
     return middle + wobble, middle + rng.uniform(-3, 3), radius
 
 
-def coverage(shape: torch.Tensor, x: torch.Tensor, y: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
-    """How much of every pixel each shape covers, (N, 64, 64) in [0, 1], from its signed distance."""
-    grid = torch.arange(PIXELS) + 0.5
+def coverage(shapes: np.ndarray, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """How much of every pixel each shape covers, float32 (N, 64, 64) in [0, 1], from its signed distance.
+
+    Args:
+        shapes: places in `SHAPES`, int (N,).
+        x, y, radius: in pixels, float32 (N,).
+    """
+    grid = np.arange(PIXELS, dtype=np.float32) + np.float32(0.5)
     right, down = grid[None, None, :] - x[:, None, None], grid[None, :, None] - y[:, None, None]
     r = radius[:, None, None]
-    across, along = right.abs(), down.abs()
-    circle = torch.hypot(right, down) - r
-    square = torch.maximum(across, along) - 0.88 * r
-    inner = 0.62 * r  # the triangle's inscribed circle; shifted so that its bounding box is centred
+    across, along = np.abs(right), np.abs(down)
+    circle = np.hypot(right, down) - r
+    square = np.maximum(across, along) - np.float32(0.88) * r
+    inner = np.float32(0.62) * r  # the triangle's inscribed circle; shifted so that its bounding box is centred
     tip = down - inner / 2
-    triangle = torch.maximum(0.866 * across - 0.5 * tip - inner, tip - inner)
-    arm = 0.34 * r
-    cross = torch.minimum(torch.maximum(across - r, along - arm), torch.maximum(along - r, across - arm))
-    distance = torch.stack(torch.broadcast_tensors(circle, square, triangle, cross))
-    return (0.5 - distance[shape, torch.arange(len(shape))]).clamp(0, 1)
+    triangle = np.maximum(np.float32(0.866) * across - tip / 2 - inner, tip - inner)
+    arm = np.float32(0.34) * r
+    cross = np.minimum(np.maximum(across - r, along - arm), np.maximum(along - r, across - arm))
+    distances = np.stack(np.broadcast_arrays(circle, square, triangle, cross))
+    return (np.float32(0.5) - distances[shapes, np.arange(len(shapes))]).clip(0, 1)

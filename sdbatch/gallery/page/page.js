@@ -2,7 +2,7 @@
 
 const PHONE_SIZE = 150; // two pictures beside each other
 const SETTINGS = ["sampler", "steps", "guidance_scale"];
-const UNSORTED = new Set(["file_name", "sha256", "picture", "parameters"]);
+const UNSORTED = new Set(["file_name", "sha256", "picture", "parameters", "started_from"]);
 
 const $ = (id) => document.getElementById(id);
 const table = new Table();

@@ -1,6 +1,6 @@
 "use strict";
 
-const UNLISTED = new Set(["prompt", "picture", "parameters"]); // shown in a way of their own
+const UNLISTED = new Set(["prompt", "picture", "parameters", "started_from"]); // shown in a way of their own
 const COPIED_MS = 1600;
 const SMALL = 160; // a picture of so few pixels a side shows each of them, rather than a blur
 
@@ -62,6 +62,11 @@ class Viewer {
       make("strong", { textContent: "No picture" }),
       make("span", { textContent: value("error") ?? "The reason isn't known.", dir: "auto" }),
     );
+
+    const input = value("started_from");
+    parts["viewer-input"].hidden = input === null;
+    if (input === null) parts["viewer-input-picture"].removeAttribute("src");
+    else parts["viewer-input-picture"].src = input;
 
     parts["viewer-prompt"].textContent = value("prompt") || "(no prompt)";
     parts["copy-parameters"].hidden = value("parameters") === null;

@@ -1,0 +1,76 @@
+"""`sdbatch bench`: measure how fast a model is on this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sdbatch.cli.options import add_field, add_storage_options, command
+from sdbatch.cli.words import size
+from sdbatch.settings import ROW_OPTIONS, RUN_FIELDS, RunSettings
+
+__all__ = ["add"]
+
+EXAMPLES = """\
+examples:
+  sdbatch bench
+      the small built-in model, on this machine's best device
+  sdbatch bench --model ./stable-diffusion-v1-5 --steps 25 --sampler dpmpp_2m --lanes 32
+      your own model, set up as in a run
+The source's folder benchmarks/ compares with diffusers, side by side.
+"""
+ROWS = 256
+OPTIONS = {field.name: field for field in (*ROW_OPTIONS, *RUN_FIELDS)}
+
+
+def add(commands: Any) -> None:
+    parser = command(commands, "bench", _bench, "measure how fast a model is on this machine", EXAMPLES)
+    add_field(parser, OPTIONS["model"], help="default %(default)s; as for generate")
+    add_field(parser, OPTIONS["revision"])
+    add_field(parser, OPTIONS["variant"])
+    add_storage_options(parser)
+    add_field(parser, OPTIONS["sampler"], help="default: ddim if the model has it, else the model's default")
+    add_field(parser, OPTIONS["steps"], default=20, help="default %(default)s")
+    add_field(parser, OPTIONS["guidance_scale"])
+    add_field(parser, OPTIONS["lanes"], help="default: as in a run")
+    for name in ("dtype", "device", "compile"):
+        add_field(parser, OPTIONS[name])
+    add_field(parser, OPTIONS["quantization"], default="none", help="default %(default)s")
+    add_field(parser, OPTIONS["deep_cache"], default=1, help="default %(default)s")
+
+
+def _bench(
+    model: str,
+    revision: str | None,
+    variant: str | None,
+    storage_options: dict[str, Any],
+    sampler: str | None,
+    steps: int,
+    guidance_scale: float | None,
+    **engine: Any,
+) -> int:
+    from sdbatch.diffusion import Request, validate
+    from sdbatch.diffusion.calls import lane_calls
+    from sdbatch.errors import UsageError
+    from sdbatch.model_source import ModelSource
+    from sdbatch.plan.speed_test import measure
+    from sdbatch.resolution import resolved
+
+    info = ModelSource(model, revision, variant, storage_options).inspect()
+    sampler = sampler or ("ddim" if "ddim" in info.samplers else str(info.defaults["sampler"]))
+    said = RunSettings(sampler=sampler, steps=steps, guidance_scale=guidance_scale)
+    guidance_scale = resolved(said, info).value("guidance_scale")
+    settings = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale}
+    requests = [Request("a red circle", seed=seed, **settings) for seed in range(ROWS)]
+    if reason := validate(requests[0], info):
+        raise UsageError(reason)
+    speed = measure(info, engine, requests)
+    passes = lane_calls(requests[0], info) / speed.lanes
+    print(
+        f"{speed.passes_per_second / passes:.2f} images per second: {sampler}, {steps} steps, "
+        f"guidance {guidance_scale:g}"
+    )
+    print(
+        f"{speed.passes_per_second:.2f} passes per second of {speed.lanes} lanes on {speed.device_name}, {speed.dtype}"
+    )
+    print(f"{size(speed.peak_bytes)} of memory at peak")
+    return 0

@@ -1,0 +1,1 @@
+"""Makes passes faster. Modules that change pictures say so."""

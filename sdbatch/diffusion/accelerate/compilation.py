@@ -1,0 +1,44 @@
+"""torch.compile for the engine: fixed shapes, no choices by timing, one cache for all processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+__all__ = ["compiled", "keep_compiled"]
+
+# Compiler processes per worker: the node's other workers compile at the same time.
+COMPILE_THREADS = 8
+
+
+def compiled(call: Callable, device: torch.device) -> Callable:
+    """`call` through torch.compile, compiled separately for each shape, without dynamic shapes.
+
+    On CUDA Inductor must not choose reductions by timing them: two processes could choose differently, and their
+    pictures would differ in the last bits. For the same reason no mode that autotunes is used.
+    """
+    options = {"deterministic": True} if device.type == "cuda" and _can_be_deterministic() else None
+    return torch.compile(call, dynamic=False, options=options)
+
+
+def keep_compiled(folder: Path, threads: int = COMPILE_THREADS) -> None:
+    """Have this process compile with at most `threads` helpers and keep compiled code in a folder.
+
+    All processes of a node and later runs share the folder. Environment variables (TORCHINDUCTOR_CACHE_DIR,
+    TORCHINDUCTOR_COMPILE_THREADS) take precedence.
+    """
+    import torch._inductor.config as inductor
+
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
+        inductor.compile_threads = min(threads, os.cpu_count() or 1)
+
+
+def _can_be_deterministic() -> bool:
+    """Whether this torch has the option; older releases lack it."""
+    import torch._inductor.config as inductor
+
+    return hasattr(inductor, "deterministic")

@@ -1,0 +1,36 @@
+"""A ControlNet's weights into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import diffusers
+import torch
+
+from sdbatch.diffusion.adapters.control_files import find_controlnet, inspect_controlnet
+from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.models.loading import load_network
+from sdbatch.errors import AdapterError, ModelError
+
+__all__ = ["controlnet_loader"]
+
+
+def controlnet_loader(
+    info: ModelInfo, device: torch.device, dtype: torch.dtype, find: Callable[[str], Path] | None = None
+) -> Callable[[str], torch.nn.Module]:
+    """What loads the nets of a model's rows by their names.
+
+    Args:
+        find: the folder of a net on this machine; by default a name is a local folder or a hub id.
+    """
+
+    def load(name: str) -> torch.nn.Module:
+        """Raises `AdapterError` for a net that can't be found, read or used with the model."""
+        found = inspect_controlnet((find or find_controlnet)(name), info)
+        try:
+            return load_network(diffusers.ControlNetModel, found.folder, found.weights, dtype, device)
+        except ModelError as error:
+            raise AdapterError(str(error)) from error
+
+    return load

@@ -1,0 +1,264 @@
+"""ControlNets in the lanes: each net runs in groups of a fixed size over the lanes that need it at a call.
+
+What is alike at every call is made when a row comes in: the embedding of its control image, and the keys and values
+that the net's layers make of its texts. A group is padded, never cut: at another batch shape a net rounds otherwise.
+A net's residuals go into the lanes that it ran for and into no others.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.image_processor import VaeImageProcessor
+
+from sdbatch.diffusion.accelerate.attention import TextProjection, fuse_self_attention
+from sdbatch.diffusion.accelerate.cpu import use_onednn
+from sdbatch.diffusion.adapters.control_rows import MOST_NETS, Control, controls_of
+from sdbatch.diffusion.device.transfer import send
+from sdbatch.diffusion.pictures.picture_encoders import PictureEncoder
+from sdbatch.diffusion.request import Request
+from sdbatch.diffusion.tasks.task import Need
+
+__all__ = ["ControlNets", "Controlled", "Job", "Residuals", "jobs_of"]
+
+Residuals = Sequence[torch.Tensor]
+"""What is added to the denoiser's skip connections, and last to its middle block, each (L, C, h, w)."""
+# What a UNet with size conditioning gives a net besides the text.
+ADDED = ("text_embeds", "time_ids")
+HINTS_AT_A_TIME = 2
+
+
+@dataclass(frozen=True)
+class Controlled:
+    """One ControlNet of a row in the lanes.
+
+    Attributes:
+        control: what the row says of it.
+        hint: the embedded control image (C, h, w).
+        texts: all keys and values of the net for the text of each of the row's lanes, (tokens, features).
+        conditional_only: whether it runs for the conditional lane alone.
+    """
+
+    control: Control
+    hint: torch.Tensor
+    texts: Sequence[torch.Tensor]
+    conditional_only: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """One net for one lane at one call; `order` is the net's place among those of the row."""
+
+    order: int
+    lane: int
+    text: torch.Tensor
+    controlled: Controlled
+
+    @property
+    def run(self) -> tuple[int, str]:
+        """What jobs share that run together: residuals of a row are added in the order of its nets."""
+        return self.order, self.controlled.control.net
+
+
+def jobs_of(
+    controlled: Sequence[Controlled], lanes: Sequence[int], call: int, calls: int, *, is_paired: bool
+) -> list[Job]:
+    """What a row's nets have to do at a call.
+
+    Args:
+        lanes: its conditional and its unconditional lane.
+        is_paired: whether it still has the latter.
+    """
+    jobs = []
+    for order, one in enumerate(controlled):
+        if one.control.is_on(call, calls):
+            own = lanes[: 2 if is_paired and not one.conditional_only else 1]
+            jobs += [Job(order, lane, text, one) for lane, text in zip(own, one.texts, strict=False)]
+    return jobs
+
+
+class _Net:
+    """A ControlNet in memory, its layers changed as the denoiser's are."""
+
+    def __init__(self, net: torch.nn.Module):
+        self._net = net.to(memory_format=torch.channels_last)
+        self.device, self.dtype = net.device, net.dtype
+        self.is_pooled = bool(net.config.global_pool_conditions)
+        self._is_bgr = net.config.controlnet_conditioning_channel_order == "bgr"
+        # Both are done here, where the image has not been embedded and the whole residual is at hand.
+        net.register_to_config(global_pool_conditions=False, controlnet_conditioning_channel_order="rgb")
+        fuse_self_attention(net)
+        self.text = TextProjection(net)
+        if self.device.type == "cpu" and self.dtype == torch.float32:
+            use_onednn(net)
+            use_onednn(self.text)
+        self._hint, net.controlnet_cond_embedding = net.controlnet_cond_embedding, torch.nn.Identity()
+
+    def hints(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Control images (B, 3, H, W), from 0 to 1, as they are added to the first features: (B, C, h, w)."""
+        pixels = pixels.flip(1) if self._is_bgr else pixels
+        return self._hint(pixels.to(self.dtype, memory_format=torch.channels_last))
+
+    def residuals(self, latents: torch.Tensor, timesteps: torch.Tensor, texts, hints, added) -> list[torch.Tensor]:
+        down, mid = self._net(
+            latents.to(self.dtype, memory_format=torch.channels_last),
+            timesteps,
+            encoder_hidden_states=texts,
+            controlnet_cond=hints.contiguous(memory_format=torch.channels_last),
+            added_cond_kwargs=added or None,
+            return_dict=False,
+        )
+        return [*down, mid]
+
+
+class ControlNets:
+    """The ControlNets that rows of one denoiser name: at most `MOST_NETS` in memory, the least recently used go first.
+
+    Args:
+        load: gives the network that a row calls by some name, on the denoiser's device and in its dtype.
+        cell: pixels of a side of the picture to one of the latents.
+    """
+
+    def __init__(self, load: Callable[[str], torch.nn.Module], cell: int):
+        self._load = load
+        self._cell = cell
+        self._nets: OrderedDict[str, _Net] = OrderedDict()
+        self.calls = 0
+
+    @property
+    def loaded(self) -> list[str]:
+        """The nets in memory, the one used last at the end."""
+        return list(self._nets)
+
+    def needs(self, request: Request, size: tuple[int, int], mask: Need | None = None) -> list[Need]:
+        """The control images of a row to be encoded, for a picture of that height and width.
+
+        Args:
+            mask: a need of the row's task that is cut to what a mask paints; control images are cut likewise.
+        """
+        cut = {} if mask is None or mask.padding is None else {"mask": mask.mask, "padding": mask.padding}
+        return [Need(self.kind(control.net), control.image, size, **cut) for control in controls_of(request)]
+
+    def kind(self, net: str) -> str:
+        """What a need calls the encoding of control images for a net."""
+        return f"control image of {net}"
+
+    def encoders(self, request: Request) -> dict[str, PictureEncoder]:
+        """What encodes the control images of a row."""
+        return {self.kind(c.net): _Hints(self, c.net, self._cell) for c in controls_of(request)}
+
+    def controlled(
+        self, request: Request, hints: Sequence[torch.Tensor], texts: Sequence[torch.Tensor]
+    ) -> list[Controlled]:
+        """A row's nets with what each makes of its control image and its texts.
+
+        Args:
+            hints: the encoded control images.
+            texts: the hidden states (tokens, dim) of the text of each of its lanes.
+        """
+        controls = controls_of(request)
+        # diffusers goes by the first net.
+        conditional_only = controls[0].guess_mode or self.net(controls[0].net).is_pooled
+        return [
+            Controlled(control, hint, [self.net(control.net).text(text) for text in texts], conditional_only)
+            for control, hint in zip(controls, hints, strict=True)
+        ]
+
+    def residuals(
+        self, jobs: Iterable[Job], latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, Any]
+    ) -> Residuals:
+        """What the nets add to the lanes of a pass; empty if there is nothing to do.
+
+        Args:
+            latents, timesteps, conditioning: what the denoiser is given, for all lanes.
+        """
+        jobs = sorted(jobs, key=lambda job: (job.run, job.lane))
+        sums: list[torch.Tensor] = []
+        for run in dict.fromkeys(job.run for job in jobs):
+            together = [job for job in jobs if job.run == run]
+            size = group_size(len(latents))
+            for first in range(0, len(together), size):
+                group = together[first : first + size]
+                made = self._run(group, size, latents, timesteps, conditioning)
+                if not sums:
+                    sums = [_zeros(len(latents), residual) for residual in made]
+                lanes = _index([job.lane for job in group], latents.device)
+                for total, residual in zip(sums, made, strict=True):
+                    total.index_add_(0, lanes, residual[: len(group)])
+        return sums
+
+    def net(self, name: str) -> _Net:
+        """A net, loaded if it is not in memory."""
+        if name not in self._nets:
+            while len(self._nets) >= MOST_NETS:
+                self._nets.popitem(last=False)
+            self._nets[name] = _Net(self._load(name))
+        self._nets.move_to_end(name)
+        return self._nets[name]
+
+    def _run(self, group: Sequence[Job], size: int, latents, timesteps, conditioning) -> list[torch.Tensor]:
+        """The group's scaled residuals, one entry a job, then what stands for the padding."""
+        self.calls += 1
+        net = self.net(group[0].controlled.control.net)
+        padded = [*group, *group[:1] * (size - len(group))]
+        lanes = _index([job.lane for job in padded], latents.device)
+        made = net.residuals(
+            latents.index_select(0, lanes),
+            timesteps.index_select(0, lanes),
+            torch.stack([job.text for job in padded]),
+            torch.stack([job.controlled.hint for job in padded]),
+            {name: conditioning[name].index_select(0, lanes) for name in ADDED if name in conditioning},
+        )
+        scales = [_scales(job, len(made), net.is_pooled) for job in padded]
+        scales = send(torch.tensor(scales), latents.device).unbind(1)
+        scaled = [(r * scale.view(-1, 1, 1, 1)).to(r.dtype) for r, scale in zip(made, scales, strict=True)]
+        return [r.mean(dim=(2, 3), keepdim=True).expand_as(r) for r in scaled] if net.is_pooled else scaled
+
+
+class _Hints(PictureEncoder):
+    """Control images, stretched to the row's size and embedded by their net."""
+
+    batch = HINTS_AT_A_TIME
+
+    def __init__(self, nets: ControlNets, net: str, cell: int):
+        self._nets, self._net = nets, net
+        self._images = VaeImageProcessor(vae_scale_factor=cell, do_convert_rgb=True, do_normalize=False)
+
+    def pixels(self, need: Need) -> torch.Tensor:
+        height, width = need.size
+        image, box, mode = need.picture.load(), None, "default"
+        if need.padding is not None:
+            box = self._images.get_crop_region(need.mask.load_mask(), width, height, pad=need.padding)
+            mode = "fill"
+        return self._images.preprocess(image, height=height, width=width, crops_coords=box, resize_mode=mode)[0]
+
+    def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        return {"hint": self._nets.net(self._net).hints(pixels)}
+
+    def result(self, need: Need, encoded: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return encoded["hint"]
+
+
+def group_size(lanes: int) -> int:
+    """Lanes that a net runs for at a time: even, and a function of the lanes of a pass alone."""
+    return max(2, lanes // 4 // 2 * 2)
+
+
+def _scales(job: Job, count: int, is_pooled: bool) -> list[float]:
+    """What each residual is multiplied by; in guess mode the outer ones less than the inner ones."""
+    scale = job.controlled.control.scale
+    if job.controlled.conditional_only and not is_pooled:
+        return (torch.logspace(-1, 0, count) * scale).tolist()
+    return [scale] * count
+
+
+def _zeros(lanes: int, like: torch.Tensor) -> torch.Tensor:
+    return like.new_zeros(lanes, *like.shape[1:]).to(memory_format=torch.channels_last)
+
+
+def _index(lanes: list[int], device: torch.device) -> torch.Tensor:
+    return send(torch.tensor(lanes), device)

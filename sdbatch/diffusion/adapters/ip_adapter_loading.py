@@ -1,0 +1,68 @@
+"""An IP-Adapter's weights into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers.models.attention_processor import Attention
+from safetensors.torch import load_file
+from transformers import CLIPVisionModelWithProjection
+
+from sdbatch.diffusion.adapters.ip_adapter_files import find_ip_adapter, inspect_ip_adapter
+from sdbatch.diffusion.adapters.ip_adapter_nets import IpAdapterNet
+from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.models.loading import load_network
+from sdbatch.errors import AdapterError, ModelError
+
+__all__ = ["ip_adapter_loader"]
+
+
+def ip_adapter_loader(
+    info: ModelInfo, unet: torch.nn.Module, find: Callable[[str], Path] | None = None
+) -> Callable[[str], IpAdapterNet]:
+    """What loads the adapters of a UNet's rows by their names.
+
+    Args:
+        find: the file of an adapter on this machine; by default a name is a local path, or org/name/path on the hub.
+    """
+
+    def load(name: str) -> IpAdapterNet:
+        """Raises `AdapterError` for an adapter that can't be found, read or used with the UNet."""
+        found = inspect_ip_adapter((find or find_ip_adapter)(name), info)
+        try:
+            encoder = load_network(
+                CLIPVisionModelWithProjection,
+                found.encoder.parent,
+                found.encoder_weights,
+                unet.dtype,
+                unet.device,
+                of_transformers=True,
+            )
+        except ModelError as error:
+            raise AdapterError(str(error)) from error
+        tensors = load_file(found.path)
+        own = {key.removeprefix("image_proj."): t for key, t in tensors.items() if key.startswith("image_proj.")}
+        projection = unet._convert_ip_adapter_image_proj_to_diffusers(own, low_cpu_mem_usage=False)
+        projection = projection.to(unet.device, unet.dtype).eval().requires_grad_(False)
+        weight = _keys_and_values(tensors, unet, found.path).to(unet.device, unet.dtype)
+        return IpAdapterNet(encoder, projection, weight, found.is_plus)
+
+    return load
+
+
+def _keys_and_values(tensors: dict[str, torch.Tensor], unet: torch.nn.Module, path: Path) -> torch.Tensor:
+    """Of all cross-attention layers, in their order: the file numbers them among all, from 1 on by twos."""
+    layers = [module for module in unet.modules() if isinstance(module, Attention) and module.is_cross_attention]
+    found = []
+    for i, layer in enumerate(layers):
+        for of, linear in (("to_k_ip", layer.to_k), ("to_v_ip", layer.to_v)):
+            name = f"ip_adapter.{2 * i + 1}.{of}.weight"
+            if name not in tensors or tensors[name].shape[0] != linear.out_features:
+                shape = list(tensors[name].shape) if name in tensors else "not there"
+                raise AdapterError(f"{path}: {name} is {shape}; the UNet's layer has {linear.out_features} features")
+            found.append(tensors[name])
+    if (count := sum(name.endswith("_ip.weight") for name in tensors)) != len(found):
+        raise AdapterError(f"{path}: has {count // 2} layers, the UNet {len(layers)}")
+    return torch.cat(found)

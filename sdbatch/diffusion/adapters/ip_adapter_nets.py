@@ -1,0 +1,136 @@
+"""IP-Adapters in the lanes: the keys and values that every layer makes of a picture, made once a row.
+
+A lane holds them beside those of its text, with a scale, and a lane without a picture is left as it is, to the bit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+
+from sdbatch.diffusion.adapters.control_rows import MOST_NETS
+from sdbatch.diffusion.adapters.ip_adapter_rows import image_prompts_of
+from sdbatch.diffusion.pictures.picture_encoders import PictureEncoder
+from sdbatch.diffusion.request import Request
+from sdbatch.diffusion.tasks.task import Need
+
+__all__ = ["IpAdapterNet", "IpAdapters", "is_image_prompt", "sets_of"]
+
+NAME = re.compile(r"image prompt \d+ of \d+")
+SCALE = " scale"
+
+
+@dataclass(frozen=True)
+class IpAdapterNet:
+    """An IP-Adapter in memory.
+
+    Attributes:
+        encoder: CLIP's vision tower.
+        projection: makes tokens of what that gives.
+        weight: of all keys and values of the denoiser's layers (features, dim), in the order of its texts'.
+        is_plus: whether the tower's hidden states are looked at, not its embedding.
+    """
+
+    encoder: torch.nn.Module
+    projection: torch.nn.Module
+    weight: torch.Tensor
+    is_plus: bool
+
+    def features(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """Keys and values (B, tokens, features) of pictures, and of none at all for the unconditional lane."""
+        pixels = pixels.to(self.encoder.dtype)
+        if self.is_plus:
+            seen, nothing = (
+                self.encoder(given, output_hidden_states=True).hidden_states[-2]
+                for given in (pixels, torch.zeros_like(pixels))
+            )
+        else:
+            seen = self.encoder(pixels).image_embeds
+            nothing = torch.zeros_like(seen)
+        return {"shown": self._project(seen), "nothing": self._project(nothing)}
+
+    def _project(self, seen: torch.Tensor) -> torch.Tensor:
+        return F.linear(self.projection(seen).to(self.weight.dtype), self.weight)
+
+
+class IpAdapters:
+    """The IP-Adapters that rows of one denoiser name: at most `MOST_NETS` in memory.
+
+    Args:
+        load: gives the adapter that a row calls by some name.
+    """
+
+    def __init__(self, load: Callable[[str], IpAdapterNet]):
+        self._load = load
+        self._nets: OrderedDict[str, IpAdapterNet] = OrderedDict()
+
+    def needs(self, request: Request) -> list[Need]:
+        """The pictures of a row's IP-Adapters, to be encoded."""
+        return [Need(_kind(prompt.adapter), prompt.image) for prompt in image_prompts_of(request)]
+
+    def encoders(self, request: Request) -> dict[str, PictureEncoder]:
+        """What encodes them."""
+        return {_kind(prompt.adapter): _Features(self, prompt.adapter) for prompt in image_prompts_of(request)}
+
+    def tensors(
+        self, request: Request, encoded: Sequence[Mapping[str, torch.Tensor]], lanes: int
+    ) -> list[dict[str, torch.Tensor]]:
+        """What each of a row's lanes holds of its pictures: the unconditional ones are shown nothing."""
+        found: list[dict[str, torch.Tensor]] = [{} for _ in range(lanes)]
+        for i, (prompt, features) in enumerate(zip(image_prompts_of(request), encoded, strict=True)):
+            for lane, named in enumerate(found):
+                made = features["nothing" if lane else "shown"]
+                name = f"image prompt {i} of {len(made)}"
+                named[name] = made
+                named[name + SCALE] = torch.tensor(prompt.scale, device=made.device)
+        return found
+
+    def net(self, name: str) -> IpAdapterNet:
+        """An adapter, loaded if it is not in memory."""
+        if name not in self._nets:
+            while len(self._nets) >= MOST_NETS:
+                self._nets.popitem(last=False)
+            self._nets[name] = self._load(name)
+        self._nets.move_to_end(name)
+        return self._nets[name]
+
+
+class _Features(PictureEncoder):
+    """Pictures through an adapter's vision tower, its projection, and the keys and values of all layers."""
+
+    def __init__(self, adapters: IpAdapters, adapter: str):
+        self._adapters, self._adapter = adapters, adapter
+
+    def pixels(self, need: Need) -> torch.Tensor:
+        side = self._adapters.net(self._adapter).encoder.config.image_size
+        cls = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
+        processor = cls(size=side, crop_size=side)
+        return processor(images=need.picture.load(), return_tensors="pt").pixel_values[0]
+
+    def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        return self._adapters.net(self._adapter).features(pixels)
+
+    def result(self, need: Need, encoded: Mapping[str, torch.Tensor]) -> Any:
+        return encoded
+
+
+def is_image_prompt(name: str) -> bool:
+    """Whether a lane's tensor of that name belongs to an IP-Adapter."""
+    return name.removesuffix(SCALE) != name or NAME.fullmatch(name) is not None
+
+
+def sets_of(conditioning: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """What the layers attend to besides the texts: features (L, tokens, features) and scales (L,), in order."""
+    names = sorted(name for name in conditioning if NAME.fullmatch(name))
+    return [(conditioning[name], conditioning[name + SCALE]) for name in names]
+
+
+def _kind(adapter: str) -> str:
+    return f"picture for {adapter}"

@@ -1,0 +1,126 @@
+"""The LoRAs of a lane set: a pool of slots a layer, from which each lane's factors are gathered."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sdbatch.diffusion.adapters.lora_bank import Factors
+from sdbatch.diffusion.adapters.lora_layers import Gathered
+
+__all__ = ["LoraSlots", "Place", "Weighted", "filled"]
+
+Weighted = tuple[Factors, float]
+"""What a file adds to a layer, and the weight that a row gives it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer of the network, which may stand for several of the model's (queries, keys, values).
+
+    Attributes:
+        parts: their names, in the order of its outputs.
+        inputs, taps: features of its input, and the size of its kernel.
+        outputs: of all parts together.
+    """
+
+    parts: tuple[str, ...]
+    inputs: int
+    taps: int
+    outputs: int
+
+    def numbers(self, rank: int) -> int:
+        """How many numbers a slot of that rank has here."""
+        return rank * (len(self.parts) * self.inputs * self.taps + self.outputs)
+
+
+class _Pool:
+    """The slots of one layer: (S, in, taps, n, R), (S, n, R), (S, n, R, out / n)."""
+
+    def __init__(self, place: Place, slots: int, rank: int, like: torch.Tensor):
+        parts = len(place.parts)
+        self.down = like.new_zeros(slots, place.inputs, place.taps, parts, rank)
+        self.scale = like.new_zeros(slots, parts, rank)
+        self.up = like.new_zeros(slots, parts, rank, place.outputs // parts)
+
+    def clear(self, slot: int) -> None:
+        for tensor in (self.down, self.scale, self.up):
+            tensor[slot].zero_()
+
+    def put(self, slot: int, part: int, loras: Sequence[Weighted]) -> None:
+        """Several LoRAs lie side by side along the rank."""
+        first = 0
+        for factors, weight in loras:
+            places = slice(first, first + factors.rank)
+            down = factors.down.flatten(2) if factors.down.ndim > 2 else factors.down[..., None]
+            self.down[slot, :, :, part, places].copy_(down.permute(1, 2, 0))
+            self.scale[slot, part, places].fill_(factors.scale * weight)
+            self.up[slot, part, places].copy_(factors.up.t())
+            first += factors.rank
+
+    def gathered(self, slots: torch.Tensor) -> Gathered:
+        down, scale, up = (tensor.index_select(0, slots) for tensor in (self.down, self.scale, self.up))
+        return Gathered(down.flatten(2), scale.flatten(1)[:, None], up)
+
+
+def filled(place: Place, rank: int, lanes: Sequence[Mapping[str, Sequence[Weighted]]], like: torch.Tensor) -> Gathered:
+    """The factors of a layer for a batch that is run once: what each entry adds, by the model's layer."""
+    pool = _Pool(place, len(lanes), rank, like)
+    for lane, loras in enumerate(lanes):
+        for part, name in enumerate(place.parts):
+            pool.put(lane, part, loras.get(name, ()))
+    return pool.gathered(torch.arange(len(lanes), device=like.device))
+
+
+class LoraSlots:
+    """Slots of one rank. A slot holds all LoRAs of a row with their weights; rows that share these share the slot.
+
+    Args:
+        places: the layers of the network by name.
+        slots: how many LoRAs, or combinations of them, can be in use at once.
+        rank: that every slot has; smaller ones are zeros beyond their own.
+        like: a tensor of the device and dtype.
+    """
+
+    def __init__(self, places: Mapping[str, Place], slots: int, rank: int, like: torch.Tensor):
+        self._places = places
+        self._rank = rank
+        self._like = like
+        self.slots = slots
+        self.lanes: torch.Tensor | None = None
+        # A pool is made when the first LoRA that changes the layer comes.
+        self._pools: dict[str, _Pool] = {}
+        self._held: dict[Hashable, int] = {}
+
+    def slot(self, key: Hashable, in_use: Collection[Hashable], loras: Mapping[str, Sequence[Weighted]]) -> int:
+        """The slot of a combination, which is written if it is not there yet.
+
+        Args:
+            in_use: the combinations of all rows in the lanes, this one among them; at most as many as there are slots.
+            loras: what the combination adds, by the model's layer.
+        """
+        if key in self._held:
+            return self._held[key]
+        if len(self._held) == self.slots:
+            idle = next(held for held in self._held if held not in in_use)
+            slot = self._held.pop(idle)
+        else:
+            slot = len(self._held)
+        for pool in self._pools.values():
+            pool.clear(slot)
+        for name, place in self._places.items():
+            if any(part in loras for part in place.parts):
+                pool = self._pools.get(name)
+                if pool is None:
+                    pool = self._pools[name] = _Pool(place, self.slots, self._rank, self._like)
+                for part, layer in enumerate(place.parts):
+                    pool.put(slot, part, loras.get(layer, ()))
+        self._held[key] = slot
+        return slot
+
+    def gathered(self, layer: str) -> Gathered | None:
+        """A layer's factors for the lanes of the pass under way; None if no LoRA here changes it."""
+        pool = self._pools.get(layer)
+        return None if pool is None else pool.gathered(self.lanes)

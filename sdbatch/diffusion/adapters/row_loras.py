@@ -1,0 +1,253 @@
+"""LoRAs of a model's rows: in its texts, in the keys and values made of these, and in the passes of its UNet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+
+import torch
+
+from sdbatch.diffusion.accelerate.attention import TextProjection
+from sdbatch.diffusion.adapters.lora_bank import LoraBank
+from sdbatch.diffusion.adapters.lora_files import MOST_RANK, LoraModel
+from sdbatch.diffusion.adapters.lora_layers import Current, Gathered, lora_twin
+from sdbatch.diffusion.adapters.lora_names import Layer
+from sdbatch.diffusion.adapters.lora_rows import Lora, loras_of
+from sdbatch.diffusion.adapters.lora_slots import LoraSlots, Place, Weighted, filled
+from sdbatch.diffusion.embeddings import Text
+from sdbatch.diffusion.request import Request
+from sdbatch.errors import AdapterError
+
+__all__ = ["RowLoras"]
+
+# Rows share passes with rows of the same bucket: the products of a pass have one rank, and zeros cost time too.
+BUCKETS = (16, 32, 64, 128, 256, MOST_RANK)
+# Memory for the slots of one lane set: of a CPU in bytes, of a GPU as a share of what it has.
+CPU_SLOT_BYTES, GPU_SLOT_SHARE = 1 << 30, 8
+
+Encoded = Mapping[str, torch.Tensor]
+
+
+class RowLoras:
+    """What a family of UNets needs for LoRAs that differ from row to row.
+
+    Args:
+        model: the layers that files may change.
+        unet: with fused self-attention, and keys and values of texts taken from `text`.
+        text: what makes them.
+        encoders: the text encoders.
+
+    Attributes:
+        slot_bytes: memory for the slots of one lane set.
+    """
+
+    def __init__(
+        self, model: LoraModel, unet: torch.nn.Module, text: TextProjection, encoders: Sequence[torch.nn.Module]
+    ):
+        self._unet, self._text = unet, text
+        self._encoders = encoders
+        self._like = text.linear.weight
+        self.bank = LoraBank(model, self._like.dtype)
+        self._places = _places(unet, set(text.names))
+        self._in_slots = {("unet", name) for place in self._places.values() for name in place.parts}
+        self._ranks: dict[tuple[str, ...], tuple[int, int]] = {}
+        self._current = Current()
+        self._text_currents = [Current() for _ in encoders]
+        self.slot_bytes = CPU_SLOT_BYTES
+        if self._like.device.type == "cuda":
+            self.slot_bytes = torch.cuda.get_device_properties(self._like.device).total_memory // GPU_SLOT_SHARE
+
+    @cached_property
+    def unet(self) -> torch.nn.Module:
+        """The UNet for rows with LoRAs. The weights are the plain one's."""
+        return lora_twin(self._unet, self._current, hooked=False)
+
+    @cached_property
+    def _twin_encoders(self) -> list[torch.nn.Module]:
+        pairs = zip(self._encoders, self._text_currents, strict=True)
+        return [lora_twin(encoder, current, hooked=True) for encoder, current in pairs]
+
+    @cached_property
+    def _text_places(self) -> list[dict[str, Place]]:
+        return [_text_places(encoder) for encoder in self._encoders]
+
+    @property
+    def is_applied(self) -> bool:
+        """Whether the pass under way is one of rows with LoRAs."""
+        return self._current.source is not None
+
+    def rank(self, request: Request) -> int:
+        """The rank that a row's slot has; 0 for a row that needs none.
+
+        Raises:
+            AdapterError: a file of the row does not fit the model.
+        """
+        return self._buckets(loras_of(request))[0]
+
+    def load(self, request: Request) -> None:
+        """Have the tensors of a row's files read. Raises `AdapterError`, as for NaN among them."""
+        for lora in loras_of(request):
+            self.bank.factors(lora.path)
+
+    def key(self, request: Request) -> Hashable:
+        """What rows must share to share a slot."""
+        return tuple((lora.path, lora.weight) for lora in loras_of(request))
+
+    def text_key(self, request: Request) -> Hashable:
+        """What the encoding of a row's texts depends on besides the words."""
+        loras = loras_of(request)
+        return tuple(lora for lora in loras if any(part != "unet" for part, _ in self.bank.header(lora.path).layers))
+
+    def slot_count(self, rank: int, lanes: int) -> int:
+        """How many different LoRAs can be in the lanes of a set at once."""
+        numbers = sum(place.numbers(rank) for place in self._places.values())
+        return max(1, min(lanes, self.slot_bytes // (numbers * self._like.element_size())))
+
+    def slots(self, rank: int, lanes: int) -> LoraSlots:
+        """The slots of a lane set."""
+        return LoraSlots(self._places, self.slot_count(rank, lanes), rank, self._like)
+
+    def slot(self, slots: LoraSlots, request: Request, in_use: Iterable[Request]) -> torch.Tensor:
+        """The slot of a row that comes into the lanes, as one of their tensors: int64, ().
+
+        Args:
+            in_use: the rows of these lanes, this one among them.
+        """
+        loras = _by_layer([(lora, lora.weight) for lora in loras_of(request)], self.bank, "unet")
+        slot = slots.slot(self.key(request), {self.key(other) for other in in_use}, loras)
+        return torch.tensor(slot, device=self._like.device)
+
+    @contextmanager
+    def applied(self, slots: LoraSlots, lanes: torch.Tensor) -> Iterator[None]:
+        """While `unet` runs: the slot of each lane, int64 (L,)."""
+        slots.lanes, self._current.source = lanes, slots
+        try:
+            yield
+        finally:
+            slots.lanes = self._current.source = None
+
+    def keys_values(self, request: Request, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What `TextProjection` makes of a row's text (tokens, dim), with what the row's LoRAs add to it."""
+        made = self._text(hidden_states)
+        for lora in loras_of(request):
+            factors = self.bank.factors(lora.path)
+            for name, part in self._text.names.items():
+                if (own := factors.get(("unet", name))) is not None:
+                    down, up = (tensor.to(made.device) for tensor in (own.down.flatten(1), own.up))
+                    made[:, part] += (hidden_states @ down.t() * (own.scale * lora.weight)) @ up.t()
+        return made
+
+    def encode(self, texts: list[Text], encode: Callable[[list[Text], Sequence[torch.nn.Module]], Encoded]) -> Encoded:
+        """Texts encoded, each with its own LoRAs. Those without any are encoded as if there were none.
+
+        Args:
+            encode: makes a batch of encodings with the text encoders that it is given.
+        """
+        ranks = [self._buckets(text.adapters)[1] for text in texts]
+        found: list[Encoded] = [{} for _ in texts]
+        if not any(ranks):
+            return encode(texts, self._encoders)
+        for rank in sorted(set(ranks)):
+            # At every rank all texts go through, since the batch's shape must stay.
+            encoders = self._twin_encoders if rank else self._encoders
+            with self._applied_to_texts(texts, ranks, rank):
+                encoded = encode(texts, encoders)
+            for i in range(len(texts)):
+                if ranks[i] == rank:
+                    found[i] = {name: tensor[i] for name, tensor in encoded.items()}
+        return {name: torch.stack([encoded[name] for encoded in found]) for name in found[0]}
+
+    @contextmanager
+    def _applied_to_texts(self, texts: list[Text], ranks: list[int], rank: int) -> Iterator[None]:
+        lanes = [text.adapters if own == rank else () for text, own in zip(texts, ranks, strict=True)]
+        for i, current in enumerate(self._text_currents if rank else ()):
+            part = f"text_encoder_{i + 1}" if i else "text_encoder"
+            loras = [_by_layer([(lora, lora.te_weight) for lora in lane], self.bank, part) for lane in lanes]
+            current.source = _Texts(self._text_places[i], loras, rank, self._encoders[i])
+        try:
+            yield
+        finally:
+            for current in self._text_currents:
+                current.source = None
+
+    def _buckets(self, loras: Sequence[Lora]) -> tuple[int, int]:
+        """The ranks of a combination's slot and of its texts' batch."""
+        paths = tuple(lora.path for lora in loras)
+        if paths not in self._ranks:
+            sums: dict[Layer, int] = {}
+            for header in map(self.bank.header, paths):
+                for layer in header.layers:
+                    sums[layer] = sums.get(layer, 0) + header.rank(layer)
+            in_unet = max((rank for layer, rank in sums.items() if layer in self._in_slots), default=0)
+            in_texts = max((rank for (part, _), rank in sums.items() if part != "unet"), default=0)
+            self._ranks[paths] = _bucket(in_unet, paths), _bucket(in_texts, paths)
+        return self._ranks[paths]
+
+
+class _Texts:
+    """The factors of one batch of texts, put together layer by layer: a text is encoded once."""
+
+    def __init__(
+        self,
+        places: Mapping[str, Place],
+        lanes: Sequence[Mapping[str, Sequence[Weighted]]],
+        rank: int,
+        encoder: torch.nn.Module,
+    ):
+        self._places, self._lanes, self._rank = places, lanes, rank
+        self._like = next(encoder.parameters())
+        self._changed = {name for lane in lanes for name in lane}
+
+    def gathered(self, layer: str) -> Gathered | None:
+        place = self._places[layer]
+        if self._changed.isdisjoint(place.parts):
+            return None
+        return filled(place, self._rank, self._lanes, self._like)
+
+
+def _by_layer(loras: Iterable[tuple[Lora, float]], bank: LoraBank, wanted: str) -> dict[str, list[Weighted]]:
+    """What weighted files add to one part of the model, by layer."""
+    found: dict[str, list[Weighted]] = {}
+    for lora, weight in loras:
+        for (part, name), factors in bank.factors(lora.path).items():
+            if part == wanted:
+                found.setdefault(name, []).append((factors, weight))
+    return found
+
+
+def _bucket(rank: int, paths: Sequence[str]) -> int:
+    if rank == 0:
+        return 0
+    if rank > BUCKETS[-1]:
+        raise AdapterError(f"{' and '.join(paths)}: rank {rank} together; at most {BUCKETS[-1]} in one row")
+    return next(bucket for bucket in BUCKETS if rank <= bucket)
+
+
+def _places(unet: torch.nn.Module, once_a_text: set[str]) -> dict[str, Place]:
+    """The layers that a pass of the UNet multiplies by; keys and values of texts are none of them."""
+    found = {}
+    for name, module in unet.named_modules():
+        if name not in once_a_text and (place := _place(module, _parts(name))):
+            found[name] = place
+    return found
+
+
+def _text_places(encoder: torch.nn.Module) -> dict[str, Place]:
+    named = ((name, _place(module, (name.removeprefix("text_model."),))) for name, module in encoder.named_modules())
+    return {name: place for name, place in named if place}
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """The model's layers that one of the UNet's stands for, where it is fused."""
+    block, _, own = name.rpartition(".")
+    return tuple(f"{block}.{part}" for part in ("to_q", "to_k", "to_v")) if own == "to_qkv" else (name,)
+
+
+def _place(module: torch.nn.Module, parts: tuple[str, ...]) -> Place | None:
+    if isinstance(module, torch.nn.Linear):
+        return Place(parts, module.in_features, 1, module.out_features)
+    if isinstance(module, torch.nn.Conv2d):
+        height, width = module.kernel_size
+        return Place(parts, module.in_channels, height * width, module.out_channels)
+    return None

@@ -1,0 +1,1 @@
+"""Reads the files of a model: configurations, weight files and their headers; downloads them from the hub."""

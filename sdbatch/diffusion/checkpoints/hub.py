@@ -1,0 +1,50 @@
+"""Downloads models from the Hugging Face hub, once, into the hub's own cache.
+
+Uses the environment variables of huggingface_hub: HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdbatch.errors import ModelError
+
+__all__ = ["CONFIG_SUFFIXES", "fetch_configs", "fetch_weights"]
+
+# Files of a model besides weights: configurations, vocabularies, SentencePiece models, chat templates.
+CONFIG_SUFFIXES = (".json", ".txt", ".model", ".jinja")
+CONFIGS = [f"*{suffix}" for suffix in CONFIG_SUFFIXES]
+
+
+def fetch_configs(repository: str, revision: str | None) -> Path:
+    """The folder of a snapshot that has at least the model's configuration and tokenizer files.
+
+    Raises:
+        ModelError: no such model or revision, no access, or no connection and not in the cache.
+    """
+    return _snapshot(repository, revision, CONFIGS)
+
+
+def fetch_weights(repository: str, revision: str | None, names: Sequence[str]) -> Path:
+    """The folder of a snapshot that has the configuration files and, of the weights `names`, those that exist.
+
+    Raises:
+        ModelError: as for `fetch_configs`.
+    """
+    return _snapshot(repository, revision, [*CONFIGS, *names])
+
+
+def _snapshot(repository: str, revision: str | None, wanted: list[str]) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=wanted)
+    except LocalEntryNotFoundError as error:
+        reason = "the hub can't be reached, and its cache on this machine doesn't have it"
+        raise ModelError(f"model {repository!r}: no such folder, and as a hub id: {reason}") from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"model {repository!r}: no such folder, and as a hub id: {reason}") from error
+    return Path(folder)

@@ -1,0 +1,69 @@
+"""`ModelInfo`: the facts about a model that are known before its weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sdbatch.diffusion.checkpoints.weights import PartWeights
+
+__all__ = ["ModelInfo"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """A model that the engine can run. Its family fills in some attributes, `inspect_model` the rest.
+
+    Attributes:
+        name: the name that the user gave; the folder's name for a folder.
+        folder: where it is in diffusers' folder format.
+        family: name of its family, such as "sd" (Stable Diffusion 1.x and 2.x), "sdxl" or "flux".
+        prediction_type: the denoiser's output: "epsilon", "v_prediction", "sample" or "flow_prediction".
+        height, width: its own size in pixels.
+        size_multiple: heights and widths must be multiples of this number of pixels.
+        max_side: the largest height or width with positional embeddings; None for any.
+        max_tokens: the text encoder's context, special tokens included.
+        text_layers: of the text encoder that has the fewest, where a row may take the states of an earlier one.
+        num_train_timesteps: steps of the diffusion that it was trained on.
+        distilled_steps: maximum steps of lcm and tcd (`original_inference_steps`).
+        guidance_embedded: the guidance scale is an input of the denoiser, without unconditional pass (LCM, FLUX.1 dev).
+        samplers: names of the samplers that it supports.
+        uses: names of the common row settings that it supports.
+        defaults: of sampler, steps, guidance_scale and, on CUDA, dtype.
+        title: the usual name of this kind of model.
+        variant: weight files are named `….<variant>.safetensors` if a component has them; None for plain names.
+        weights: the weight files of each component.
+        commit: of a model on the hub.
+        pipeline: the class named in its model_index.json.
+        tasks: the kinds of rows that it can make; the first is its default.
+        vae_scale: pixels of a picture per side of a latent pixel.
+        extra_channels: input channels of its denoiser besides the latents'.
+        most_noise_level: of tasks that have one, the largest.
+    """
+
+    name: str = ""
+    folder: Path = Path()
+    family: str
+    prediction_type: str
+    height: int
+    width: int
+    size_multiple: int
+    max_side: int | None = None
+    max_tokens: int
+    text_layers: int = 0
+    num_train_timesteps: int
+    distilled_steps: int = 50
+    guidance_embedded: bool = False
+    samplers: tuple[str, ...]
+    uses: frozenset[str]
+    defaults: Mapping[str, object] = field(compare=False)
+    title: str = ""
+    variant: str | None = None
+    weights: tuple[PartWeights, ...] = ()
+    commit: str | None = None
+    pipeline: str = ""
+    tasks: tuple[str, ...] = ("text-to-image",)
+    vae_scale: int = 8
+    extra_channels: int = 0
+    most_noise_level: int = 0

@@ -1,0 +1,88 @@
+"""The tables of runs that start from a picture: a scheduler's later steps, and how it adds noise to what it is given.
+
+Image-in pipelines leave out the first timesteps (their `get_timesteps`), start from a·picture + s·noise, and, where
+they keep parts of the picture, put a·picture + s·noise there after each call. The numbers are read off the live
+scheduler, as those of its steps are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+
+from sdbatch.diffusion.samplers.coefficients import Table, compile_table, quiet, scale_input, start, step
+from sdbatch.diffusion.tasks.task import Run
+from sdbatch.errors import SamplerError
+
+__all__ = ["compile_run", "count_calls"]
+
+
+def compile_run(scheduler, run: Run) -> Table:
+    """The table of a row's run.
+
+    Raises:
+        SamplerError: see `compile_table`; the run has no step left; or it starts from a picture, and the scheduler
+            can't add noise to one.
+    """
+    if not run.noised:
+        return compile_table(scheduler, run.steps, **dict(run.schedule))
+    if not hasattr(scheduler, "add_noise"):
+        name = type(scheduler).__name__
+        raise SamplerError(f"{name} can not add noise to a picture, so no row can start from one with it")
+    if run.left_out >= run.steps:
+        raise SamplerError(f"of {run.steps} steps none is left")
+    cut = _cut(scheduler, run.left_out * scheduler.order)
+    table = compile_table(cut, run.steps, **dict(run.schedule))
+    noising = _noising(cut, run)
+    return dataclasses.replace(table, start=tuple(map(float, noising[0])), keep=noising[1:])
+
+
+def count_calls(scheduler, run: Run) -> int:
+    """The calls of the table, without making it."""
+    return len(start(scheduler, run.steps, **dict(run.schedule))) - run.left_out * scheduler.order
+
+
+class _Cut:
+    """A scheduler whose runs begin at a later timestep; all else is the scheduler's own."""
+
+    def __init__(self, scheduler, begin: int):
+        self._scheduler = scheduler
+        self._begin = begin
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "set_begin_index":
+            set_begin_index = self._scheduler.set_begin_index
+            return lambda index: set_begin_index(self._begin + index)
+        return getattr(self._scheduler, name)
+
+    @property
+    def timesteps(self) -> torch.Tensor:
+        return self._scheduler.timesteps[self._begin :]
+
+
+def _cut(scheduler, begin: int) -> _Cut:
+    named = type(type(scheduler).__name__, (_Cut,), {})  # refusals name the scheduler's class
+    return named(scheduler, begin)
+
+
+def _noising(scheduler: _Cut, run: Run) -> np.ndarray:
+    """float64 (calls + 1, 2): the factors of a picture and of noise that `add_noise` has at the start and after each
+    call. It may depend on how far the scheduler is, not on the timestep alone."""
+    generator = torch.Generator().manual_seed(0)
+    one, zero = (torch.full((1, 1, 1, 1), value, dtype=torch.float64) for value in (1.0, 0.0))
+
+    def factors(timesteps: torch.Tensor) -> tuple[float, float]:
+        return float(scheduler.add_noise(one, zero, timesteps)), float(scheduler.add_noise(zero, one, timesteps))
+
+    with quiet():
+        timesteps = start(scheduler, run.steps, **dict(run.schedule))
+        noising = [factors(timesteps[:1])]
+        for i, t in enumerate(timesteps):
+            scale_input(scheduler, zero, t)
+            step(scheduler, zero, t, zero, generator)
+            # After the last call the picture itself is there.
+            noising.append(factors(timesteps[i + 1 : i + 2]) if i + 1 < len(timesteps) else (1.0, 0.0))
+    return np.array(noising)

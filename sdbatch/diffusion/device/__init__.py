@@ -1,0 +1,1 @@
+"""The device that an engine runs on: its memory, its rounding, its checks."""

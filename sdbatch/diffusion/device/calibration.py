@@ -1,0 +1,148 @@
+"""Calibrates an engine to its device at the start: compiles, finds how many lanes fit, and checks the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from sdbatch.diffusion.accelerate.attention import attention_backends
+from sdbatch.diffusion.device.device_checks import DeviceChecks, cuda_graph_error
+from sdbatch.diffusion.device.headroom import decode_batch, lanes_that_fit
+from sdbatch.diffusion.device.memory import forget, is_out_of_memory
+from sdbatch.diffusion.device.numerics import pin_numerics
+from sdbatch.diffusion.device.trial import trial_inputs, trial_outputs
+from sdbatch.diffusion.families.family import Family
+from sdbatch.diffusion.lanes import halved
+from sdbatch.errors import RunError
+
+__all__ = ["Calibration", "calibrate"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The result of a calibration.
+
+    Attributes:
+        lanes: at the model's own size; fewer than requested if memory ran out.
+        out_of_memory: messages, one for each time that lanes were halved.
+        decode_batch: rows per call of the VAE.
+        compile: whether the UNet is compiled, "on" or "off"; on CUDA also the VAE's decoder.
+        compile_error: why compilation failed.
+        cuda_graph_error: why CUDA graphs are not used; None if they are.
+        checks: the device checks, also for further sizes.
+        attention: the attention kernels on CUDA, by shape; None on a CPU.
+    """
+
+    lanes: int
+    decode_batch: int
+    out_of_memory: tuple[str, ...]
+    compile: str
+    compile_error: str | None
+    cuda_graph_error: str | None
+    checks: DeviceChecks
+    attention: dict[str, str] | None
+
+
+def calibrate(family: Family, lanes: int | None, compile: str) -> Calibration:
+    """Compile the family's networks if requested, and check the device.
+
+    Args:
+        lanes: the number to use if memory allows; None for as many as fit.
+        compile: "on", "off", or "auto": on CUDA, if there is a compiler.
+
+    Raises:
+        RunError: compilation is required but fails, or not even two lanes fit.
+    """
+    pin_numerics(family.device)
+    memory = _Memory(family, lanes_that_fit(family) if lanes is None else lanes)
+    attention = memory.enough_for(attention_of_a_pass) if family.device.type == "cuda" else None
+    compiled, compile_error, graph_error = False, None, "compile is off"
+    if compile == "on" or (compile == "auto" and family.device.type != "cpu"):
+        compile_error = memory.enough_for(partial(warm_up, must_compile=compile == "on"))
+        compiled = compile_error is None
+    checks = DeviceChecks(family)
+    memory.enough_for(lambda family, lanes: checks.at_the_start(lanes, decode_batch(lanes, family.device)))
+    if compiled:
+        graph_error = memory.enough_for(cuda_graph_error)
+    checks.graphs = graph_error is None
+    return Calibration(
+        lanes=memory.lanes,
+        decode_batch=decode_batch(memory.lanes, family.device),
+        out_of_memory=tuple(memory.shortages),
+        compile="on" if compiled else "off",
+        compile_error=compile_error,
+        cuda_graph_error=graph_error,
+        checks=checks,
+        attention=attention,
+    )
+
+
+class _Memory:
+    """The number of lanes that fit into memory, as far as tried."""
+
+    def __init__(self, family: Family, lanes: int):
+        self._family = family
+        self.lanes = lanes
+        self.shortages: list[str] = []
+
+    def enough_for(self, attempt: Callable[[Family, int], Any]) -> Any:
+        """Return `attempt(family, lanes)`, with fewer lanes if memory runs out.
+
+        Raises:
+            RunError: not even two lanes fit.
+        """
+        while True:
+            try:
+                return attempt(self._family, self.lanes)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                forget(error)
+                if self.lanes == 2:
+                    info = self._family.info
+                    where = f"on {self._family.device} with 2 lanes at {info.height}x{info.width}"
+                    raise RunError(f"{info.name} does not fit {where}") from error
+            self.shortages.append(f"{self.lanes} lanes halved to {halved(self.lanes)} at the start")
+            self.lanes = halved(self.lanes)
+
+
+@torch.inference_mode()
+def warm_up(family: Family, lanes: int, *, must_compile: bool) -> str | None:
+    """Run the compiled networks once, at the model's own size.
+
+    Returns:
+        None, or why compilation fails here; everything then runs uncompiled.
+
+    Raises:
+        RunError: compilation is required but fails.
+    """
+    shape = (decode_batch(lanes, family.device), *family.latent_shape(family.info.height, family.info.width))
+    family.compile(shape)
+    try:
+        trial_outputs(family.denoise, *trial_inputs(family, lanes))
+        if family.device.type == "cuda":
+            family.decode(torch.zeros(shape, device=family.device))
+    except Exception as error:  # Dynamo, Inductor, Triton and a C compiler each raise their own errors
+        if is_out_of_memory(error):
+            raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        if must_compile:
+            message = f"torch.compile fails on this machine ({reason}); use --compile off"
+            raise RunError(message) from error
+        family.decompile()
+        return reason
+    return None
+
+
+@torch.inference_mode()
+def attention_of_a_pass(family: Family, lanes: int) -> dict[str, str]:
+    """The attention kernels of a pass of the UNet and of a decode, by shape, before compilation."""
+    shape = family.latent_shape(family.info.height, family.info.width)
+    with attention_backends() as found:
+        family.denoise(*trial_inputs(family, min(2, lanes)))
+        family.decode(torch.zeros(1, *shape, device=family.device))
+    return found

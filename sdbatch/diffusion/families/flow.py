@@ -1,0 +1,92 @@
+"""What families that are trained by flow matching have in common. Imports no torch.
+
+Lipman et al. 2023, Esser et al. 2024: x = (1 − σ)·picture + σ·noise, and the denoiser gives noise − picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sdbatch.diffusion.checkpoints.configs import Config
+from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.request import Request
+from sdbatch.errors import ModelError
+
+__all__ = [
+    "EULER",
+    "NOISY",
+    "SOLVERS",
+    "bucket",
+    "check_flow",
+    "evenly_spaced",
+    "latent_scale",
+    "require_width",
+    "shift_by_tokens",
+    "tokens",
+]
+
+# Deterministic samplers that any shift of the noise levels goes with.
+EULER = ("flow_euler", "flow_euler_karras", "flow_euler_exponential", "flow_euler_beta")
+# They draw noise at each step: in the shape of the latents, so not for pipelines that pack these.
+NOISY = ("flow_euler_stochastic", "flow_lcm")
+SOLVERS = ("flow_dpmpp_2m", "flow_dpmpp_2s", "flow_deis", "flow_unipc")
+
+
+SHORTEST_TEXT = 64
+
+
+def evenly_spaced(steps: int) -> tuple[float, ...]:
+    """1 … 1/n, the noise levels that most pipelines give their scheduler, before it shifts them."""
+    last = 1 / steps
+    if steps == 1:
+        return (1.0,)
+    # As numpy.linspace computes it.
+    width = (last - 1.0) / (steps - 1)
+    return (*(i * width + 1.0 for i in range(steps - 1)), last)
+
+
+def shift_by_tokens(count: int, config: Mapping[str, object]) -> dict[str, float]:
+    """mu, linear in the tokens of a picture, where the scheduler shifts by it (`calculate_shift` of diffusers)."""
+    if not config.get("use_dynamic_shifting"):
+        return {}
+    base, most = config.get("base_image_seq_len") or 256, config.get("max_image_seq_len") or 4096
+    low, high = config.get("base_shift"), config.get("max_shift")
+    low, high = 0.5 if low is None else low, 1.15 if high is None else high
+    slope = (high - low) / (most - base)
+    return {"mu": count * slope + (low - slope * base)}
+
+
+def tokens(request: Request, info: ModelInfo) -> int:
+    """Tokens of a row's picture, where each covers `size_multiple` pixels on each side."""
+    height, width = request.height or info.height, request.width or info.width
+    return (height // info.size_multiple) * (width // info.size_multiple)
+
+
+def require_width(config: Config, key: str, default: int, width: int, of: str) -> None:
+    """Raises `ModelError` for a transformer that takes texts of another width than its encoder gives."""
+    if config.get(key, default) != width:
+        raise ModelError(f"{config.source}: {key} is {config.get(key, default)}, and {of} gives {width}")
+
+
+def bucket(tokens: int, most: int) -> int:
+    """The length to which a text of that many tokens is padded, where a mask hides the padding.
+
+    There are few, so that many rows have the same one.
+    """
+    length = SHORTEST_TEXT
+    while length < min(tokens, most):
+        length *= 2
+    return min(length, most)
+
+
+def latent_scale(vae: Config) -> int:
+    """Pixels a latent of an `AutoencoderKL` has on each side."""
+    return 2 ** (len(vae.get("block_out_channels", "1")) - 1)
+
+
+def check_flow(scheduler: Config) -> None:
+    """Raises `ModelError` for a schedule that no family here has."""
+    if scheduler.get("invert_sigmas"):
+        raise ModelError(f"{scheduler.source}: inverted sigmas are not supported")
+    if (scheduler.get("base_image_seq_len") or 256) == (scheduler.get("max_image_seq_len") or 4096):
+        raise ModelError(f"{scheduler.source}: base_image_seq_len and max_image_seq_len are the same")

@@ -1,0 +1,89 @@
+"""The engine half of Qwen-Image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+
+from sdbatch.diffusion.device.transfer import send
+from sdbatch.diffusion.embeddings import Text
+from sdbatch.diffusion.families.family import Checkpoint, Named
+from sdbatch.diffusion.families.flow import bucket
+from sdbatch.diffusion.families.transformer import Transformer, pack, unpack
+from sdbatch.diffusion.request import Request
+
+__all__ = ["QwenImage"]
+
+# What the pipeline puts around a prompt, and how many tokens of it come before.
+TEMPLATE = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
+    "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
+BEFORE = 34
+
+
+class QwenImage(Transformer):
+    """Makes the pictures of QwenImagePipeline."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        super().__init__(checkpoint)
+        checkpoint.parts["tokenizer"].padding_side = "right"
+        config = self.vae.config
+        mean, std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (config.latents_mean, config.latents_std))
+        self._mean, self._std = send(mean, self.device), send(std, self.device)
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        scale = 2 ** len(self.vae.config.temperal_downsample)
+        return self.vae.config.z_dim, height // scale, width // scale
+
+    def count_tokens(self, text: str) -> int:
+        return super().count_tokens(TEMPLATE.format(text)) - BEFORE
+
+    def lane_key(self, request: Request) -> Hashable:
+        most = self.info.max_tokens
+        return bucket(max(self.count_tokens(text.content) for text in self.texts(request)), most)
+
+    def encode(self, texts: list[Text]) -> Named:
+        prompts = [TEMPLATE.format(text.content) for text in texts]
+        ids, mask = self.tokenize("tokenizer", prompts, self.info.max_tokens + BEFORE)
+        # Without its head, which would give a number for every word of the vocabulary.
+        states = self.parts["text_encoder"].model(input_ids=ids, attention_mask=mask, use_cache=False)
+        hidden_states, mask = states.last_hidden_state[:, BEFORE:], mask[:, BEFORE:].bool()
+        return {"encoder_hidden_states": hidden_states.where(mask[..., None], 0).to(self.dtype), "mask": mask}
+
+    def conditioning(
+        self, request: Request, encoded: list[Named], shape: tuple[int, int, int]
+    ) -> list[dict[str, torch.Tensor]]:
+        length = self.lane_key(request)
+        return [{name: tensor[:length] for name, tensor in named.items()} for named in encoded]
+
+    def predict(
+        self, run: Callable[..., Any], latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Named
+    ) -> torch.Tensor:
+        batch, _, height, width = latents.shape
+        velocity = run(
+            hidden_states=pack(latents),
+            # In the transformer's dtype before it is divided, as the pipeline has it.
+            timestep=timesteps.to(self.dtype) / 1000,
+            encoder_hidden_states=conditioning["encoder_hidden_states"],
+            encoder_hidden_states_mask=conditioning["mask"],
+            img_shapes=[[(1, height // 2, width // 2)]] * batch,
+            return_dict=False,
+        )[0]
+        return unpack(velocity, latents.shape)
+
+    def rescale(self, request: Request) -> float:
+        return 1.0
+
+    def renormalise(self, guided: torch.Tensor, conditional: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+        """Each token of the guided output as long as the conditional one's."""
+        guided_tokens, conditional_tokens = pack(guided), pack(conditional)
+        lengths = conditional_tokens.norm(dim=-1, keepdim=True) / guided_tokens.norm(dim=-1, keepdim=True)
+        return guided.where(factors == 0, unpack(guided_tokens * lengths, guided.shape))
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        latents = latents / (1.0 / self._std) + self._mean
+        # A picture is a film of one frame.
+        return self.vae.decode(latents[:, :, None].to(self.vae.dtype), return_dict=False)[0][:, :, 0]

@@ -1,0 +1,116 @@
+"""Sana (Xie et al. 2024): what its folder must be, and what it says of a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from sdbatch.diffusion.checkpoints.architectures import DECODER_TEXT, FLOW_SCHEDULER
+from sdbatch.diffusion.checkpoints.configs import (
+    Config,
+    Kind,
+    boolean,
+    integer,
+    list_of,
+    number,
+    one_or_list,
+    optional,
+    text,
+)
+from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.families.declaration import Declaration, network, scheduler, text_encoder, tokenizer
+from sdbatch.diffusion.families.flow import EULER, NOISY, SOLVERS, check_flow, require_width
+from sdbatch.errors import ModelError
+
+__all__ = ["SanaFamily"]
+
+TRANSFORMER: Mapping[str, Kind] = {
+    "_class_name": text("SanaTransformer2DModel"),
+    "in_channels": integer(1, 1024),
+    "out_channels": optional(integer(1, 1024)),
+    "num_attention_heads": integer(1, 1024),
+    "attention_head_dim": integer(1, 1024),
+    "num_layers": integer(1, 256),
+    "num_cross_attention_heads": optional(integer(1, 1024)),
+    "cross_attention_head_dim": optional(integer(1, 1024)),
+    "cross_attention_dim": optional(integer(1, 65536)),
+    "caption_channels": integer(1, 65536),
+    "mlp_ratio": number(0.01, 100),
+    "dropout": number(0, 1),
+    "attention_bias": boolean(),
+    "sample_size": integer(1, 1024),
+    "patch_size": integer(1, 16),
+    "norm_elementwise_affine": boolean(),
+    "norm_eps": number(0, 1),
+    "interpolation_scale": optional(number(0.01, 100)),
+    "guidance_embeds": boolean(),
+    "qk_norm": optional(text()),
+    "timestep_scale": number(1e-6, 1e6),
+}
+VAE: Mapping[str, Kind] = {
+    "_class_name": text("AutoencoderDC"),
+    "in_channels": integer(3, 3),
+    "latent_channels": integer(1, 1024),
+    "attention_head_dim": integer(1, 1024),
+    "encoder_block_types": one_or_list(text(), 1, 16),
+    "decoder_block_types": one_or_list(text(), 1, 16),
+    "encoder_block_out_channels": list_of(integer(1, 16384), 1, 16),
+    "decoder_block_out_channels": list_of(integer(1, 16384), 1, 16),
+    "encoder_layers_per_block": list_of(integer(0, 64), 1, 16),
+    "decoder_layers_per_block": list_of(integer(0, 64), 1, 16),
+    "downsample_block_type": text(),
+    "upsample_block_type": text(),
+    "scaling_factor": number(1e-6, 1e6),
+}
+# `max_sequence_length` of the pipeline.
+MAX_TOKENS = 300
+BLOCKS = 6
+
+
+class SanaFamily(Declaration):
+    """Gemma 2 texts under a mask, the prompt after instructions to enhance it; 32 pixels a latent."""
+
+    name = "sana"
+    title = "Sana"
+    pipelines = ("SanaPipeline",)
+    parts = (
+        text_encoder("text_encoder", DECODER_TEXT, "Gemma2Model", "Gemma2ForCausalLM"),
+        tokenizer("tokenizer"),
+        network("transformer", TRANSFORMER, "SanaTransformer2DModel"),
+        network("vae", VAE, "AutoencoderDC"),
+        scheduler(FLOW_SCHEDULER),
+    )
+    engine = "sdbatch.diffusion.families.sana:Sana"
+    samplers = (*EULER, *NOISY, "flow_heun", *SOLVERS)
+    defaults: Mapping[str, object] = {"sampler": "flow_dpmpp_2m", "steps": 20, "guidance_scale": 4.5, "dtype": "bf16"}
+
+    def inspect(self, index: Config, configs: Mapping[str, Config]) -> ModelInfo:
+        transformer, vae, own_scheduler = configs["transformer"], configs["vae"], configs["scheduler"]
+        check_flow(own_scheduler)
+        if own_scheduler.get("use_dynamic_shifting"):
+            raise ModelError(f"{own_scheduler.source}: its pipeline has no shift by the picture's size")
+        if transformer.get("guidance_embeds"):
+            raise ModelError(f"{transformer.source}: a transformer with guidance_embeds is Sana-Sprint's")
+        channels, latent_channels = transformer.get("in_channels", 32), vae.get("latent_channels", 32)
+        given = transformer.get("out_channels", 32) or channels
+        if channels != latent_channels or given not in (channels, 2 * channels):
+            what = f"a transformer with {channels} input and {given} output channels can't be run"
+            raise ModelError(f"{transformer.source}: {what} with latents of {latent_channels}")
+        width = configs["text_encoder"].get("hidden_size", 2304)
+        require_width(transformer, "caption_channels", 2304, width, "the text encoder")
+        scale = 2 ** (len(vae.get("encoder_block_out_channels", "1" * BLOCKS)) - 1)
+        size = transformer.get("sample_size", 32) * scale
+        return ModelInfo(
+            family=self.name,
+            title=self.title,
+            prediction_type="flow_prediction",
+            height=size,
+            width=size,
+            # The pipeline wants multiples of 32 whatever the autoencoder.
+            size_multiple=math.lcm(32, scale * transformer.get("patch_size", 1)),
+            max_tokens=MAX_TOKENS,
+            num_train_timesteps=own_scheduler.get("num_train_timesteps", 1000),
+            samplers=self.samplers,
+            uses=self.uses,
+            defaults=self.defaults,
+        )

@@ -1,0 +1,284 @@
+"""Stable Diffusion 1.x and 2.x (Rombach et al. 2022), and what is distilled from them (LCM, SD-Turbo)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import cached_property, partial
+from typing import Self
+
+import torch
+from diffusers.models.attention_processor import Attention
+
+from sdbatch.diffusion.accelerate.attention import TextProjection, fuse_self_attention
+from sdbatch.diffusion.accelerate.compilation import compiled
+from sdbatch.diffusion.accelerate.cpu import use_onednn
+from sdbatch.diffusion.accelerate.deep_cache import DeepCache
+from sdbatch.diffusion.adapters.control_nets import Residuals
+from sdbatch.diffusion.adapters.control_rows import controls_of
+from sdbatch.diffusion.adapters.ip_adapter_nets import sets_of
+from sdbatch.diffusion.adapters.ip_adapter_rows import image_prompts_of
+from sdbatch.diffusion.adapters.lora_files import lora_model
+from sdbatch.diffusion.adapters.row_loras import RowLoras
+from sdbatch.diffusion.device.numerics import tf32_convolutions
+from sdbatch.diffusion.device.transfer import send
+from sdbatch.diffusion.embeddings import Text
+from sdbatch.diffusion.families.clip_texts import WOVEN, ClipTexts, Prompts
+from sdbatch.diffusion.families.components import Components
+from sdbatch.diffusion.families.family import Checkpoint, Family, Named
+from sdbatch.diffusion.guidance import is_guided, rescale
+from sdbatch.diffusion.pictures.picture_encoders import picture_encoders
+from sdbatch.diffusion.request import Request
+from sdbatch.errors import PromptError
+
+__all__ = ["StableDiffusion"]
+
+
+class StableDiffusion(Family):
+    """Makes the pictures of StableDiffusionPipeline and LatentConsistencyModelPipeline."""
+
+    takes_penultimate = False
+
+    def __init__(self, components: Components):
+        super().__init__(components.info, components.scheduler_config, components.index)
+        self.denoiser = components.unet
+        self.vae = components.vae
+        self.device = components.unet.device
+        self.dtype = components.unet.dtype
+        self._text_encoders = components.text_encoders
+        self._clip = ClipTexts(
+            components.tokenizers,
+            components.text_encoders,
+            components.info.max_tokens,
+            self.device,
+            penultimate=self.takes_penultimate,
+        )
+        self._deep_cache: DeepCache | None = None
+        self._compiled: Callable | None = None
+        self._compiled_decode: Callable | None = None
+        self._compiled_decode_shape: tuple[int, ...] | None = None
+        # A decoder that is in float32 although the model is not is so for its range, not for its precision.
+        self.tf32_decoder = self.vae.dtype == torch.float32 != self.dtype
+        # Convolutions over channels that lie side by side are faster: on a CPU 1.08 times in the UNet, 1.8 in the VAE.
+        self.denoiser.to(memory_format=torch.channels_last)
+        self.vae.to(memory_format=torch.channels_last)
+        self.encoders = picture_encoders(components)
+        fuse_self_attention(self.denoiser)
+        self._text = TextProjection(self.denoiser)
+        if self.device.type == "cpu" and self.dtype == torch.float32:
+            use_onednn(self.denoiser)
+            use_onednn(self._text)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Self:
+        parts = checkpoint.parts
+        return cls(
+            Components(
+                info=checkpoint.info,
+                tokenizers=[part for name, part in parts.items() if name.startswith("tokenizer")],
+                text_encoders=[part for name, part in parts.items() if name.startswith("text_encoder")],
+                unet=parts["unet"],
+                vae=parts["vae"],
+                scheduler_config=checkpoint.scheduler_config,
+                index=checkpoint.index,
+                parts=parts,
+            )
+        )
+
+    @cached_property
+    def loras(self) -> RowLoras:
+        """Made for the first row that has any."""
+        return RowLoras(lora_model(self.info), self.denoiser, self._text, self._text_encoders)
+
+    def lora_rank(self, request: Request) -> int:
+        return self.loras.rank(request) if request.extra.get("lora") is not None else 0
+
+    def load_loras(self, request: Request) -> None:
+        if request.extra.get("lora") is not None:
+            self.loras.load(request)
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.vae.config.latent_channels, height // scale, width // scale
+
+    def task_inputs(self, shape: tuple[int, int, int]) -> Named:
+        inputs = {}
+        if self.info.extra_channels:
+            inputs["channels"] = torch.zeros(self.info.extra_channels, *shape[1:], device=self.device)
+        config = self.denoiser.config
+        if config.class_embed_type == "projection":
+            inputs["class_labels"] = torch.zeros(config.projection_class_embeddings_input_dim, device=self.device)
+        elif config.num_class_embeds:
+            inputs["class_labels"] = torch.zeros((), dtype=torch.long, device=self.device)
+        return inputs
+
+    def renormalise(self, guided: torch.Tensor, conditional: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+        return rescale(guided, conditional, factors)
+
+    def lane_key(self, request: Request) -> Hashable:
+        chunks, rank = len(self._lane_texts(request)[0]), self.lora_rank(request)
+        for text in self.texts(request) if request.extra.get("lora") is not None else ():
+            if text.role == WOVEN and text.adapters:
+                path = text.adapters[0].path
+                raise PromptError(f"{path} changes the text encoder, which does not go with compel's syntax")
+        # Rows with networks run beside others, but for those whose passes are compiled.
+        apart = self._compiled is not None and _has_networks(request)
+        return (
+            *(("chunks", chunks) if chunks > 1 else ()),
+            *(("lora", rank) if rank else ()),
+            *(("networks",) if apart else ()),
+        )
+
+    def count_tokens(self, text: str) -> int:
+        return self._clip.count_tokens(text)
+
+    def prompt_tokens(self, request: Request) -> tuple[int, bool]:
+        return self._clip.prompt_tokens(request)
+
+    def texts(self, request: Request) -> list[Text]:
+        texts = [text for lane in self._lane_texts(request) for text in lane]
+        if request.extra.get("lora") is None:
+            return texts
+        adapters = self.loras.text_key(request)
+        return [text._replace(adapters=adapters) for text in texts]
+
+    def prompts(self, request: Request) -> tuple[Prompts, ...]:
+        """What the text encoders are given for the row's conditional lane, then for its unconditional one."""
+        lanes = ((request.prompt,), (request.negative_prompt,))
+        return lanes if is_guided(request, self.info) else lanes[:1]
+
+    def encode(self, texts: list[Text]) -> Named:
+        if any(text.adapters for text in texts):
+            return self.loras.encode(texts, self._encode)
+        return self._encode(texts, self._text_encoders)
+
+    def _encode(self, texts: list[Text], encoders: Sequence[torch.nn.Module]) -> Named:
+        states, _ = self._clip.encode(texts, encoders)
+        return {"encoder_hidden_states": states[0].to(self.dtype)}
+
+    def conditioning(
+        self, request: Request, encoded: list[Named], shape: tuple[int, int, int]
+    ) -> list[dict[str, torch.Tensor]]:
+        return self._project(request, self.joined(request, encoded))
+
+    def _lane_texts(self, request: Request) -> tuple[tuple[Text, ...], ...]:
+        return self._clip.lanes(request, self.prompts(request))
+
+    def joined(self, request: Request, encoded: list[Named]) -> list[Named]:
+        """The chunks of each lane in one; what is no state of a token is the first chunk's."""
+        chunks = len(self._lane_texts(request)[0])
+        if chunks == 1:
+            return encoded
+        lanes = [encoded[i : i + chunks] for i in range(0, len(encoded), chunks)]
+        name = "encoder_hidden_states"
+        return [{**lane[0], name: torch.cat([chunk[name] for chunk in lane])} for lane in lanes]
+
+    def _project(self, request: Request, encoded: list[Named]) -> list[dict[str, torch.Tensor]]:
+        project = self._text if request.extra.get("lora") is None else partial(self.loras.keys_values, request)
+        lanes = [dict(named) | {"encoder_hidden_states": project(named["encoder_hidden_states"])} for named in encoded]
+        if self.info.guidance_embedded:
+            embedding = guidance_embedding(request.guidance_scale - 1, self.denoiser.config.time_cond_proj_dim)
+            lanes[0]["timestep_cond"] = send(embedding.to(self.dtype), self.device)
+        return lanes
+
+    def denoise(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: Named,
+        features: torch.Tensor | None = None,
+        residuals: Residuals | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        # Compiled, a pass with residuals and one without would round differently: then neither is.
+        run = self._runner(latents, compiled=residuals is None)
+        if "channels" in conditioning:
+            latents = torch.cat([latents, conditioning["channels"]], dim=1)
+        latents = latents.to(self.dtype, memory_format=torch.channels_last)
+        named = {
+            "encoder_hidden_states": conditioning["encoder_hidden_states"],
+            "timestep_cond": conditioning.get("timestep_cond"),
+            "added_cond_kwargs": self._added(conditioning),
+            "class_labels": self._labels(conditioning),
+        }
+        if residuals:
+            named["down_block_additional_residuals"] = residuals[:-1]
+            named["mid_block_additional_residual"] = residuals[-1]
+        with self._text.images.shown(sets_of(conditioning)):
+            if self._deep_cache is not None:
+                return run(latents, timesteps, features=features, **named)
+            return run(latents, timesteps, return_dict=False, **named)[0], None
+
+    def cache_deep_features(self) -> None:
+        """Have `denoise` make deep features, and take them.
+
+        Raises:
+            ModelError: it can't be done with this UNet.
+        """
+        self._deep_cache = DeepCache(self.denoiser)
+
+    def compile(self, decode_shape: tuple[int, int, int, int]) -> None:
+        """Have torch.compile run the UNet at the model's own size; on CUDA the VAE's decoder, too.
+
+        Other sizes stay as they are: each would take a minute, and which of them got compiled before torch
+        gives up would depend on the order of the rows.
+
+        Args:
+            decode_shape: the batch of latents that is decoded by what is compiled.
+        """
+        self._compiled = compiled(self._deep_cache or self.denoiser, self.device)
+        if self.device.type == "cuda":
+            # Not compiled, group norms copy channels_last to another layout and back.
+            self._compiled_decode = compiled(self.vae.decode, self.device)
+            self._compiled_decode_shape = tuple(decode_shape)
+
+    def decompile(self) -> None:
+        self._compiled = self._compiled_decode = self._compiled_decode_shape = None
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        decode = self._compiled_decode if latents.shape == self._compiled_decode_shape else self.vae.decode
+        latents = self._unscale(latents).to(self.vae.dtype, memory_format=torch.channels_last)
+        with tf32_convolutions(self.tf32_decoder):
+            return decode(latents, return_dict=False)[0]
+
+    def keep_whole(self) -> set[torch.nn.Module]:
+        """The first and the last convolution, as is the custom; keys and values of texts, which no pass multiplies."""
+        kept = {self.denoiser.conv_in, self.denoiser.conv_out}
+        for layer in self.denoiser.modules():
+            if isinstance(layer, Attention) and layer.is_cross_attention:
+                kept |= {layer.to_k, layer.to_v}
+        return kept
+
+    @cached_property
+    def _lora_network(self) -> torch.nn.Module:
+        """What runs for rows with LoRAs. It is never compiled: every rank would take a minute."""
+        return self.loras.unet if self._deep_cache is None else DeepCache(self.loras.unet)
+
+    def _runner(self, latents: torch.Tensor, *, compiled: bool = True) -> Callable:
+        if "loras" in self.__dict__ and self.loras.is_applied:
+            return self._lora_network
+        own_size = latents.shape[1:] == self.latent_shape(self.info.height, self.info.width)
+        if self._compiled is not None and own_size and compiled:
+            return self._compiled
+        return self._deep_cache or self.denoiser
+
+    def _unscale(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents / self.vae.config.scaling_factor
+
+    def _labels(self, conditioning: Named) -> torch.Tensor | None:
+        labels = conditioning.get("class_labels")
+        return labels.to(self.dtype) if labels is not None and labels.is_floating_point() else labels
+
+    def _added(self, conditioning: Named) -> dict[str, torch.Tensor] | None:
+        return None
+
+
+def _has_networks(request: Request) -> bool:
+    return bool(controls_of(request) or image_prompts_of(request))
+
+
+def guidance_embedding(w: float, dimension: int) -> torch.Tensor:
+    """Sinusoidal embedding (dimension,) of the guidance weight w = scale − 1 (Meng et al. 2023)."""
+    half = dimension // 2
+    frequencies = torch.exp(torch.arange(half) * -(torch.log(torch.tensor(10000.0)) / (half - 1)))
+    angles = torch.tensor(w, dtype=torch.float32) * 1000.0 * frequencies
+    embedding = torch.cat([torch.sin(angles), torch.cos(angles)])
+    return torch.nn.functional.pad(embedding, (0, dimension % 2))

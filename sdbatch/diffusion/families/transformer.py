@@ -1,0 +1,126 @@
+"""What the engine halves of diffusion transformers (Peebles & Xie 2023) have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import torch
+
+from sdbatch.diffusion.accelerate.compilation import compiled
+from sdbatch.diffusion.device.transfer import send
+from sdbatch.diffusion.embeddings import Text
+from sdbatch.diffusion.families.family import Checkpoint, Family, Named
+from sdbatch.diffusion.guidance import is_guided
+from sdbatch.diffusion.request import Request
+
+__all__ = ["Transformer", "pack", "unpack"]
+
+
+class Transformer(Family):
+    """A transformer over patches of latents, an autoencoder, and texts of a fixed length.
+
+    Attributes:
+        prompt_tokenizer: the name of the part whose count of tokens says whether a prompt is cut off.
+        network: what is called, and compiled: the transformer, or what a family makes of its layers.
+    """
+
+    prompt_tokenizer = "tokenizer"
+
+    def __init__(self, checkpoint: Checkpoint):
+        super().__init__(checkpoint.info, checkpoint.scheduler_config, checkpoint.index)
+        self.parts = checkpoint.parts
+        self.denoiser = checkpoint.parts["transformer"]
+        self.vae = checkpoint.parts["vae"]
+        self.device = checkpoint.device
+        self.dtype = checkpoint.dtype
+        self.network: Callable[..., Any] = self.denoiser
+        self._compiled: Callable | None = None
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Self:
+        return cls(checkpoint)
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.vae.config.latent_channels, height // scale, width // scale
+
+    def count_tokens(self, text: str) -> int:
+        return len(self.parts[self.prompt_tokenizer](text, verbose=False).input_ids)
+
+    def texts(self, request: Request) -> list[Text]:
+        texts = [Text("prompt", request.prompt)]
+        return [*texts, Text("negative", request.negative_prompt)] if is_guided(request, self.info) else texts
+
+    def conditioning(
+        self, request: Request, encoded: list[Named], shape: tuple[int, int, int]
+    ) -> list[dict[str, torch.Tensor]]:
+        return [dict(named) for named in encoded]
+
+    def denoise(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: Named,
+        features: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        own_size = latents.shape[1:] == self.latent_shape(self.info.height, self.info.width)
+        run = self._compiled if self._compiled is not None and own_size else self.network
+        return self.predict(run, latents.to(self.dtype), timesteps, conditioning), None
+
+    @abstractmethod
+    def predict(
+        self, run: Callable[..., Any], latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Named
+    ) -> torch.Tensor:
+        """The velocity (L, C, h, w) that the transformer gives.
+
+        Args:
+            run: `network`, compiled or not.
+            latents: (L, C, h, w) in the transformer's dtype.
+            timesteps: float32 (L,), 1000·σ.
+        """
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        config = self.vae.config
+        latents = latents / config.scaling_factor + (config.shift_factor or 0.0)
+        return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
+
+    def compile(self, decode_shape: tuple[int, int, int, int]) -> None:
+        self._compiled = compiled(self.network, self.device)
+
+    def decompile(self) -> None:
+        self._compiled = None
+
+    def chat(self, text: str, **options: Any) -> str:
+        """A text as a user's message, in the template of the model's tokenizer."""
+        message = [{"role": "user", "content": text}]
+        return self.parts["tokenizer"].apply_chat_template(
+            message, tokenize=False, add_generation_prompt=True, **options
+        )
+
+    def keep_whole(self) -> set[torch.nn.Module]:
+        """What stands before and after the blocks: embeddings of latents, texts and timesteps, and the last layers."""
+        blocks = [layers for layers in self.denoiser.modules() if isinstance(layers, torch.nn.ModuleList)]
+        return set(self.denoiser.modules()) - {module for layers in blocks for module in layers.modules()}
+
+    def tokenize(self, part: str, texts: Sequence[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask (B, length) of texts, padded and cut off at `length`."""
+        tokens = self.parts[part](
+            list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+        return send(tokens.input_ids, self.device), send(tokens.attention_mask, self.device)
+
+
+def pack(latents: torch.Tensor) -> torch.Tensor:
+    """Latents (B, C, h, w) as tokens (B, h/2·w/2, 4·C), of 2×2 latents each."""
+    batch, channels, height, width = latents.shape
+    patches = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(batch, (height // 2) * (width // 2), 4 * channels)
+
+
+def unpack(tokens: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """What `pack` was given, whose shape was (B, C, h, w)."""
+    batch, channels, height, width = shape
+    patches = tokens.view(batch, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return patches.reshape(batch, channels, height, width)

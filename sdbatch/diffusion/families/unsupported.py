@@ -1,0 +1,66 @@
+"""Pipelines of diffusers that make pictures of texts and do not run here, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ["UNSUPPORTED", "why_unsupported"]
+
+_NOT_YET = "no family has been written for it yet"
+_TWO_MODELS = "a second diffusion model makes its input, and sdbatch runs one"
+_PIXELS = "it diffuses pixels in several stages, and sdbatch runs one model over latents"
+_TOKENS = "it predicts tokens, not latents"
+_SEARCHES = "it changes the latents between its steps by what it sees in all of them"
+
+UNSUPPORTED: Mapping[str, str] = {
+    "AmusedPipeline": _TOKENS,
+    "AuraFlowPipeline": _NOT_YET,
+    "BriaFibo2Pipeline": _NOT_YET,
+    "BriaFiboPipeline": _NOT_YET,
+    "BriaPipeline": _NOT_YET,
+    "ChromaPipeline": _NOT_YET,
+    "CogView3PlusPipeline": _NOT_YET,
+    "CogView4Pipeline": _NOT_YET,
+    "DreamLitePipeline": _NOT_YET,
+    "ErnieImagePipeline": _NOT_YET,
+    "Flux2Pipeline": "its text encoder must leave the GPU while it samples, which is not built yet",
+    "GlmImagePipeline": "a language model makes its plan of the picture token by token",
+    "HiDreamImagePipeline": "its folder lacks a text encoder, Llama 3.1, which users bring themselves",
+    "HunyuanDiTPipeline": _NOT_YET,
+    "HunyuanImagePipeline": _NOT_YET,
+    "IFPipeline": _PIXELS,
+    "Ideogram4Pipeline": "a second transformer makes its unconditional outputs",
+    "Kandinsky3Pipeline": _NOT_YET,
+    "Kandinsky5T2IPipeline": _NOT_YET,
+    "KandinskyCombinedPipeline": _TWO_MODELS,
+    "KandinskyPipeline": _TWO_MODELS,
+    "KandinskyV22CombinedPipeline": _TWO_MODELS,
+    "KandinskyV22Pipeline": _TWO_MODELS,
+    "KolorsPipeline": "its text encoder, ChatGLM3, is code of its own",
+    "Krea2Pipeline": _NOT_YET,
+    "LDMTextToImagePipeline": _NOT_YET,
+    "LongCatImagePipeline": _NOT_YET,
+    "Lumina2Pipeline": _NOT_YET,
+    "LuminaPipeline": _NOT_YET,
+    "NucleusMoEImagePipeline": _NOT_YET,
+    "OmniGenPipeline": _NOT_YET,
+    "OvisImagePipeline": _NOT_YET,
+    "PRXPipeline": _NOT_YET,
+    "PixArtAlphaPipeline": _NOT_YET,
+    "QwenImage21Pipeline": _NOT_YET,
+    "SanaPAGPipeline": _NOT_YET,
+    "SanaSprintPipeline": "its scheduler wraps what the transformer takes and gives, and no family does that yet",
+    "StableCascadeCombinedPipeline": _TWO_MODELS,
+    "StableCascadeDecoderPipeline": _TWO_MODELS,
+    "StableDiffusionAttendAndExcitePipeline": _SEARCHES,
+    "StableUnCLIPPipeline": _TWO_MODELS,
+    "UnCLIPPipeline": _TWO_MODELS,
+    "VQDiffusionPipeline": _TOKENS,
+    "WuerstchenCombinedPipeline": _TWO_MODELS,
+    "WuerstchenDecoderPipeline": _TWO_MODELS,
+}
+
+
+def why_unsupported(pipeline: object) -> str:
+    """The end of a message that refuses a pipeline: the reason in brackets, or nothing where none is known."""
+    return f" ({UNSUPPORTED[pipeline]})" if isinstance(pipeline, str) and pipeline in UNSUPPORTED else ""

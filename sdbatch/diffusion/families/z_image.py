@@ -1,0 +1,140 @@
+"""The engine half of Z-Image.
+
+diffusers' own forward takes a list of texts, and pads them to the longest: the bits of a row would depend on its
+neighbours. Here texts are padded to a length that rows of one lane set share, and a mask hides the padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+
+from sdbatch.diffusion.device.transfer import send
+from sdbatch.diffusion.embeddings import Text
+from sdbatch.diffusion.families.family import Checkpoint, Named
+from sdbatch.diffusion.families.flow import bucket
+from sdbatch.diffusion.families.transformer import Transformer
+from sdbatch.diffusion.request import Request
+
+__all__ = ["ZImage"]
+
+# Sequences are padded to multiples of this with tokens that are attended, as in diffusers.
+MULTIPLE = 32
+PATCH = "2-1"
+
+
+class ZImage(Transformer):
+    """Makes the pictures of ZImagePipeline."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        super().__init__(checkpoint)
+        checkpoint.parts["tokenizer"].padding_side = "right"
+        self.network = self._forward
+
+    def count_tokens(self, text: str) -> int:
+        return super().count_tokens(self.chat(text, enable_thinking=True))
+
+    def lane_key(self, request: Request) -> Hashable:
+        most = self.info.max_tokens
+        return bucket(max(self._padded(text.content) for text in self.texts(request)), most)
+
+    def encode(self, texts: list[Text]) -> Named:
+        encoder, transformer = self.parts["text_encoder"], self.denoiser
+        chats = [self.chat(text.content, enable_thinking=True) for text in texts]
+        length = self.info.max_tokens
+        ids, mask = self.tokenize("tokenizer", chats, length)
+        encoder = getattr(encoder, "model", encoder)
+        states = encoder(input_ids=ids, attention_mask=mask.bool(), output_hidden_states=True, use_cache=False)
+        captions = transformer.cap_embedder(states.hidden_states[-2].to(self.dtype))
+        place = torch.arange(length, device=self.device)
+        count = mask.sum(dim=1, keepdim=True)
+        captions = captions.where((place < count)[..., None], transformer.cap_pad_token)
+        valid = place < (count + MULTIPLE - 1) // MULTIPLE * MULTIPLE
+        captions = captions.where(valid[..., None], 0)
+        # They depend on no timestep: made once a text, and not at every step.
+        freqs = self._caption_freqs(length).expand(len(texts), -1, -1)
+        for layer in transformer.context_refiner:
+            captions = layer(captions, valid, freqs)
+        return {"captions": captions, "valid": valid}
+
+    def scales(self, request: Request, calls: int) -> Sequence[float]:
+        most = request.extra.get("cfg_truncation", 1.0)
+        gone = (1000 - self.table(request).timesteps) / 1000
+        return [
+            scale if share <= most else 1.0 for scale, share in zip(super().scales(request, calls), gone, strict=True)
+        ]
+
+    def rescale(self, request: Request) -> float:
+        return request.extra.get("cfg_normalization", 0.0)
+
+    def renormalise(self, guided: torch.Tensor, conditional: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+        """Guided outputs no longer than `factors` times the conditional ones."""
+        most = factors * conditional.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        length = guided.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        return guided.where((factors == 0) | (length <= most), guided * (most / length))
+
+    def conditioning(
+        self, request: Request, encoded: list[Named], shape: tuple[int, int, int]
+    ) -> list[dict[str, torch.Tensor]]:
+        length = self.lane_key(request)
+        lanes = []
+        for text, named in zip(self.texts(request), encoded, strict=False):
+            lane = {name: tensor[:length] for name, tensor in named.items()}
+            lane["freqs"] = self._picture_freqs(self._padded(text.content), shape[1] // 2, shape[2] // 2)
+            lanes.append(lane)
+        return lanes
+
+    def predict(
+        self, run: Callable[..., Any], latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Named
+    ) -> torch.Tensor:
+        # The transformer's time runs from 0 to 1, and its velocity towards the picture.
+        return -run(latents, (1000 - timesteps) / 1000, **conditioning)
+
+    def _forward(
+        self,
+        latents: torch.Tensor,
+        times: torch.Tensor,
+        captions: torch.Tensor,
+        valid: torch.Tensor,
+        freqs: torch.Tensor,
+    ) -> torch.Tensor:
+        """ZImageTransformer2DModel.forward for lanes: tokens of the picture first, then those of the text."""
+        transformer = self.denoiser
+        batch, channels, height, width = latents.shape
+        count = height // 2 * (width // 2)
+        embedded_time = transformer.t_embedder(times * transformer.t_scale).to(latents.dtype)
+        patches = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 3, 5, 1)
+        hidden = transformer.all_x_embedder[PATCH](patches.reshape(batch, count, 4 * channels))
+        hidden = torch.cat([hidden, transformer.x_pad_token.expand(batch, freqs.shape[1] - count, -1)], dim=1)
+        for layer in transformer.noise_refiner:
+            hidden = layer(hidden, None, freqs, embedded_time)
+        text_freqs = self._caption_freqs(captions.shape[1]).expand(batch, -1, -1)
+        mask = torch.cat([valid.new_ones(batch, hidden.shape[1]), valid], dim=1)
+        hidden, freqs = torch.cat([hidden, captions], dim=1), torch.cat([freqs, text_freqs], dim=1)
+        for layer in transformer.layers:
+            hidden = layer(hidden, mask, freqs, embedded_time)
+        hidden = transformer.all_final_layer[PATCH](hidden, c=embedded_time)[:, :count]
+        patches = hidden.view(batch, height // 2, width // 2, 2, 2, channels).permute(0, 5, 1, 3, 2, 4)
+        return patches.reshape(batch, channels, height, width)
+
+    def _padded(self, text: str) -> int:
+        """Tokens of a text, with the padding that is attended."""
+        count = min(self.count_tokens(text), self.info.max_tokens)
+        return -(-count // MULTIPLE) * MULTIPLE
+
+    def _caption_freqs(self, length: int) -> torch.Tensor:
+        """Rotations of the places 1 … length of a text, complex (length, dim)."""
+        places = torch.zeros(length, 3, dtype=torch.int64, device=self.device)
+        places[:, 0] = torch.arange(1, length + 1, device=self.device)
+        return self.denoiser.rope_embedder(places)
+
+    def _picture_freqs(self, after: int, height: int, width: int) -> torch.Tensor:
+        """Rotations of a picture's tokens, which come after a text, and of their padding, complex (tokens, dim)."""
+        count = height * width
+        places = torch.zeros(count + -count % MULTIPLE, 3, dtype=torch.int64)
+        grid = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        places[:count, 0] = after + 1
+        places[:count, 1:] = torch.stack(grid, dim=-1).view(count, 2)
+        return self.denoiser.rope_embedder(send(places, self.device))

@@ -1,0 +1,64 @@
+"""The coefficient tables of a model's rows. Schedulers are built only here."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
+
+from sdbatch.diffusion.checkpoints.configs import read_config
+from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.cuts import compile_run, count_calls
+from sdbatch.diffusion.families import family_named
+from sdbatch.diffusion.request import Request
+from sdbatch.diffusion.samplers.catalogue import resolve
+from sdbatch.diffusion.samplers.coefficients import Table, build_scheduler
+from sdbatch.diffusion.tasks import Run, task_of
+
+__all__ = ["ModelTables"]
+
+
+class ModelTables:
+    """Tables by sampler, steps, and other inputs of the model's schedule; each is compiled once.
+
+    Args:
+        config: the checkpoint's own scheduler configuration.
+        index: its model_index.json.
+    """
+
+    def __init__(self, info: ModelInfo, config: Mapping[str, object], index: Mapping[str, object]):
+        self._info = info
+        self._family = family_named(info.family)
+        self._config = config
+        self._forced = self._family.forced_scheduler_config(index)
+        self._tables: dict[Hashable, Table] = {}
+
+    @classmethod
+    def of(cls, info: ModelInfo) -> ModelTables:
+        """Those of a model whose folder is there. Raises `ModelError` where its configurations can't be read."""
+        config = read_config(info.folder / "scheduler" / "scheduler_config.json")
+        return cls(info, config, read_config(info.folder / "model_index.json"))
+
+    def table(self, request: Request) -> Table:
+        """The row's table.
+
+        Raises:
+            SamplerError: its sampler and steps do not go with this model.
+        """
+        key = resolve(request.sampler), self._run(request)
+        if key not in self._tables:
+            self._tables[key] = compile_run(build_scheduler(key[0], self._config, self._forced), key[1])
+        return self._tables[key]
+
+    def count_calls(self, request: Request) -> int:
+        """How many calls of the model the row's sampler makes; sooner known than its table.
+
+        Raises:
+            SamplerError: its sampler does not go with this model.
+        """
+        scheduler = build_scheduler(resolve(request.sampler), self._config, self._forced)
+        return count_calls(scheduler, self._run(request))
+
+    def _run(self, request: Request) -> Run:
+        run = task_of(request).run(request, self._info)
+        schedule = self._family.schedule(request, self._info, self._config)
+        return replace(run, schedule=(*schedule.items(), *run.schedule))

@@ -1,0 +1,1 @@
+"""A model folder: inspected, identified by content, loaded."""

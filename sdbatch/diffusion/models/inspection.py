@@ -1,0 +1,181 @@
+"""Inspects a model folder: reads configuration files only, without weights or torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+from sdbatch.diffusion.checkpoints.architectures import INDEX_KINDS, PART_OF_INDEX
+from sdbatch.diffusion.checkpoints.configs import Config, read_config, read_regular
+from sdbatch.diffusion.checkpoints.hub import fetch_configs, fetch_weights
+from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.checkpoints.weights import (
+    MAX_INDEX_BYTES,
+    PartWeights,
+    Tensor,
+    find_weights,
+    index_name,
+    read_headers,
+    weights_name,
+)
+from sdbatch.diffusion.families import family_named, family_of_pipeline, pipelines
+from sdbatch.diffusion.families.declaration import Declaration, Part
+from sdbatch.diffusion.families.unsupported import why_unsupported
+from sdbatch.errors import ModelError
+
+__all__ = [
+    "INDEX",
+    "ModelInfo",
+    "check_deep_cache",
+    "family_of",
+    "headers",
+    "inspect_model",
+    "weight_files",
+]
+
+INDEX = "model_index.json"
+
+HUB_ID = r"[\w.-]+/[\w.-]+"
+TINY = Path(__file__).parents[2] / "tiny" / "model"
+
+
+def inspect_model(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+) -> ModelInfo:
+    """Read a model's configuration files; weights of a model on the hub are downloaded after they are checked.
+
+    Args:
+        model: "tiny", the packaged model; a folder in diffusers' format; a hub id such as "org/name".
+        revision: branch, tag or commit of a model on the hub.
+        variant: of the weight files, such as "fp16"; detected if there are no other weights.
+
+    Raises:
+        ModelError: the model does not exist, or this engine does not run it; the message names the part and the reason.
+    """
+    if not str(model):
+        raise ModelError("the model's name is empty")
+    # Not Path's methods, which raise for names that are too long and for cyclic links.
+    folder, name = (TINY, "tiny") if str(model) == "tiny" else (Path(model), os.path.basename(os.path.realpath(model)))
+    on_hub = not os.path.exists(folder) and re.fullmatch(HUB_ID, str(model)) is not None
+    if on_hub:
+        folder, name = fetch_configs(str(model), revision), str(model)
+    elif revision is not None:
+        raise ModelError(f"model {str(model)!r}: a revision is for models on the hub, not for folders")
+    if os.path.isfile(folder):
+        convert = f"StableDiffusionPipeline.from_single_file({folder.name!r}).save_pretrained('my-model')"
+        raise ModelError(f"model {str(model)!r} is a single file; convert it once, with diffusers' {convert}")
+    if not os.path.isdir(folder):
+        raise ModelError(f"model {str(model)!r}: no such folder")
+    index = read_config(folder / INDEX)
+    family = family_of(index)
+    configs = {part.name: _read_part(folder, part) for part in family.parts}
+    found = family.inspect(index, configs)
+    if on_hub:
+        _fetch_weights(name, folder, family, variant)
+    weights = _find_weights(folder, family, variant)
+    info = replace(
+        found,
+        name=name,
+        folder=folder,
+        variant=next((part.variant for part in weights if part.variant), None),
+        weights=weights,
+        commit=folder.name if on_hub else None,
+    )
+    headers(info)
+    return info
+
+
+def family_of(index: Config) -> Declaration:
+    """The family of the pipeline that a model_index.json describes.
+
+    Raises:
+        ModelError: the engine does not run it; the message says why.
+    """
+    index.check(INDEX_KINDS)
+    pipeline = index.get("_class_name")
+    family = family_of_pipeline(pipeline)
+    if family is None:
+        refused = f"{pipeline} is not a pipeline that sdbatch runs{why_unsupported(pipeline)}"
+        raise ModelError(f"{index.source}: {refused}; it runs {', '.join(pipelines())}")
+    index.check(family.index_kinds)
+    for part in family.parts:
+        declared = index.value(part.name, PART_OF_INDEX)
+        if not declared or declared[1] is None:
+            raise ModelError(f"{index.source}: names no {part.name}, which {pipeline} needs")
+        if part.classes and declared[1] not in part.classes:
+            wanted = " or ".join(sorted(part.classes))
+            raise ModelError(f"{index.source}: its {part.name} is a {declared[1]}; sdbatch runs {wanted}")
+    return family
+
+
+def headers(info: ModelInfo) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each component that has weights, from the headers of its files.
+
+    Raises:
+        ModelError: a file is missing, damaged, or quantised.
+    """
+    return {weights.part: read_headers(info.folder, weights) for weights in info.weights}
+
+
+def weight_files(info: ModelInfo) -> list[Path]:
+    """The safetensors files that make up the model, sorted."""
+    return sorted(info.folder / weights.part / name for weights in info.weights for name in weights.files)
+
+
+def check_deep_cache(info: ModelInfo) -> None:
+    """Refuse a model that DeepCache does not support. Raises `ModelError`."""
+    family_named(info.family).check_deep_cache(info)
+
+
+def _read_part(folder: Path, part: Part) -> Config:
+    config = read_config(folder / part.name / part.config)
+    config.check(part.kinds)
+    return config
+
+
+def _find_weights(folder: Path, family: Declaration, variant: str | None) -> tuple[PartWeights, ...]:
+    parts = family.weighted
+    try:
+        return find_weights(parts, {part: _names(folder / part) for part in parts}, variant, _index_reader(folder))
+    except ModelError as error:
+        raise ModelError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from error
+
+
+def _index_reader(folder: Path):
+    def read(part: str, name: str) -> Config:
+        path = folder / part / name
+        return Config.parse(read_regular(path, MAX_INDEX_BYTES), path)
+
+    return read
+
+
+def _names(folder: Path) -> Collection[str]:
+    return os.listdir(folder) if folder.is_dir() else []
+
+
+def _fetch_weights(repository: str, folder: Path, family: Declaration, variant: str | None) -> None:
+    """Download the weights that `_find_weights` will choose. The folder's name is the commit of its files."""
+    left = family.weighted
+    for candidate in (variant, None) if variant else (None, "fp16"):
+        names = []
+        for part in left:
+            names.append(f"{part}/{weights_name(part, candidate)}")
+            if (folder / part / index_name(part, candidate)).exists():
+                index = _index_reader(folder)(part, index_name(part, candidate))
+                files = index.get("weight_map", {})
+                names += sorted({f"{part}/{name}" for name in files.values()}) if isinstance(files, dict) else []
+        fetch_weights(repository, folder.name, names)
+        left = [part for part in left if not _has_weights(folder, part, candidate)]
+        if not left:
+            return
+
+
+def _has_weights(folder: Path, part: str, variant: str | None) -> bool:
+    names = _names(folder / part)
+    return weights_name(part, variant) in names or index_name(part, variant) in names

@@ -1,0 +1,1 @@
+"""Pictures that rows bring: decoded, encoded once a content."""

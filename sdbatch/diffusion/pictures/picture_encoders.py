@@ -1,0 +1,318 @@
+"""What tasks are given in a picture's place: each kind a network, or none, and how its input is made.
+
+Pixels are made by diffusers' own processors. A network runs at one fixed batch shape: its caller pads.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.models.embeddings import get_timestep_embedding
+
+from sdbatch.diffusion.device.numerics import tf32_convolutions
+from sdbatch.diffusion.device.transfer import send
+from sdbatch.diffusion.families.components import Components
+from sdbatch.diffusion.tasks.task import Need
+from sdbatch.errors import PictureError
+
+__all__ = ["PictureEncoder", "Posterior", "overlay", "picture_encoders"]
+
+Draw = Callable[..., torch.Tensor]
+
+
+class PictureEncoder(ABC):
+    """One way to encode a picture.
+
+    Attributes:
+        batch: pictures a call of `encode`.
+    """
+
+    batch = 2
+
+    @abstractmethod
+    def pixels(self, need: Need) -> torch.Tensor:
+        """What `encode` is given of one picture, on the host.
+
+        Raises:
+            PictureError: the picture can't be read, or not be used for this.
+        """
+
+    def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """Named tensors of a batch of what `pixels` gave, on the device, with the same leading dimension."""
+        return {"pixels": pixels}
+
+    @abstractmethod
+    def result(self, need: Need, encoded: Mapping[str, torch.Tensor]) -> Any:
+        """What a task starts from, of the named tensors of one picture.
+
+        Raises:
+            PictureError: it can't be used for this.
+        """
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What a VAE makes of a picture: a normal distribution over its latents, float32 (C, h, w)."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    scaling_factor: float
+    shift: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def sample(self, draw: Draw, *, shifted: bool = True) -> torch.Tensor:
+        """Scaled latents, by one draw.
+
+        Args:
+            shifted: if the VAE says which mean and deviation its latents have, by these, too.
+        """
+        latents = self.mean + self.std * draw()
+        if self.shift is None or not shifted:
+            return latents * self.scaling_factor
+        mean, std = self.shift
+        return (latents - mean) * self.scaling_factor / std
+
+
+class _Pixels:
+    """Pictures and masks as diffusers' pipelines prepare them."""
+
+    def __init__(self, cell: int):
+        self.images = VaeImageProcessor(vae_scale_factor=cell)
+        self.masks = VaeImageProcessor(
+            vae_scale_factor=cell, do_normalize=False, do_binarize=True, do_convert_grayscale=True
+        )
+
+    def picture(self, need: Need) -> PIL.Image.Image:
+        return self._fitted(need, need.picture.load())
+
+    def _fitted(self, need: Need, image: PIL.Image.Image) -> PIL.Image.Image:
+        if not need.covers:
+            return image
+        height, width = need.size
+        return PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.LANCZOS)
+
+    def box(self, need: Need, mask: PIL.Image.Image) -> tuple[int, int, int, int] | None:
+        """What picture and mask are cut to first: left, top, right, bottom."""
+        if need.padding is None:
+            return None
+        if need.mask.size != need.picture.size:
+            raise PictureError(f"{need.mask.name}: with padding_mask_crop {_both_sizes(need)}")
+        if mask.convert("L").getbbox() is None:
+            raise PictureError(f"{need.mask.name}: paints nothing, so there is nothing to crop to")
+        height, width = need.size
+        return self.masks.get_crop_region(mask, width, height, pad=need.padding)
+
+    def image(self, need: Need, mask: PIL.Image.Image | None = None) -> torch.Tensor:
+        """float32 (3, H, W), within ±1."""
+        return self._prepare(self.images, need, self.picture(need), mask)
+
+    def mask(self, need: Need, mask: PIL.Image.Image) -> torch.Tensor:
+        """float32 (1, H, W), 1 where it is painted."""
+        if need.covers and need.mask.size != need.picture.size:
+            raise PictureError(f"{need.mask.name}: with resize {_both_sizes(need)}")
+        return self._prepare(self.masks, need, self._fitted(need, mask), mask)
+
+    def _prepare(self, processor, need: Need, image: PIL.Image.Image, mask: PIL.Image.Image | None) -> torch.Tensor:
+        height, width = need.size
+        box = None if mask is None else self.box(need, mask)
+        mode = "default" if box is None else "fill"
+        return processor.preprocess(image, height=height, width=width, crops_coords=box, resize_mode=mode)[0]
+
+
+def _both_sizes(need: Need) -> str:
+    sizes = " and ".join("{1}x{0}".format(*picture.size) for picture in (need.mask, need.picture))
+    return f"it needs its picture's size ({sizes})"
+
+
+class _VaeImages(PictureEncoder):
+    """A picture through the VAE; with a mask that hides, what is painted is grey."""
+
+    def __init__(self, components: Components, pixels: _Pixels, *, hides: bool):
+        self._vae = components.vae
+        self._pixels = pixels
+        self._hides = hides
+        self._tf32 = self._vae.dtype == torch.float32 != components.unet.dtype
+        config = self._vae.config
+        self._shift = None
+        if config.latents_mean is not None and config.latents_std is not None:
+            values = (torch.tensor(v).view(-1, 1, 1) for v in (config.latents_mean, config.latents_std))
+            self._shift = tuple(send(tensor, self._vae.device) for tensor in values)
+
+    def pixels(self, need: Need) -> torch.Tensor:
+        mask = need.mask and need.mask.load_mask()
+        pixels = self._pixels.image(need, mask)
+        return pixels * (self._pixels.mask(need, mask) < 0.5) if self._hides else pixels
+
+    def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        pixels = pixels.to(self._vae.dtype, memory_format=torch.channels_last)
+        with tf32_convolutions(self._tf32):
+            posterior = self._vae.encode(pixels).latent_dist
+        return {"mean": posterior.mean.float(), "std": posterior.std.float()}
+
+    def result(self, need: Need, encoded: Mapping[str, torch.Tensor]) -> Posterior:
+        return Posterior(**encoded, scaling_factor=self._vae.config.scaling_factor, shift=self._shift)
+
+
+class _Masks(PictureEncoder):
+    """A mask at the size of the latents: bool (1, h, w), true where it is painted."""
+
+    batch = 1
+
+    def __init__(self, pixels: _Pixels, cell: int):
+        self._pixels = pixels
+        self._cell = cell
+
+    def pixels(self, need: Need) -> torch.Tensor:
+        mask = self._pixels.mask(need, need.mask.load_mask())
+        size = [pixels // self._cell for pixels in need.size]
+        return torch.nn.functional.interpolate(mask[None], size=size)[0]
+
+    def result(self, need: Need, encoded: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return encoded["pixels"] > 0.5
+
+
+class _Depths(PictureEncoder):
+    """How far off everything is, from -1 to 1, at the size of the latents: float32 (1, h, w)."""
+
+    def __init__(self, components: Components, pixels: _Pixels, cell: int):
+        self._estimator = components.parts["depth_estimator"]
+        self._processor = components.parts["feature_extractor"]
+        self._pixels = pixels
+        self._cell = cell
+
+    def pixels(self, need: Need) -> torch.Tensor:
+        return self._processor(images=[self._pixels.picture(need)], return_tensors="pt").pixel_values[0]
+
+    def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        dtype = self._estimator.dtype
+        # DPT's batch norms do not go with half precision; its pipeline runs it like this, too.
+        is_half = dtype != torch.float32
+        with torch.autocast(pixels.device.type, dtype=dtype) if is_half else nullcontext():
+            return {"depth": self._estimator(pixels.to(dtype)).predicted_depth.float()}
+
+    def result(self, need: Need, encoded: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        size = [pixels // self._cell for pixels in need.size]
+        depth = torch.nn.functional.interpolate(
+            encoded["depth"][None, None], size=size, mode="bicubic", align_corners=False
+        )[0]
+        least, most = depth.amin(), depth.amax()
+        if not bool(most > least):
+            raise PictureError(f"{need.picture.name}: everything in it is equally far off, so it has no depth to use")
+        return 2.0 * (depth - least) / (most - least) - 1.0
+
+
+@dataclass(frozen=True)
+class _Noising:
+    """What a scheduler of its own adds to a picture, or to what a picture shows, at a noise level."""
+
+    scheduler: Any
+
+    def add(self, what: torch.Tensor, noise: torch.Tensor, level: int) -> torch.Tensor:
+        kept = float(self.scheduler.alphas_cumprod[level])
+        return kept**0.5 * what + (1 - kept) ** 0.5 * noise
+
+
+@dataclass(frozen=True)
+class LowResolution:
+    """A picture to be made larger: float32 (3, h, w), within ±1."""
+
+    pixels: torch.Tensor
+    noising: _Noising
+
+    def noised(self, draw: Draw, level: int) -> dict[str, torch.Tensor]:
+        """Extra channels and class label of a row's lanes, by one draw."""
+        pixels = self.noising.add(self.pixels, draw(self.pixels.shape), level)
+        return {"channels": pixels, "class_labels": send(torch.tensor(level), pixels.device)}
+
+
+class _LowResolutions(PictureEncoder):
+    batch = 1
+
+    def __init__(self, components: Components, cell: int):
+        self._noising = _Noising(components.parts["low_res_scheduler"])
+        self._processor = VaeImageProcessor(vae_scale_factor=cell, resample="bicubic")
+
+    def pixels(self, need: Need) -> torch.Tensor:
+        height, width = need.size
+        picture = need.picture.load()
+        if need.covers:
+            picture = PIL.ImageOps.fit(picture, (width, height), PIL.Image.Resampling.LANCZOS)
+        return self._processor.preprocess(picture, height=height, width=width)[0]
+
+    def result(self, need: Need, encoded: Mapping[str, torch.Tensor]) -> LowResolution:
+        return LowResolution(encoded["pixels"], self._noising)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a picture shows: float32 (D,), and the mean and the deviation (D,) by which it is noised."""
+
+    embedding: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+    noising: _Noising
+
+    def noised(self, draw: Draw, level: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Class labels of a row's conditional and of its unconditional lane, by one draw."""
+        dimensions = self.embedding.shape
+        normed = (self.embedding - self.mean) / self.std
+        embedding = self.noising.add(normed, draw(dimensions), level) * self.std + self.mean
+        time = get_timestep_embedding(
+            torch.tensor([level]), dimensions[0], flip_sin_to_cos=True, downscale_freq_shift=0
+        )[0]
+        labels = torch.cat([embedding, send(time, embedding.device)])
+        return {"class_labels": labels}, {"class_labels": torch.zeros_like(labels)}
+
+
+class _Visions(PictureEncoder):
+    """A picture through CLIP's vision tower."""
+
+    def __init__(self, components: Components):
+        self._encoder = components.parts["image_encoder"]
+        self._processor = components.parts["feature_extractor"]
+        normalizer = components.parts["image_normalizer"]
+        self._mean, self._std = (tensor.detach().float()[0] for tensor in (normalizer.mean, normalizer.std))
+        self._noising = _Noising(components.parts["image_noising_scheduler"])
+
+    def pixels(self, need: Need) -> torch.Tensor:
+        return self._processor(images=need.picture.load(), return_tensors="pt").pixel_values[0]
+
+    def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        return {"embedding": self._encoder(pixels.to(self._encoder.dtype)).image_embeds.float()}
+
+    def result(self, need: Need, encoded: Mapping[str, torch.Tensor]) -> Shown:
+        return Shown(encoded["embedding"], self._mean, self._std, self._noising)
+
+
+def picture_encoders(components: Components) -> dict[str, PictureEncoder]:
+    """The encoders that a checkpoint has parts for, by the kind that tasks name."""
+    cell = components.info.vae_scale
+    pixels = _Pixels(cell)
+    encoders: dict[str, PictureEncoder] = {
+        "image": _VaeImages(components, pixels, hides=False),
+        "masked": _VaeImages(components, pixels, hides=True),
+        "mask": _Masks(pixels, cell),
+    }
+    if "depth_estimator" in components.parts:
+        encoders["depth"] = _Depths(components, pixels, cell)
+    if "low_res_scheduler" in components.parts:
+        encoders["low resolution"] = _LowResolutions(components, cell)
+    if "image_encoder" in components.parts:
+        encoders["vision"] = _Visions(components)
+    return encoders
+
+
+def overlay(need: Need, pixels: np.ndarray) -> np.ndarray:
+    """A picture, with what was painted in the cut that its mask and padding say put back into it: uint8 (H, W, 3)."""
+    prepare = _Pixels(1)
+    mask, picture = need.mask.load_mask(), prepare.picture(need)
+    painted = PIL.Image.fromarray(pixels)
+    return np.asarray(prepare.images.apply_overlay(mask, picture, painted, prepare.box(need, mask)))

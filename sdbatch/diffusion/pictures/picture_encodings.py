@@ -1,0 +1,88 @@
+"""Pictures encoded, by content: made in batches of one fixed shape, kept while they are likely to be wanted."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Mapping
+from itertools import chain
+from typing import Any
+
+import torch
+
+from sdbatch.diffusion.device.transfer import send
+from sdbatch.diffusion.pictures.picture_encoders import PictureEncoder
+from sdbatch.diffusion.tasks import Need
+from sdbatch.errors import PictureError
+
+__all__ = ["PictureEncodings"]
+
+Encoded = Mapping[str, torch.Tensor]
+# A few hundred pictures' latents at 1024x1024. Pixels are not kept.
+CAPACITY_BYTES = 128 << 20
+
+
+class PictureEncodings:
+    """A bounded cache over a family's encoders; least recently used pictures go first.
+
+    Args:
+        encoders: by the kind that a need names.
+        device: where encoded pictures are.
+        capacity: bytes kept; what one call needs is always kept.
+    """
+
+    def __init__(self, encoders: Mapping[str, PictureEncoder], device: torch.device, capacity: int = CAPACITY_BYTES):
+        self._encoders = encoders
+        self._device = device
+        self._capacity = capacity
+        self._bytes = 0
+        self._kept: OrderedDict[Hashable, Encoded] = OrderedDict()
+
+    def get(self, needs: list[Need], upcoming: Iterable[Need] = ()) -> list[Any]:
+        """What a row starts from; `upcoming` needs fill up the batches that this takes.
+
+        Raises:
+            PictureError: a picture can't be read, or not be used for this.
+        """
+        for need in needs:
+            if need.key not in self._kept:
+                self._fill(need, chain(needs, upcoming))
+            self._kept.move_to_end(need.key)
+        results = [self._encoders[need.kind].result(need, self._kept[need.key]) for need in needs]
+        while self._bytes > self._capacity:
+            _, dropped = self._kept.popitem(last=False)
+            self._bytes -= _size(dropped)
+        return results
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self._bytes = 0
+
+    def _fill(self, need: Need, others: Iterable[Need]) -> None:
+        encoder = self._encoders[need.kind]
+        batch = {need.key: encoder.pixels(need)}
+        shape = batch[need.key].shape
+        for other in others:
+            if len(batch) == encoder.batch:
+                break
+            if other.kind == need.kind and other.size == need.size:
+                self._add(batch, encoder, other, shape)
+        padding = [torch.zeros(shape)] * (encoder.batch - len(batch))
+        encoded = encoder.encode(send(torch.stack([*batch.values(), *padding]), self._device))
+        for i, key in enumerate(batch):
+            # A copy, since a view would keep the whole batch in memory for as long as one of its pictures.
+            self._kept[key] = {name: tensor[i].clone() for name, tensor in encoded.items()}
+            self._bytes += _size(self._kept[key])
+
+    def _add(self, batch: dict[Hashable, torch.Tensor], encoder: PictureEncoder, need: Need, shape: torch.Size) -> None:
+        """Another picture into a batch, unless it is known already or can't be read, which its own row will hear."""
+        try:
+            if need.key not in batch and need.key not in self._kept:
+                pixels = encoder.pixels(need)
+                if pixels.shape == shape:
+                    batch[need.key] = pixels
+        except PictureError:
+            return
+
+
+def _size(encoded: Encoded) -> int:
+    return sum(tensor.nbytes for tensor in encoded.values())

@@ -1,0 +1,1 @@
+"""Samplers: names, and schedulers compiled into tables of coefficients."""

@@ -1,0 +1,34 @@
+"""Depth to image: a row starts from a picture, and its UNet is given how far off everything in it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.request import Request
+from sdbatch.diffusion.tasks.extras import IMAGE, RESIZE
+from sdbatch.diffusion.tasks.image_to_image import ImageToImage, strength_field
+from sdbatch.diffusion.tasks.task import Need, Start
+
+if TYPE_CHECKING:
+    from sdbatch.diffusion.samplers.coefficients import Table
+    from sdbatch.diffusion.tasks.task import Draw
+
+__all__ = ["DepthToImage"]
+
+
+class DepthToImage(ImageToImage):
+    """What StableDiffusionDepth2ImgPipeline makes of a picture and a prompt."""
+
+    name = "depth-to-image"
+    extras = (IMAGE, RESIZE, strength_field(0.8))
+    needs_picture = True
+
+    def needs(self, request: Request, info: ModelInfo) -> list[Need]:
+        (image,) = super().needs(request, info)
+        return [image, dataclasses.replace(image, kind="depth")]
+
+    def start(self, request: Request, info: ModelInfo, table: Table, encoded: list[Any], draw: Draw) -> Start:
+        start = super().start(request, info, table, encoded, draw)
+        return dataclasses.replace(start, tensors=[{"channels": encoded[1]}])

@@ -1,0 +1,69 @@
+"""Image to image (SDEdit, Meng et al. 2022): a row starts from a picture with noise over it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.request import Request
+from sdbatch.diffusion.tasks.extras import IMAGE, RESIZE, Extra, decimal
+from sdbatch.diffusion.tasks.sizes import covers, own_size, resize_refusal
+from sdbatch.diffusion.tasks.task import Need, Run, Start, Task
+
+if TYPE_CHECKING:
+    from sdbatch.diffusion.samplers.coefficients import Table
+    from sdbatch.diffusion.tasks.task import Draw
+
+__all__ = ["ImageToImage", "strength_field"]
+
+
+def strength_field(default: float, xl: float | None = None) -> Extra:
+    """How much of the run a row goes through: 1 is all of it, 0 would leave the picture as it is."""
+    return Extra("strength", "number", default, {} if xl is None else {"sdxl": xl, "sdxl-refiner": xl}, low=0, high=1)
+
+
+class ImageToImage(Task):
+    """What StableDiffusionImg2ImgPipeline and its kin make of a picture and a prompt.
+
+    The picture's own size is the row's, in whole cells of the VAE; a height and a width cut it to their shape first.
+    """
+
+    name = "image-to-image"
+    extras = (IMAGE, RESIZE, strength_field(0.8, xl=0.3))
+    is_noised = True
+
+    def check(self, request: Request, info: ModelInfo) -> str | None:
+        strength = self.strength(request, info)
+        if self._steps(request, info) < 1 and not (_is_consistency(info) and strength):
+            return f"strength {strength:g} of {request.steps} steps leaves no step"
+        return resize_refusal(request, info)
+
+    def strength(self, request: Request, info: ModelInfo) -> float:
+        return decimal(self.value(request, info, "strength"))
+
+    def size(self, request: Request, info: ModelInfo) -> tuple[int, int]:
+        return own_size(request, info)
+
+    def run(self, request: Request, info: ModelInfo) -> Run:
+        steps = int(request.steps)
+        if _is_consistency(info):
+            # Its own pipeline spreads all steps over what the strength leaves of the schedule.
+            return Run(steps, noised=True, schedule=(("strength", self.strength(request, info)),))
+        return Run(steps, steps - self._steps(request, info), noised=True)
+
+    def needs(self, request: Request, info: ModelInfo) -> list[Need]:
+        return [Need("image", request.extra["image"], self.size(request, info), covers(request))]
+
+    def start(self, request: Request, info: ModelInfo, table: Table, encoded: list[Any], draw: Draw) -> Start:
+        image = encoded[0].sample(draw)
+        # Also at strength 1, where hardly anything is left of the picture.
+        return Start(table.start[0] * image + table.start[1] * draw())
+
+    def _steps(self, request: Request, info: ModelInfo) -> int:
+        """How many of its steps a row goes through."""
+        steps = int(request.steps)
+        return min(int(steps * self.strength(request, info)), steps)
+
+
+def _is_consistency(info: ModelInfo) -> bool:
+    return info.pipeline == "LatentConsistencyModelPipeline"

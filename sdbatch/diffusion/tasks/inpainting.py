@@ -1,0 +1,90 @@
+"""Inpainting: a row paints where its mask is white, and keeps its picture elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.request import Request
+from sdbatch.diffusion.tasks.extras import IMAGE, MASK_IMAGE, RESIZE, Extra
+from sdbatch.diffusion.tasks.image_to_image import ImageToImage, strength_field
+from sdbatch.diffusion.tasks.sizes import own_size
+from sdbatch.diffusion.tasks.task import Need, Start
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sdbatch.diffusion.samplers.coefficients import Table
+    from sdbatch.diffusion.tasks.task import Draw
+
+__all__ = ["Inpainting"]
+
+
+class Inpainting(ImageToImage):
+    """What StableDiffusionInpaintPipeline and its kin make of a picture, a mask and a prompt.
+
+    Picture and mask are stretched to the row's height and width; `resize` scales and cuts both alike. A UNet with
+    channels for them is given the mask and the masked picture; with one that has none, what is outside the mask is put
+    back after each call.
+    """
+
+    name = "inpainting"
+    extras = (
+        IMAGE,
+        MASK_IMAGE,
+        RESIZE,
+        strength_field(1.0, xl=0.9999),
+        Extra("padding_mask_crop", "integer", low=0, high=16384),
+    )
+
+    def check(self, request: Request, info: ModelInfo) -> str | None:
+        if request.extra.get("mask_image") is None:
+            return "inpainting needs a mask_image beside the image: white is painted, black is kept"
+        if request.extra.get("resize") is not None and request.extra.get("padding_mask_crop") is not None:
+            return "inpainting has either resize or padding_mask_crop: the latter keeps the picture's own size"
+        return super().check(request, info)
+
+    def size(self, request: Request, info: ModelInfo) -> tuple[int, int]:
+        if request.extra.get("resize") is not None:
+            return own_size(request, info)
+        return request.height or info.height, request.width or info.width
+
+    def needs(self, request: Request, info: ModelInfo) -> list[Need]:
+        def need(kind: str) -> Need:
+            extra = request.extra
+            padding = self.value(request, info, "padding_mask_crop")
+            resizes = extra.get("resize") is not None
+            size = self.size(request, info)
+            return Need(kind, extra["image"], size, resizes, mask=extra["mask_image"], padding=padding)
+
+        kinds = ["mask", "masked"] if self._from_noise_alone(request, info) else ["mask", "masked", "image"]
+        return [need(kind) for kind in kinds]
+
+    def start(self, request: Request, info: ModelInfo, table: Table, encoded: list[Any], draw: Draw) -> Start:
+        mask, masked, *picture = encoded
+        image = picture[0].sample(draw, shifted=False) if picture else None
+        noise = draw()
+        # Drawn for a UNet that is not given it, too.
+        masked_image = masked.sample(draw, shifted=False)
+        whole = self.strength(request, info) == 1
+        latents = noise * table.init_noise_sigma if whole else table.start[0] * image + table.start[1] * noise
+        if info.extra_channels:
+            return Start(latents, [{"channels": _beside(mask.float(), masked_image)}])
+        return Start(latents, keep=(mask, image, noise))
+
+    def _from_noise_alone(self, request: Request, info: ModelInfo) -> bool:
+        return info.extra_channels > 0 and self.strength(request, info) == 1
+
+    def finish(self, request: Request, info: ModelInfo, pixels: np.ndarray) -> np.ndarray:
+        padding = self.value(request, info, "padding_mask_crop")
+        if padding is None:
+            return pixels
+        from sdbatch.diffusion.pictures.picture_encoders import overlay  # brings in torch, which who plans does without
+
+        return overlay(self.needs(request, info)[0], pixels)
+
+
+def _beside(*tensors):
+    import torch
+
+    return torch.cat(tensors)

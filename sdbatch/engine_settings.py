@@ -1,0 +1,98 @@
+"""Engine settings of one OUT: resolved once, kept in run.json, used by every later run."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from sdbatch.bounds import Whole
+from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.errors import UsageError
+from sdbatch.settings import DEVICES, DTYPES, NUMBERS, QUANTIZATIONS, SWITCHES, RunSettings
+
+__all__ = ["LANES_ON_CPU", "EngineSettings", "resolve_engine"]
+
+LANES_ON_CPU = 16
+# The possible values once resolved; only lanes may still be unknown.
+CHOICES = {
+    "device": tuple(name for name in DEVICES if name != "auto"),
+    "dtype": tuple(name for name in DTYPES if name != "auto"),
+    "compile": tuple(name for name in SWITCHES if name != "auto"),
+    "quantization": QUANTIZATIONS,
+}
+THREADS = Whole(1, 100_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """The arguments of `sdbatch.diffusion.Engine` except the model; the same for every worker of an OUT.
+
+    Attributes:
+        lanes: None until measured.
+        threads: number of CPU threads; None on a GPU, or for torch's default.
+
+    Raises:
+        UsageError: an invalid value; the message names the setting.
+    """
+
+    device: str
+    dtype: str
+    lanes: int | None
+    threads: int | None
+    compile: str
+    quantization: str = "none"
+    deep_cache: int = 1
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
+        if self.lanes is not None and NUMBERS["lanes"].check("lanes", self.lanes) % 2:
+            raise UsageError(f"lanes is {self.lanes}; expected an even number, since a row with guidance takes two")
+        if self.threads is not None:
+            THREADS.check("threads", self.threads)
+        NUMBERS["deep_cache"].check("deep_cache", self.deep_cache)
+
+    def arguments(self) -> dict[str, Any]:
+        """The settings by name, as in `Engine` and in the manifest."""
+        return dataclasses.asdict(self)
+
+
+def resolve_engine(
+    settings: RunSettings, recorded: EngineSettings | None, model: ModelInfo, *, has_gpus: bool
+) -> EngineSettings:
+    """Resolve the engine settings of a run; lanes None means: measure, then record.
+
+    Threads matter on a CPU only: convolutions split their sums over threads, which changes rounding.
+
+    Raises:
+        UsageError: a setting differs from the one that OUT was started with, which would change the pictures.
+    """
+    device = _chosen("device", settings.device, recorded, "cuda" if has_gpus else "cpu")
+    on_cpu = device == "cpu"
+    return EngineSettings(
+        device=device,
+        dtype=_chosen("dtype", settings.dtype, recorded, "fp32" if on_cpu else model.defaults["dtype"]),
+        lanes=_chosen("lanes", settings.lanes, recorded, LANES_ON_CPU if on_cpu else None),
+        threads=_chosen("cpus-per-actor", _threads(settings), recorded, 1, name="threads") if on_cpu else None,
+        compile=_chosen("compile", settings.compile, recorded, "off" if on_cpu else "on"),
+        quantization=_chosen("quantization", settings.quantization, recorded, "none"),
+        deep_cache=_chosen("deep-cache", settings.deep_cache, recorded, 1),
+    )
+
+
+def _threads(settings: RunSettings) -> int | None:
+    return None if settings.cpus_per_actor is None else max(1, int(settings.cpus_per_actor))
+
+
+def _chosen(option: str, wanted: Any, recorded: EngineSettings | None, default: Any, name: str | None = None) -> Any:
+    before = None if recorded is None else getattr(recorded, name or option.replace("-", "_"))
+    if wanted in ("auto", None):
+        return default if before is None else before
+    if before is not None and wanted != before:
+        raise UsageError(
+            f"OUT was started with --{option} {before}, this run has {wanted}, which makes different pictures; "
+            f"omit --{option}, use another OUT, or --overwrite to replace this one"
+        )
+    return wanted

@@ -1,0 +1,195 @@
+"""`ModelSource` fetches, inspects and records a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from sdbatch.diffusion import ModelInfo, inspect_model
+from sdbatch.diffusion.checkpoints.configs import MAX_CONFIG_BYTES, Config
+from sdbatch.diffusion.checkpoints.hub import CONFIG_SUFFIXES
+from sdbatch.diffusion.checkpoints.weights import MAX_INDEX_BYTES, find_weights
+from sdbatch.diffusion.models.inspection import INDEX, family_of
+from sdbatch.diffusion.models.model_identity import different_files, model_files, model_hash, model_identity
+from sdbatch.errors import ModelError, StorageError, UsageError
+from sdbatch.storage.local_copies import download
+from sdbatch.storage.store import Store, StoredFile
+
+__all__ = ["ModelSource", "check_recorded", "copied", "fetch_model"]
+
+DEFAULT_CACHE = Path("~/.cache/sdbatch/models")
+MARKER = ".complete"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """The location of a model.
+
+    Attributes:
+        name: `tiny`, a local folder, a hub id, or an fsspec URL of a folder in diffusers' format.
+        revision: branch, tag or commit of a model on the hub.
+        variant: of the weight files, such as "fp16".
+        options: fsspec storage options; never recorded.
+    """
+
+    name: str
+    revision: str | None = None
+    variant: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def recorded(cls, model: Mapping[str, Any], options: Mapping[str, Any] | None) -> ModelSource:
+        """The source recorded in a manifest by `entry`."""
+        return cls(model["source"], model.get("commit") or model.get("revision"), model.get("variant"), options or {})
+
+    def inspect(self) -> ModelInfo:
+        """Fetch the model to this machine if needed, and read its configurations.
+
+        Raises:
+            ModelError, StorageError, UsageError: as for `fetch_model` and `inspect_model`.
+        """
+        source = {"revision": self.revision, "variant": self.variant}
+        return inspect_model(fetch_model(self.name, options=self.options, **source), **source)
+
+    def entry(self, info: ModelInfo) -> dict[str, Any]:
+        """The manifest's entry: where the model was, and digests that identify it."""
+        files = model_files(info)
+        return {
+            "name": info.name,
+            "source": Store(self.name).url if "://" in self.name else self.name,
+            "revision": self.revision,
+            "commit": info.commit,
+            "variant": self.variant,
+            "hash": model_hash(info),
+            "identity": model_identity(files),
+            "files": files,
+            "family": info.family,
+            "height": info.height,
+            "width": info.width,
+        }
+
+    def pinned(self, entry: Mapping[str, Any]) -> ModelSource:
+        """This source at the recorded commit, so that a branch that moves during the run has no effect."""
+        return replace(self, revision=entry.get("commit") or self.revision)
+
+
+def check_recorded(info: ModelInfo, model: Mapping[str, Any], where: str) -> None:
+    """Compare a model with the one recorded in a manifest.
+
+    A manifest of an earlier version has only the hash of the weights.
+
+    Raises:
+        ModelError: the models differ; the message names the files.
+    """
+    files = model.get("files")
+    if files is None:
+        if model_hash(info) != model["hash"]:
+            raise ModelError(
+                f"{where} was made with another model than {info.folder}: the hashes of the weights differ"
+            )
+    elif (found := model_files(info)) != files:
+        differ = different_files(files, found)
+        raise ModelError(f"{where} was made with another model than {info.folder}: {differ} differ")
+
+
+def fetch_model(
+    model: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    cache: Path | None = None,
+) -> str:
+    """Return what the engine should open for `model`: the name, folder or hub id itself, or a local copy of a URL.
+
+    A copy is kept under `cache` by the names, sizes and etags of the remote files, so that a model that changes
+    is fetched again. Safe to call from several processes at once: one downloads, the others wait for it.
+
+    Args:
+        model: `tiny`, a local folder, a hub id, or an fsspec URL of a folder in diffusers' format.
+        variant: in diffusers' sense (`fp16`): used for parts that have it, the plain weights for the others.
+        options: fsspec storage options.
+        cache: default `~/.cache/sdbatch/models`.
+
+    Raises:
+        ModelError: the URL holds no folder in diffusers' format, or only pickled weights.
+        StorageError: it cannot be read, or the cache cannot be written.
+        UsageError: a revision of a model that is not on the hub.
+    """
+    if "://" not in model:
+        return model
+    if revision is not None:
+        raise UsageError(f"--revision {revision}: only models on the hub have revisions; {model} has none")
+    source = Store(model, options)
+    return str(copied(source, dict(_wanted(source, variant)), cache))
+
+
+def copied(source: Store, files: Mapping[str, StoredFile], cache: Path | None = None) -> Path:
+    """A folder on this machine with a copy of remote files, made if there is none yet.
+
+    Args:
+        files: by their names relative to `source`.
+        cache: default `~/.cache/sdbatch/models`.
+
+    Raises:
+        StorageError: a file cannot be read, or the cache cannot be written.
+    """
+    entry = (cache or DEFAULT_CACHE).expanduser() / _key(files)
+    folder = entry / source.url.rstrip("/").rpartition("/")[2]
+    marker = entry / MARKER
+    try:
+        if not marker.exists():
+            entry.mkdir(parents=True, exist_ok=True)
+            with FileLock(entry / ".lock"):
+                if not marker.exists():
+                    for name in files:
+                        download(source, name, folder / name)
+                    # Written last: if it exists, all other files are complete.
+                    marker.write_text(f"{source.url}\n")
+    except OSError as exc:
+        raise StorageError(f"cannot keep {source.url} in {entry}: {exc.strerror or exc}") from exc
+    return folder
+
+
+def _wanted(source: Store, variant: str | None) -> Iterator[tuple[str, StoredFile]]:
+    """The files that an engine reads, by their name relative to the model."""
+    top = source.files_by_name()
+    if INDEX not in top:
+        raise ModelError(f"{source.url} holds no {INDEX}; a URL must name a model folder in diffusers' format")
+    family = family_of(_read(source, INDEX, MAX_CONFIG_BYTES, top[INDEX].size))
+    yield INDEX, top[INDEX]
+    parts = {part.name: Store(source.name(part.name), source.options).files_by_name() for part in family.parts}
+
+    def read_index(part: str, name: str) -> Config:
+        return _read(source, f"{part}/{name}", MAX_INDEX_BYTES, parts[part][name].size)
+
+    weighted = family.weighted
+    try:
+        found = find_weights(weighted, {part: list(parts[part]) for part in weighted}, variant, read_index)
+    except ModelError as exc:
+        raise ModelError(str(exc) if source.url in str(exc) else f"{source.url}: {exc}") from exc
+    chosen = {(weights.part, name) for weights in found for name in weights.files}
+    for part, name in sorted(chosen):
+        if name not in parts[part]:
+            raise ModelError(f"{source.name(part)}: {name} is missing; its index names it")
+    for part, files in parts.items():
+        for name, file in files.items():
+            if (part, name) in chosen or name.endswith(CONFIG_SUFFIXES):
+                yield f"{part}/{name}", file
+
+
+def _read(source: Store, name: str, most: int, size: int) -> Config:
+    if size > most:
+        raise ModelError(f"{source.name(name)}: larger than {most:,} bytes, the maximum of such a file")
+    return Config.parse(source.read(name), source.name(name))
+
+
+def _key(files: Mapping[str, StoredFile]) -> str:
+    listing = sorted((name, file.size, file.stamp) for name, file in files.items())
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]

@@ -1,0 +1,95 @@
+"""Reads an output as the table of another run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sdbatch.errors import InputError, StorageError
+from sdbatch.output.keys import finished_shards, shard_name
+from sdbatch.output.manifest_files import NAME, read_manifest
+from sdbatch.output.stats import ShardStats, read_markers
+from sdbatch.prompts import InputFile
+from sdbatch.prompts.made_rows import FORMAT, made_schema
+from sdbatch.prompts.single import is_prompt
+from sdbatch.prompts.types import plain_schema
+from sdbatch.storage.parquet import opened_parquet
+from sdbatch.storage.store import GLOB_CHARACTERS, Store
+
+__all__ = ["MadeTable", "made_table"]
+
+
+@dataclass(frozen=True)
+class MadeTable:
+    """An output, read as a table.
+
+    Attributes:
+        files: its finished shards, one file each.
+        notices: messages about skipped images and shards.
+    """
+
+    files: list[InputFile]
+    notices: tuple[str, ...]
+
+
+def made_table(prompts: str, options: Mapping[str, Any] | None = None) -> MadeTable | None:
+    """The images of the output in the folder `prompts`; None if it is not a folder with a manifest of sdbatch.
+
+    Its rows have `image`, `prompt`, `negative_prompt` and `seed`, and everything else of its metadata with `input_`
+    before the name. Failed images are left out.
+
+    Raises:
+        InputError: it has no finished shard, or a damaged one.
+        StorageError: the store cannot be read.
+        UsageError: its manifest is damaged.
+    """
+    if not isinstance(prompts, str) or is_prompt(prompts) or any(c in prompts for c in GLOB_CHARACTERS):
+        return None
+    store = Store(prompts, options)
+    if not store.is_folder() or not _is_ours(store.read_if_there(NAME)):
+        return None
+    record = read_manifest(store)
+    markers = _markers(store, record.id)
+    if not markers:
+        raise InputError(f"{store.url}: is an output without a finished shard")
+    found = store.files_by_name()
+    names = [f"{shard_name(stats.shard)}.parquet" for stats in markers]
+    if missing := [name for name in names if name not in found]:
+        raise InputError(f"{store.name(missing[0])}: is missing, and its shard has a marker")
+    with opened_parquet(store, names[0], InputError) as parquet:
+        schema = plain_schema(made_schema(parquet.schema_arrow))
+    files = [
+        InputFile(file.path, file.size, file.stamp, stats.ok, (stats.ok,), FORMAT, schema)
+        for file, stats in zip((found[name] for name in names), markers, strict=True)
+    ]
+    return MadeTable(files, tuple(_left_out(store, markers, len(record.cut))))
+
+
+def _is_ours(content: bytes | None) -> bool:
+    try:
+        found = json.loads(content or b"")
+    except ValueError:
+        return False
+    return isinstance(found, dict) and {"version", "settings", "model", "inputs"} <= found.keys()
+
+
+def _markers(store: Store, run: str | None) -> list[ShardStats]:
+    """The markers of the finished shards. Damaged ones are skipped: their shards are made again."""
+    found = []
+    for _, stats in read_markers(store, sorted(finished_shards(store.entries()))):
+        if isinstance(stats, StorageError):
+            raise InputError(str(stats)) from stats
+        if stats.run == run:
+            found.append(stats)
+    return found
+
+
+def _left_out(store: Store, markers: list[ShardStats], shards: int) -> list[str]:
+    said = []
+    if failed := sum(stats.failed for stats in markers):
+        said.append(f"{store.url} is an output: its {failed:,} failed images are left out")
+    if missing := shards - len(markers):
+        said.append(f"{store.url} is an output: {missing:,} of its {shards:,} shards are not finished, and left out")
+    return said

@@ -1,0 +1,135 @@
+"""Exports selected images of an output in another tool's format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from sdbatch.errors import UsageError
+from sdbatch.output.dataset import Dataset, open_dataset
+from sdbatch.output.export_forms import FORMS, Chosen
+from sdbatch.output.json_rows import python_rows
+from sdbatch.output.keys import place_of
+from sdbatch.output.manifest import RunRecord
+from sdbatch.output.manifest_files import read_manifest
+from sdbatch.output.stored import StoredShard
+from sdbatch.scoring.expressions import Expression
+from sdbatch.scoring.judging import column_kinds
+from sdbatch.storage.store import Store
+
+__all__ = ["ExportReport", "export"]
+
+NOTE = ".sdbatch-export.json"
+
+
+@dataclass
+class ExportReport:
+    """The result of an export.
+
+    Attributes:
+        images: number of made images in the output.
+        chosen: those for which the condition holds.
+        duplicates: chosen ones that were skipped, since an earlier image has the same value.
+        written: files, folders or tars written now; the others existed.
+        left_out: reasons why something else was skipped, one line each.
+    """
+
+    images: int = 0
+    chosen: int = 0
+    duplicates: int = 0
+    written: int = 0
+    left_out: tuple[str, ...] = ()
+
+
+def export(
+    out: str,
+    dest: str,
+    *,
+    form: str = "imagefolder",
+    where: str | None = None,
+    dedup: str | None = None,
+    id_column: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> ExportReport:
+    """Write selected images of an output to `dest`, like the command `sdbatch export`. Resumes an earlier export.
+
+    Args:
+        form: "imagefolder", "webdataset", "geneval" or "dpg-bench".
+        where: a condition on columns of the metadata and on scores.
+        dedup: a column; only the first of images with the same value is written.
+        id_column: for dpg-bench, the column that names the items.
+
+    Raises:
+        UsageError: there is no output; an invalid condition or column; `dest` holds other files.
+        StorageError: a store cannot be read or written, or a shard is damaged.
+    """
+    dataset = open_dataset(out, options)
+    record = read_manifest(dataset.store)
+    target = Store(dest, options)
+    if target.resolved() == dataset.store.resolved():
+        raise UsageError(f"DEST {dest} is the output itself; use a separate folder")
+    columns = _columns(dataset)
+    condition = Expression.parse(where, column_kinds(columns), "--where") if where is not None else None
+    if dedup is not None and dedup not in columns.names:
+        hint = "; score it first: sdbatch score OUT --scorer phash" if dedup == "phash" else ""
+        raise UsageError(f"--dedup {dedup}: {dataset.store.url} has no column {dedup!r}{hint}")
+    writer = FORMS[form](target, record, columns, id_column)
+    _claim(target, {"of": record.id, "for": form, "where": where, "dedup": dedup, "id": id_column})
+    report = ExportReport()
+    seen: set[Any] = set()
+    for shard in dataset.stored_shards():
+        rows = list(_chosen(dataset, shard, record, condition, dedup, seen, report))
+        if rows:
+            report.written += writer.write(shard, rows)
+    report.left_out = writer.left_out
+    return report
+
+
+def _columns(dataset: Dataset) -> pa.Schema:
+    return dataset.metadata_of(next(dataset.stored_shards())).schema
+
+
+def _chosen(
+    dataset: Dataset,
+    shard: StoredShard,
+    record: RunRecord,
+    condition: Expression | None,
+    dedup: str | None,
+    seen: set[Any],
+    report: ExportReport,
+) -> Iterator[Chosen]:
+    made = 0
+    for row in python_rows(dataset.metadata_of(shard)):
+        if row["status"] != "ok":
+            continue
+        place, made = made, made + 1
+        report.images += 1
+        if condition is not None and not condition.holds(row):
+            continue
+        report.chosen += 1
+        value = None if dedup is None else row.get(dedup)
+        if value is not None and value in seen:
+            report.duplicates += 1
+            continue
+        seen.add(value)
+        number, index = place_of(row["key"])
+        images = record.settings["images_per_prompt"]
+        yield Chosen(row, place, record.cut[number].first_row + index // images, index % images)
+
+
+def _claim(target: Store, what: Mapping[str, Any]) -> None:
+    """Claim the folder for this export. Raises `UsageError` if it holds other files."""
+    content = json.dumps(what, sort_keys=True).encode()
+    held = target.read_if_there(NOTE)
+    if held is None:
+        if target.is_folder() and target.entries():
+            raise UsageError(f"DEST {target.url} holds files that no export of sdbatch has written; use another folder")
+        target.write(NOTE, content)
+    elif held != content:
+        raise UsageError(
+            f"DEST {target.url} holds an export of another output, or with other options; use another folder"
+        )

@@ -1,0 +1,111 @@
+"""Compares what one worker needs with what a cluster has and could have: arithmetic, without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sdbatch.errors import UsageError
+from sdbatch.settings import RunSettings
+
+__all__ = ["Capacity", "NodeGroup", "PoolSize", "WorkerResources", "pool_size"]
+
+Resources = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class WorkerResources:
+    """What one worker requests from Ray."""
+
+    cpus: float
+    gpus: float
+
+    def room(self, node: Resources) -> int:
+        """The number of workers that fit on an empty node."""
+        needs = {"CPU": self.cpus, "GPU": self.gpus}
+        rooms = [node.get(name, 0) / amount for name, amount in needs.items() if amount > 0]
+        return int(min(rooms)) if rooms else 1
+
+    def __str__(self) -> str:
+        return _amounts({"CPU": self.cpus, "GPU": self.gpus})
+
+
+@dataclass(frozen=True)
+class NodeGroup:
+    """Nodes of one kind that an autoscaler may start, at most `most` of them."""
+
+    resources: Resources
+    most: int
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """A cluster's current and possible resources.
+
+    Attributes:
+        nodes: resources of every live node, used or not.
+        groups: node groups that its autoscaler may start; empty without an autoscaler.
+        silent_autoscaler: whether there is an autoscaler that does not say what it may start.
+    """
+
+    nodes: Sequence[Resources]
+    groups: Sequence[NodeGroup] = ()
+    silent_autoscaler: bool = False
+
+    def now(self, worker: WorkerResources) -> int:
+        """Workers that fit on the current nodes."""
+        return sum(worker.room(node) for node in self.nodes)
+
+    def ever(self, worker: WorkerResources) -> int:
+        """Workers that fit once the autoscaler has started all nodes that it may."""
+        return max(self.now(worker), sum(worker.room(group.resources) * group.most for group in self.groups))
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether the cluster has a GPU, or could have one."""
+        return any(resources.get("GPU", 0) > 0 for resources in (*self.nodes, *(g.resources for g in self.groups)))
+
+    def compared_with(self, worker: WorkerResources) -> str:
+        """What a worker needs, what exists and what could be added, as a message."""
+        largest = max(self.nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)), default={})
+        text = f"one worker needs {worker}; the largest of {len(self.nodes)} nodes has {_amounts(largest)}"
+        if self.groups:
+            kinds = ", ".join(f"{group.most} × {_amounts(group.resources)}" for group in self.groups)
+            return f"{text}, and the autoscaler may start {kinds}"
+        return f"{text}, and {'the' if self.silent_autoscaler else 'no'} autoscaler may add nodes"
+
+
+@dataclass(frozen=True)
+class PoolSize:
+    """The number of workers, and what each needs."""
+
+    least: int
+    most: int
+    worker: WorkerResources
+
+    @property
+    def fixed(self) -> bool:
+        return self.least == self.most
+
+
+def pool_size(settings: RunSettings, device: str, shards: int, capacity: Capacity) -> PoolSize:
+    """The pool for `shards` shards: the whole cluster unless `--actors` is set, and at most one worker per shard.
+
+    Raises:
+        UsageError: a worker fits neither on a node of the cluster nor on one that its autoscaler could start.
+    """
+    gpus = settings.gpus_per_actor if settings.gpus_per_actor is not None else float(device == "cuda")
+    cpus = settings.cpus_per_actor if settings.cpus_per_actor is not None else 1.0
+    worker = WorkerResources(cpus, gpus)
+    if capacity.ever(worker) == 0 and not capacity.silent_autoscaler:
+        raise UsageError(
+            f"{capacity.compared_with(worker)}; lower --cpus-per-actor or --gpus-per-actor, or add larger nodes"
+        )
+    room = max(1, capacity.now(worker)), max(1, capacity.ever(worker))
+    least, most = settings.actors or room
+    most = max(1, min(most, shards))
+    return PoolSize(min(least, most), most, worker)
+
+
+def _amounts(resources: Resources) -> str:
+    return " and ".join(f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU"))

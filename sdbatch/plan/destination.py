@@ -1,0 +1,118 @@
+"""Refuses destinations that overlap the input or the model, or that cannot store files."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from fsspec.utils import glob_translate
+
+from sdbatch.errors import UsageError
+from sdbatch.output.footprint import Footprint
+from sdbatch.output.keys import shard_name
+from sdbatch.output.manifest_files import OWN_NAMES, REPORTS
+from sdbatch.prompts import InputFile
+from sdbatch.prompts.partitions import is_partition
+from sdbatch.storage.addresses import protocol_of
+from sdbatch.storage.claims import CLAIMS
+from sdbatch.storage.store import GLOB_CHARACTERS, Store
+
+__all__ = ["check_out", "check_sources", "is_own", "name_within"]
+
+# Stores that keep nothing, or that are read-only.
+NOT_KEPT = ("memory", "data", "http", "https", "github", "git", "gist", "jupyter", "jlab", "generic", "pyscript")
+PROBED = 10_000  # shards whose names are matched against a glob
+
+
+def check_out(out: str) -> None:
+    """Refuse an OUT that cannot be an output for any input. Raises `UsageError`."""
+    if not os.fspath(out).strip():
+        raise UsageError("OUT is empty; name a folder or a URL")
+    protocol = protocol_of(out)
+    if protocol in NOT_KEPT:
+        raise UsageError(f"OUT {out}: {protocol} stores no files; use a folder, or a store such as s3://bucket/folder")
+    if protocol is None:
+        place = Store(out).resolved()[1]
+        for name, paths in (
+            ("the root folder", ["/"]),
+            ("a home folder", _homes()),
+            ("the current folder", [os.getcwd()]),
+        ):
+            if place in map(os.path.realpath, paths):
+                raise UsageError(f"OUT {out} is {name}; use a separate folder for the output")
+
+
+def check_sources(out: Store, prompts: str, files: Sequence[InputFile], model: str, options: Mapping[str, Any]) -> None:
+    """Refuse an OUT that holds the prompt table or the model, or that would be read as part of the table.
+
+    Raises:
+        UsageError: the message says which.
+    """
+    tables = [file.path for file in files if file.format != "prompt"]
+    for path in [prompts, *tables] if tables else []:
+        if not _is_glob(path, tables) and _is_within(out, Store(path, options)):
+            raise UsageError(f"OUT {out.url} holds the prompt table {path}; use a separate folder for the output")
+    is_place = model != "tiny" and ("://" in model or os.path.isdir(model))
+    if is_place and _is_within(out, Store(model, options)):
+        raise UsageError(f"OUT {out.url} holds the model {model}; use a separate folder for the output")
+    if tables and _looks_in(Store(prompts, options), out, _is_glob(prompts, tables)):
+        raise UsageError(f"OUT {out.url}: {prompts} would read the output as a prompt table; use another OUT")
+
+
+def name_within(out: Store, target: Store) -> str | None:
+    """The name of `target` within `out`, by its resolved path; None if it lies elsewhere."""
+    (protocol, folder), (other, path) = out.resolved(), target.resolved()
+    inside = protocol == other and path.startswith(folder.rstrip("/") + "/")
+    return path[len(folder.rstrip("/")) + 1 :] if inside else None
+
+
+def is_own(footprint: Footprint, name: str) -> bool:
+    """Whether a file name (relative to the output) is one that the output can have."""
+    first, _, rest = name.partition("/")
+    if OWN_NAMES.fullmatch(name) or first in (REPORTS, CLAIMS, "gallery"):
+        return True
+    shard = footprint.shard_of(f"{first}/" if rest else first)
+    return shard is not None and (not rest or footprint.has_in_folder(shard, rest))
+
+
+def _is_within(out: Store, other: Store) -> bool:
+    return out.resolved() == other.resolved() or name_within(out, other) is not None
+
+
+def _is_glob(prompts: str, tables: Iterable[str]) -> bool:
+    """Whether the path is a pattern, not a file with such characters in its name."""
+    return any(c in prompts for c in GLOB_CHARACTERS) and Store(prompts).url not in tables
+
+
+def _looks_in(prompts: Store, out: Store, is_glob: bool) -> bool:
+    """Whether a glob matches files of `out`, or `out` is among the Hive partitions of a folder."""
+    if is_glob:
+        return _matches(prompts, out)
+    name = name_within(prompts, out)
+    return name is not None and all(map(is_partition, name.split("/")))
+
+
+def _matches(pattern: Store, out: Store) -> bool:
+    """Whether a pattern matches a Parquet file that an output in `out` can have."""
+    (protocol, path), (other, folder) = pattern.resolved(), out.resolved()
+    if protocol != other:
+        return False
+    whole = re.compile(glob_translate(path))
+    names = (f"{folder}/{shard_name(n)}{end}" for n in range(PROBED) for end in (".parquet", "/metadata.parquet"))
+    # If a glob matches a folder, its partitions are read, to any depth.
+    while is_partition(folder.rpartition("/")[2]):
+        if whole.match(folder):
+            return True
+        folder = folder.rpartition("/")[0]
+    return any(whole.match(name) for name in names)
+
+
+def _homes() -> list[str]:
+    homes = [os.path.expanduser("~")]
+    with suppress(OSError):
+        homes += [entry.pw_dir for entry in pwd.getpwall()]
+    return [home for home in homes if os.path.isabs(home)]

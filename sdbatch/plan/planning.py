@@ -1,0 +1,279 @@
+"""Makes the plan of a run: inputs, columns, shards, finished work. Reads footers, run.json and one listing of OUT."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdbatch.diffusion import ModelInfo, Request, validate
+from sdbatch.diffusion.declarations import fields_of, own_fields
+from sdbatch.diffusion.models.inspection import check_deep_cache
+from sdbatch.diffusion.request import COMMON, ROW_FIELDS
+from sdbatch.diffusion.tasks import task_named, task_of
+from sdbatch.engine_settings import resolve_engine
+from sdbatch.errors import UsageError
+from sdbatch.fields import Field
+from sdbatch.kinds import WeightedFiles
+from sdbatch.model_source import ModelSource, check_recorded
+from sdbatch.output import finished_shards
+from sdbatch.output.as_input import made_table
+from sdbatch.output.footprint import Footprint, first_clash
+from sdbatch.output.manifest import RunRecord, new_record
+from sdbatch.output.manifest_files import OWN_NAMES, check_size, load_manifest, replacing
+from sdbatch.plan.destination import check_out, check_sources
+from sdbatch.plan.lora_checks import check_loras
+from sdbatch.plan.named_networks import named_networks
+from sdbatch.prompts import SOURCES, Columns, InputFile, check_table, list_inputs
+from sdbatch.prompts.names import candidates
+from sdbatch.prompts.picture_cells import picture_names, unread
+from sdbatch.prompts.shards import Cut, Selection, default_shard_size, shard_rows
+from sdbatch.resolution import refuse_unused, resolved, task_name, unused_because, with_task
+from sdbatch.scoring.judging import scorer_weights, wishes_of
+from sdbatch.settings import RunSettings
+from sdbatch.storage.addresses import protocol_of
+from sdbatch.storage.store import Store
+
+__all__ = ["Plan", "make_plan", "settings_source"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is known before a model is loaded.
+
+    Attributes:
+        out: where the dataset goes.
+        files: the input files in the order of their numbers.
+        columns: the meaning of each column of the table.
+        model: what the model's configurations say.
+        record: the content of run.json, existing or to be written.
+        known: whether OUT already had a run.json that this run continues.
+        shards: all shards of the table.
+        todo: those of this part that have no marker yet.
+        settings: the run's, with the defaults of the model's family filled in.
+        replaced: the record of the output that `--overwrite` replaces; None if there is none.
+        notices: warnings about PROMPTS and OUT for the user, one line each.
+    """
+
+    out: Store
+    files: list[InputFile]
+    columns: Columns
+    model: ModelInfo
+    record: RunRecord
+    known: bool
+    shards: Cut
+    todo: Selection
+    settings: RunSettings
+    replaced: RunRecord | None = None
+    notices: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return self.shards.rows
+
+
+def make_plan(prompts: str, out: str, settings: RunSettings) -> Plan:
+    """Plan a run of `prompts` into `out`. The record of a new OUT has no engine settings yet.
+
+    Raises:
+        InputError, ModelError, StorageError, UsageError: everything that can be found to be wrong before work starts.
+    """
+    check_out(out)
+    made = made_table(prompts, settings.storage_options)
+    files = made.files if made else list_inputs(prompts, settings.storage_options)
+    store = Store(out, settings.storage_options)
+    check_sources(store, prompts, files, settings.model, settings.storage_options)
+    found = load_manifest(store)
+    earlier, replaced = (None, found) if settings.overwrite else (found, None)
+    # The columns of an OUT depend on its model, and the use of picture columns on the model's task.
+    if earlier is None and (settings.task is not None or not _may_have_pictures(files)):
+        # Report errors in the table before a model is fetched.
+        _columns(files, settings, None, None)
+    source = settings_source(settings)
+    model = source.inspect()
+    settings = _with_absolute_loras(_with_absolute_pictures(with_task(settings, model)))
+    refuse_unused(settings, model)
+    _refuse_lone(files, settings)
+    settings = resolved(settings, model)
+    columns = _columns(files, settings, earlier, model)
+    _check_defaults(settings, model, columns)
+    if (settings.deep_cache or 1) > 1:
+        check_deep_cache(model)
+        _refuse_adapters(columns, settings)
+    wishes_of(settings, carried=columns.schema)  # refuses invalid scoring options
+    weights = scorer_weights(settings, model.folder)
+    networks = named_networks(files, columns, settings, model)
+    columns = dataclasses.replace(columns, networks={network.name: network.sha256 for network in networks})
+    record = _new_record(files, columns, settings, source.entry(model), earlier, weights)
+    record = dataclasses.replace(record, networks=[network.entry() for network in networks])
+    if earlier is not None:
+        check_recorded(model, earlier.model, store.url)
+        record = earlier.continued(record)
+        resolve_engine(settings, earlier.engine, model, has_gpus=False)  # refuses settings that change pictures
+    elif replaced is not None:
+        record = dataclasses.replace(record, replaces=(replaced.footprint, *_still_there(store, replaced)))
+    check_size(record)
+    entries = store.entries()
+    _refuse_clash(store, entries, record, earlier)
+    files = record.numbered(files)
+    shards = record.cut
+    # Existing shards belong to the replaced output; nothing of this run is done yet.
+    is_fresh = replaced is not None or replacing(store, record)
+    todo = Selection(shards, set() if is_fresh else finished_shards(entries), settings.part)
+    check_loras(files, columns, settings, model)
+    notices = made.notices if made else ()
+    return Plan(store, files, columns, model, record, earlier is not None, shards, todo, settings, replaced, notices)
+
+
+def _may_have_pictures(files: list[InputFile]) -> bool:
+    """Whether a column may hold input pictures, so that its use depends on the model's task."""
+    own = {field.name: field for field in own_fields()}
+    return any(candidates(name, files[0].schema.names, own) for name in picture_names(own.values()))
+
+
+def _with_absolute_pictures(settings: RunSettings) -> RunSettings:
+    """The settings with absolute paths of local pictures: workers run in their own folders."""
+    pictures = picture_names(own_fields())
+    found = {name: _absolute(value) for name, value in settings.extra.items() if name in pictures}
+    return dataclasses.replace(settings, extra={**settings.extra, **found})
+
+
+def _absolute(value: Any) -> Any:
+    """The same paths, but for URLs, from the root of the file system on."""
+    if isinstance(value, tuple):
+        return tuple(map(_absolute, value))
+    return str(Path(value).absolute()) if protocol_of(value) is None else value
+
+
+def _with_absolute_loras(settings: RunSettings) -> RunSettings:
+    """The same for options that name LoRAs or their folder on this machine."""
+    folder, text = settings.lora_dir, settings.extra.get("lora")
+    if folder is not None and protocol_of(folder) is None:
+        folder = str(Path(folder).absolute())
+    if text is not None and folder is None:
+        files = WeightedFiles().files("--lora", text)
+        places = (file.path if protocol_of(file.path) else str(Path(file.path).absolute()) for file in files)
+        text = ";".join(str(file._replace(path=place)) for file, place in zip(files, places, strict=True))
+    return dataclasses.replace(settings, lora_dir=folder, extra={**settings.extra, "lora": text})
+
+
+def _columns(
+    files: list[InputFile], settings: RunSettings, earlier: RunRecord | None, model: ModelInfo | None
+) -> Columns:
+    """The meaning of the table's columns.
+
+    Args:
+        model: None if it is not known yet. Then a setting of a single family is treated like other columns.
+    """
+    own = own_fields()
+    usable = fields_of(task_name(settings), model)
+    unused: list[tuple[Field, str]] = []
+    if model is not None:
+        fields = (*ROW_FIELDS, *own)
+        lone = [field for field in usable if field.beside and not _is_used(_own_field(field.beside), files, settings)]
+        unused += [(field, f"no row has a {field.beside}") for field in lone]
+        unused += [(field, why) for field in fields if (why := unused_because(field, task_name(settings), model))]
+    else:
+        elsewhere = {field.name for field in own} - {field.name for field in usable}
+        chosen = {name: column for name, column in settings.column.items() if name not in elsewhere}
+        settings = dataclasses.replace(settings, column=chosen)
+    if earlier is None:
+        usable = tuple(field for field in usable if not field.only_if_used or _is_used(field, files, settings))
+        fields = (*ROW_FIELDS, *(field for field in usable if field.name not in COMMON))
+        return check_table(files, settings, fields=fields, unused=unused, sources=tuple(SOURCES))
+    # A continued OUT keeps the columns that it was started with; one without a recorded mapping, its old rules.
+    fields = earlier.known_fields()
+    recorded = {field.name for field in fields}
+    unused += [(field, "OUT was started before it was a column") for field in usable if field.name not in recorded]
+    mapping = earlier.columns
+    if model is None and mapping is not None:  # the model may not use settings for which this OUT has no column
+        unused += [(field, "") for field in fields if field.name not in mapping]
+    carried = {entry["name"] for entry in earlier.schema or ()}
+    sources = [name for name in SOURCES if name in carried]
+    return check_table(
+        files, settings, mapping=mapping, before=mapping is None, fields=fields, unused=unused, sources=sources
+    )
+
+
+def _refuse_adapters(columns: Columns, settings: RunSettings) -> None:
+    """What ControlNets add to layers that DeepCache leaves out would be lost at most calls."""
+    column = columns.settings.get("controlnet")
+    if column is not None or settings.extra.get("controlnet"):
+        given = "--controlnet" if column is None else f"column {column!r}"
+        raise UsageError(f"{given}: a controlnet does not go with --deep-cache; leave one of them out")
+
+
+def _is_used(field: Field, files: list[InputFile], settings: RunSettings) -> bool:
+    """Whether an option or a column says something of a setting, and of the one that it says nothing without."""
+    chosen = settings.column.get(field.name)
+    column = candidates(field.name, files[0].schema.names, {field.name: field}) if chosen is None else chosen
+    if settings.given(field.name) is None and not column:
+        return False
+    return not field.beside or _is_used(_own_field(field.beside), files, settings)
+
+
+def _refuse_lone(files: list[InputFile], settings: RunSettings) -> None:
+    """Refuse an option that says nothing, since neither an option nor a column names what it belongs to."""
+    for field in own_fields():
+        if field.beside and settings.given(field.name) is not None and not _is_used(field, files, settings):
+            raise UsageError(f"{field.option}: no row has a {field.beside}; name one by an option or a column")
+
+
+def _own_field(name: str) -> Field:
+    return next(field for field in own_fields() if field.name == name)
+
+
+def _still_there(store: Store, replaced: RunRecord) -> tuple[Footprint, ...]:
+    """Footprints that an earlier, interrupted `--overwrite` has not removed yet."""
+    return replaced.replaces if replacing(store, replaced) else ()
+
+
+def _refuse_clash(store: Store, entries: Mapping[str, int], record: RunRecord, earlier: RunRecord | None) -> None:
+    """Refuse to overwrite files that the manifest does not show to belong to this OUT."""
+    owned = [*record.replaces, *([] if earlier is None else [earlier.footprint])]
+    clash = None if owned else next((name for name in sorted(entries) if OWN_NAMES.fullmatch(name.rstrip("/"))), None)
+    clash = clash or first_clash(store, entries, record.footprint, owned)
+    if clash is not None:
+        raise UsageError(
+            f"{store.name(clash)} does not belong to this output, and this run would overwrite it; "
+            "move it away, or use another OUT"
+        )
+
+
+def settings_source(settings: RunSettings) -> ModelSource:
+    """Where a run's model comes from."""
+    return ModelSource(settings.model, settings.revision, settings.variant, settings.storage_options)
+
+
+def _check_defaults(settings: RunSettings, model: ModelInfo, columns: Columns) -> None:
+    """What no row could be made with is refused at once; a row's own values are judged row by row."""
+    own = {field.name: getattr(settings, field.name) for field in dataclasses.fields(Request) if field.name != "prompt"}
+    # Of what belongs together, an option may have one part and the rows the other.
+    together = {f.beside or f.name for f in own_fields() if f.only_if_used and f.name in columns.settings}
+    split = {f.name for f in own_fields() if f.beside in together or f.name in together}
+    own["extra"] = {name: value for name, value in settings.extra.items() if name not in split}
+    request = unread(Request(prompt="any", **own), picture_names(own_fields()))
+    if task_of(request) is not task_named(request.task):
+        return  # the rows have the missing values
+    if reason := validate(request, model):
+        raise UsageError(f"these settings cannot produce an image: {reason}")
+
+
+def _new_record(
+    files: list[InputFile],
+    columns: Columns,
+    settings: RunSettings,
+    model: Mapping[str, Any],
+    earlier: RunRecord | None,
+    weights: Mapping[str, str],
+) -> RunRecord:
+    if settings.shard_size is None and earlier is not None:
+        rows_per_shard = earlier.shard_rows
+    else:
+        images = sum(file.rows for file in files) * settings.images_per_prompt
+        height, width = settings.height or model["height"], settings.width or model["width"]
+        size = settings.shard_size or default_shard_size(images, height, width)
+        rows_per_shard = shard_rows(size, settings.images_per_prompt)
+    return new_record(settings, model, files, columns, rows_per_shard, scorer_weights=weights)

@@ -1,0 +1,306 @@
+"""Columns by the kind of setting that they hold: which types they may have, and what their cells say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
+
+from sdbatch.bounds import Number, Whole
+from sdbatch.errors import UsageError
+from sdbatch.fields import Field
+from sdbatch.kinds import Choice, Flag, Picture, Pictures, Seed, Several, Text, WeightedFiles
+
+__all__ = ["LARGEST", "Bad", "accepts", "read_cells"]
+
+MOST_CHARACTERS = 4_000_000  # with these a PNG's text still opens in Pillow, which allows 64 MB
+LARGEST = 2**63 - 1
+# The smallest whole number of which a float may be a neighbour's stand-in.
+INEXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A value that cannot be used. `known` is what of it the metadata can still hold."""
+
+    reason: str
+    known: Any = None
+
+
+def accepts(field: Field, kind: pa.DataType) -> str | None:
+    """What a column of the setting must hold, in words, if it cannot be of the type `kind`; None if it can.
+
+    Values of any kind may come as text, in CSV and anywhere else.
+    """
+    plain = kind.value_type if pt.is_dictionary(kind) else kind
+    is_text = pt.is_null(plain) or pt.is_string(plain) or pt.is_large_string(plain) or pt.is_string_view(plain)
+    if isinstance(field.kind, Several | Pictures):
+        return _accepts_several(field, plain)
+    wanted, fits = _WANTED[type(field.kind)]
+    if isinstance(field.kind, Text) and field.kind.codes:
+        wanted, fits = field.types, pt.is_integer
+    if is_text or fits(plain):
+        return None
+    return wanted
+
+
+def _accepts_several(field: Field, kind: pa.DataType) -> str | None:
+    one = replace(field, kind=_one(field.kind))
+    is_list = pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind)
+    wanted = accepts(one, kind.value_type if is_list else kind)
+    return wanted and f"{wanted}, or lists of them"
+
+
+def _one(kind: Any) -> Any:
+    """The kind of one value of a list."""
+    return Picture() if isinstance(kind, Pictures) else kind.of
+
+
+def read_cells(field: Field, column: str, values: pa.ChunkedArray, *, text: bool, wide_seeds: bool) -> list[Any]:
+    """The column's values as a request takes them: a value, None for null, or `Bad`.
+
+    Args:
+        column: its name, for messages.
+        text: whether numbers have yet to be read from text.
+        wide_seeds: whether seeds may be 2**63 and more, and -1 means none given.
+    """
+    kind = values.type.value_type if pt.is_dictionary(values.type) else values.type
+    setting = field.cell or field.kind
+    if isinstance(setting, Several | Pictures):
+        return _lists(field, column, values, kind, text)
+    if isinstance(setting, Picture):
+        return _pictures(values, kind)
+    if isinstance(setting, WeightedFiles):
+        return _weighted_files(setting, column, values, kind)
+    if isinstance(setting, Text | Choice) and not pt.is_integer(kind):
+        cells = [_text(column, value) for value in _as_bytes(values, kind)]
+    elif isinstance(setting, Flag):
+        cells = _flags(column, values, kind)
+    else:
+        cells = _numbers(setting, column, values, kind, text, wide_seeds)
+    if isinstance(setting, Choice):
+        cells = [_word(column, cell, setting) for cell in cells]
+    return [_checked(field, column, cell) for cell in cells]
+
+
+def _pictures(values: pa.ChunkedArray, kind: pa.DataType) -> list[Any]:
+    """What names or is a picture, as Python has it: text, bytes, or a dict of both. Nothing is opened here."""
+    if pt.is_string(kind) or pt.is_large_string(kind):
+        return [value if value is None else value.decode(errors="replace") for value in _as_bytes(values, kind)]
+    return values.cast(kind).to_pylist()
+
+
+def _lists(field: Field, column: str, values: pa.ChunkedArray, kind: pa.DataType, text: bool) -> list[Any]:
+    """A tuple for each cell: of a list its values, of a text what stands between semicolons, else the one value."""
+    if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind):
+        lengths = [None if count is None else int(count) for count in pc.list_value_length(values).to_pylist()]
+        flat = pa.chunked_array([chunk.flatten() for chunk in values.chunks], kind.value_type)
+    elif pt.is_string(kind) or pt.is_large_string(kind):
+        found = [
+            value if value is None or not value.strip() else value.split(b";") for value in _as_bytes(values, kind)
+        ]
+        lengths = [len(parts) if isinstance(parts, list) else None for parts in found]
+        parts = [part.strip() for parts in found if isinstance(parts, list) for part in parts]
+        # Cast without a check, since text that is not UTF-8 is its own cell's mistake.
+        flat, text = pa.chunked_array([pa.array(parts, pa.binary()).view(pa.string())]), True
+    else:
+        lengths, flat = [1 if valid else None for valid in values.is_valid().to_pylist()], values.drop_null()
+    one = replace(field, kind=_one(field.kind), cell=None)
+    cells = iter(read_cells(one, column, flat, text=text, wide_seeds=False))
+    return [None if not length else _whole_list(column, list(islice(cells, length))) for length in lengths]
+
+
+def _whole_list(column: str, items: list[Any]) -> Any:
+    """The values of one cell; `Bad` if one of them is bad or missing."""
+    if any(item is None or item == "" for item in items):
+        return Bad(f"{column} holds a list with an empty value")
+    return next((item for item in items if isinstance(item, Bad)), tuple(items))
+
+
+def _weighted_files(setting: WeightedFiles, column: str, values: pa.ChunkedArray, kind: pa.DataType) -> list[Any]:
+    """As one text each; None for a cell that names none."""
+    is_text = pt.is_null(kind) or pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind)
+    cells = [_text(column, value) for value in _as_bytes(values, kind)] if is_text else values.cast(kind).to_pylist()
+    cells = [cell or None for cell in cells]  # empty text, an empty list
+    return [cell if isinstance(cell, Bad | None) else _read_weighted(setting, column, cell) for cell in cells]
+
+
+def _read_weighted(setting: WeightedFiles, column: str, cell: Any) -> Any:
+    try:
+        return setting.check(column, cell) or None
+    except UsageError as error:
+        return Bad(str(error))
+
+
+def _flags(column: str, values: pa.ChunkedArray, kind: pa.DataType) -> list[Any]:
+    if pt.is_boolean(kind) or pt.is_null(kind):
+        return values.cast(kind).to_pylist()
+    return [_read_flag(column, _text(column, value)) for value in _as_bytes(values, kind)]
+
+
+def _read_flag(column: str, value: Any) -> Any:
+    if isinstance(value, Bad) or value is None or not value.strip():
+        return value if isinstance(value, Bad) else None
+    try:
+        return Flag().parse(column, value)
+    except UsageError:
+        return Bad(f"{column} is {_shown(value)}; must be {Flag()}")
+
+
+def _numbers(
+    setting: Any, column: str, values: pa.ChunkedArray, kind: pa.DataType, text: bool, wide_seeds: bool
+) -> list[Any]:
+    if text or pt.is_string(kind) or pt.is_large_string(kind):
+        plain = [_read_number(column, _text(column, value)) for value in _as_bytes(values, kind)]
+    else:
+        plain = values.cast(kind).to_pylist()
+    if isinstance(setting, Text):  # codes that stand for names
+        return [None if value is None else str(value) for value in plain]
+    if isinstance(setting, Seed) and wide_seeds:
+        return [_seed(column, value, INEXACT.get(kind)) for value in plain]
+    if pt.is_floating(kind):
+        plain = [None if value is None else _shortest(value, kind) for value in plain]
+    if isinstance(setting, Number):
+        return [_number(column, value, setting) for value in plain]
+    return [_whole(column, value, setting) for value in plain]
+
+
+def _checked(field: Field, column: str, cell: Any) -> Any:
+    if field.check is None or cell is None or isinstance(cell, Bad):
+        return cell
+    reason = field.check(cell)
+    return cell if reason is None else Bad(f"{column} is {_shown(cell)}: {reason}", cell)
+
+
+def _as_bytes(values: pa.ChunkedArray, kind: pa.DataType) -> list[bytes | None]:
+    # Arrow does not check that strings in a file are UTF-8; as bytes, one that is not fails alone.
+    if pt.is_null(kind):
+        return [None] * len(values)
+    return values.cast(kind).cast(pa.large_string()).cast(pa.large_binary()).to_pylist()
+
+
+def _text(column: str, value: bytes | None) -> Any:
+    if value is None:
+        return None
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return Bad(f"{column} is not valid UTF-8")
+    if len(text) > MOST_CHARACTERS:
+        return Bad(f"{column} has {len(text):,} characters; at most {MOST_CHARACTERS:,}", text[:MOST_CHARACTERS])
+    return text
+
+
+def _word(column: str, cell: Any, choice: Choice) -> Any:
+    if cell is None or isinstance(cell, Bad) or cell in choice.words:
+        return cell
+    if not cell.strip():
+        return None
+    return Bad(f"{column} is {_shown(cell)}; must be {choice}", cell)
+
+
+def _read_number(column: str, value: Any) -> Any:
+    if isinstance(value, Bad):
+        return value
+    if value is None or not value.strip():
+        return None
+    try:
+        number = Decimal(value.strip())
+    except InvalidOperation:
+        number = Decimal("nan")
+    return Bad(f"{column} is {_shown(value)}; must be a number") if number.is_nan() else number
+
+
+def _shortest(value: float, kind: pa.DataType) -> float:
+    # A table's float32 7.1 was written as 7.1, and is meant so; 7.099999904632568 would be its exact value.
+    return float(str(kind.to_pandas_dtype()(value))) if kind != pa.float64() else value
+
+
+def _number(column: str, value: Any, bounds: Number) -> Any:
+    if value is None or isinstance(value, Bad):
+        return value
+    if not math.isfinite(number := float(value)):
+        return Bad(f"{column} is {_shown(value)}; must be a finite number")
+    if not bounds.least <= number <= bounds.most:
+        return Bad(f"{column} is {_shown(value)}; must be {bounds}", number)
+    return number
+
+
+def _whole(column: str, value: Any, bounds: Whole) -> Any:
+    if value is None or isinstance(value, Bad):
+        return value
+    if value > LARGEST and value != math.inf:  # before it becomes an int, which 1e999999 would make endless
+        return Bad(f"{column} is {_shown(value)}; must be less than 2**63")
+    if value < -LARGEST and value != -math.inf:
+        return Bad(f"{column} is {_shown(value)}; must be at least {bounds.least}")
+    if not math.isfinite(value) or value != int(value):
+        return Bad(f"{column} is {_shown(value)}; must be a whole number")
+    if value < bounds.least:
+        return Bad(f"{column} is {_shown(value)}; must be at least {bounds.least}", int(value))
+    if value > bounds.most:
+        return Bad(f"{column} is {_shown(value)}; must be at most {bounds.most:,}", int(value))
+    return int(value)
+
+
+def _seed(column: str, value: Any, inexact: int | None) -> Any:
+    """A seed, None for none given (null and -1), or `Bad`. Floats from `inexact` on may not be what was meant."""
+    if value is None or isinstance(value, Bad) or value == -1:
+        return value if isinstance(value, Bad) else None
+    if not math.isfinite(value) or (abs(value) < Seed().most + 1 and value != int(value)):
+        return Bad(f"{column} is {_shown(value)}; must be a whole number")
+    if value < 0:
+        return Bad(f"{column} is {_shown(value)}; must be at least 0, or -1 for none")
+    if value > Seed().most:
+        return Bad(f"{column} is {_shown(value)}; must be less than 2**64")
+    if inexact is not None and value >= inexact:
+        limit = f"2**{inexact.bit_length() - 1}"
+        return Bad(
+            f"{column} is {_shown(value)} as a float, which is not exact from {limit} on; store it as an integer"
+        )
+    return int(value)
+
+
+def _shown(value: Any) -> str:
+    shown = repr(str(value)[:41])[1:-1]  # with the escapes that keep a terminal from obeying it
+    return shown if len(shown) <= 40 else f"{shown[:40]}…"
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind)
+
+
+def _is_picture(kind: pa.DataType) -> bool:
+    if pt.is_struct(kind):
+        return {"bytes", "path"} >= {field.name for field in kind}
+    return pt.is_binary(kind) or pt.is_large_binary(kind)
+
+
+def _is_weighted(kind: pa.DataType) -> bool:
+    if pt.is_list(kind) or pt.is_large_list(kind):
+        kind = kind.value_type
+        return pt.is_string(kind) or pt.is_large_string(kind) or _is_weighted(kind)
+    return pt.is_struct(kind) and {"path", "weight", "te_weight"} >= {field.name for field in kind}
+
+
+def _is_never(kind: pa.DataType) -> bool:
+    return False
+
+
+# What a column of each kind of setting must hold, in words, and the types that it may have beside text and null.
+_WANTED: dict[type, tuple[str, Callable[[pa.DataType], bool]]] = {
+    Text: ("text", _is_never),
+    Choice: ("text", _is_never),
+    Flag: ("true or false", pt.is_boolean),
+    Seed: ("whole numbers", _is_number),
+    Whole: ("whole numbers", _is_number),
+    Number: ("numbers", _is_number),
+    WeightedFiles: ("files with weights: text, or lists of texts or of structs of path and weight", _is_weighted),
+    Picture: ("pictures: a path or URL, bytes, or a struct of bytes and path", _is_picture),
+}

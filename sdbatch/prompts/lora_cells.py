@@ -1,0 +1,116 @@
+"""LoRA files that a table's cells and prompts name: where they are, and how they come to this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sdbatch.diffusion.adapters.lora_rows import Lora, Loras
+from sdbatch.diffusion.request import Request
+from sdbatch.errors import AdapterError, StorageError, UsageError
+from sdbatch.fields import FrozenMapping
+from sdbatch.kinds import WeightedFile, WeightedFiles
+from sdbatch.prompts.columns import Columns
+from sdbatch.settings import RunSettings
+from sdbatch.storage.addresses import protocol_of
+from sdbatch.storage.local_copies import local_copy, sha256_of
+from sdbatch.storage.store import Store
+
+__all__ = ["TAGGED", "LoraReader", "joined_loras", "names_loras", "without_lora_tags"]
+
+CACHE = Path("~/.cache/sdbatch/loras")
+WEB = ("http", "https", "ftp")
+TAGGED = "<lora:"
+TAG = re.compile(r"<lora:([^<>]*)>")
+# What reads an address with options of its own: those of the table's store are not for it.
+HUB = "hf"
+
+
+def without_lora_tags(prompt: str) -> tuple[str, str]:
+    """A prompt without its `<lora:name:weight>`, and the files that these name in the folder of LoRAs.
+
+    As in stable-diffusion-webui a second number is the UNet's weight, and the first then the text encoder's.
+
+    Raises:
+        UsageError: a tag that names no file of that folder, or whose weights are no numbers.
+    """
+    files = []
+    for tag in TAG.finditer(prompt):
+        name, *weights = (part.strip() for part in tag[1].split(":"))
+        if not name or len(weights) > 2 or name.startswith("/") or ".." in name.split("/"):
+            raise UsageError(f"{tag[0]}: expected <lora:name:weight>, with the name of a file in --lora-dir")
+        try:
+            numbers = [float(weight) for weight in weights][::-1]
+        except ValueError as error:
+            raise UsageError(f"{tag[0]}: expected <lora:name:weight>, with a number") from error
+        entry = dict(zip(("weight", "te_weight"), numbers, strict=False))
+        files.append({"path": f"{name}.safetensors", **entry})
+    return " ".join(TAG.sub(" ", prompt).split()) if files else prompt, WeightedFiles().check("prompt", files)
+
+
+def joined_loras(first: str | None, second: str) -> str | None:
+    """Two texts that name files as one."""
+    return ";".join(text for text in (first, second) if text) or None
+
+
+def names_loras(columns: Columns, settings: RunSettings) -> bool:
+    """Whether any row of a table may have LoRAs."""
+    return "lora" in columns.settings or settings.lora_dir is not None or settings.extra.get("lora") is not None
+
+
+@dataclass(frozen=True)
+class LoraReader:
+    """Finds the LoRA files of rows, and fetches those that are not on this machine.
+
+    Attributes:
+        folder: where relative paths begin (--lora-dir); None for the folder of the table's file.
+        options: fsspec storage options.
+        merged: whether the LoRAs of all rows are in the model's weights.
+    """
+
+    folder: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    merged: bool = False
+
+    def read(self, request: Request, folder: str) -> Request:
+        """The request with its LoRAs on this machine, or with the reason why they are not.
+
+        Args:
+            folder: that holds the file which holds the row.
+        """
+        text = request.extra.get("lora")
+        if not isinstance(text, str):
+            return request
+        return replace(request, extra=FrozenMapping({**request.extra, "lora": self.loras(text, folder)}))
+
+    def loras(self, text: str, folder: str) -> Loras:
+        """The files that a text names on this machine, or the reason why they are not here."""
+        try:
+            files = tuple(self._lora(file, folder) for file in WeightedFiles().files("lora", text))
+        except (StorageError, UsageError, OSError, ValueError) as error:
+            return Loras(text, (), str(error).splitlines()[0])
+        return Loras(text, files, merged=self.merged)
+
+    def merged_files(self, text: str) -> tuple[Lora, ...]:
+        """The files that are to be merged into a model. Raises `AdapterError` if they cannot be had."""
+        loras = self.loras(text, "")
+        if loras.error is not None:
+            raise AdapterError(f"--lora: {loras.error}")
+        return loras.files
+
+    def store(self, path: str, folder: str) -> Store:
+        """The place that a path of a row names. Raises `UsageError` for one that is never read."""
+        protocol = protocol_of(path)
+        if protocol in (*WEB, "data"):
+            raise UsageError(f"{path}: LoRAs are not read from the web; download it, or name it by hf:// or s3://")
+        base = folder if self.folder is None else self.folder
+        place = path if protocol or os.path.isabs(path) or not base else f"{base.rstrip('/')}/{path}"
+        return Store(place, {} if protocol_of(place) == HUB else self.options)
+
+    def _lora(self, file: WeightedFile, folder: str) -> Lora:
+        path = local_copy(self.store(file.path, folder), CACHE.expanduser())
+        return Lora(str(path), file.weight, file.te_weight, sha256_of(path))

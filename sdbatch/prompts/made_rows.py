@@ -1,0 +1,100 @@
+"""The images of an output as rows of a table: each a picture, its prompt, negative prompt and seed, and all else."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sdbatch.errors import InputError
+from sdbatch.prompts.input_file import InputFile
+from sdbatch.storage.parquet import opened_parquet
+from sdbatch.storage.store import Store
+
+__all__ = ["FORMAT", "made_batches", "made_schema"]
+
+FORMAT = "output"
+# What an output's rows set in a table of theirs; everything else is carried with `input_` before its name.
+SETTINGS = ("prompt", "negative_prompt", "seed")
+IMAGE = pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+ROWS_AT_ONCE = 16  # with their pictures, in layout `parquet`
+
+
+def made_schema(metadata: pa.Schema) -> pa.Schema:
+    """The columns of the table, from those of an output's shards."""
+    names = _sources(metadata)
+    fields = [metadata.field(_place(metadata, old)).with_name(new) for new, old in names.items()]
+    return pa.schema([pa.field("image", pa.string()) if _has_files(metadata) else IMAGE, *fields])
+
+
+def made_batches(
+    file: InputFile, needed: list[str], options: Mapping[str, Any] | None, content: bytes | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The needed columns of a shard's images, in order; failed ones are left out.
+
+    Raises:
+        InputError: the shard is damaged.
+        StorageError: the store refuses.
+    """
+    with opened_parquet(Store(file.path, options), "", InputError, content=content) as parquet:
+        metadata = parquet.schema_arrow
+        sources = _sources(metadata)
+        read = {name: sources[name] for name in needed if name != "image"}
+        has_image, in_tar = "image" in needed, False
+        if has_image:
+            in_tar = not _has_files(metadata) and not _holds_pictures(metadata)
+            read["image"] = "key" if in_tar else "file_name" if _has_files(metadata) else "image"
+        columns = list(dict.fromkeys(["status", *read.values()]))
+        pictures = _in_tar(file, options) if in_tar else iter(())
+        for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
+            made = batch.select(columns).filter(pc.equal(batch.column("status"), "ok"))
+            found = {new: made.column(columns.index(old)) for new, old in read.items()}
+            if in_tar:
+                found["image"] = _matched(file, found["image"].to_pylist(), pictures)
+            yield pa.RecordBatch.from_arrays([found[name] for name in needed], names=needed)
+
+
+def _sources(metadata: pa.Schema) -> dict[str, str]:
+    """Column of the table to the column of the metadata that it is made of; the picture apart."""
+    own = metadata.names.index("key")
+    names = [name for at, name in enumerate(metadata.names) if not (name == "image" and at > own)]
+    return {name if name in SETTINGS else f"input_{name}": name for name in names}
+
+
+def _place(metadata: pa.Schema, name: str) -> int:
+    return int(metadata.get_all_field_indices(name)[0])
+
+
+def _has_files(metadata: pa.Schema) -> bool:
+    return "file_name" in metadata.names[metadata.names.index("key") :]
+
+
+def _holds_pictures(metadata: pa.Schema) -> bool:
+    return "image" in metadata.names[metadata.names.index("key") :]
+
+
+def _in_tar(file: InputFile, options: Mapping[str, Any] | None) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each picture of a shard of layout `webdataset`."""
+    store = Store(file.path.removesuffix(".parquet") + ".tar", options)
+    with store.open("") as source:
+        try:
+            with tarfile.open(fileobj=source, mode="r|") as tar:
+                for member in tar:
+                    content = tar.extractfile(member) if not member.name.endswith((".txt", ".json")) else None
+                    if content is not None:
+                        yield member.name, content.read()
+        except (tarfile.TarError, EOFError) as exc:
+            raise InputError(f"{store.url}: is cut short or damaged ({exc})") from exc
+
+
+def _matched(file: InputFile, keys: list[str], pictures: Iterator[tuple[str, bytes]]) -> pa.Array:
+    found = []
+    for key in keys:
+        name, content = next(pictures, ("", b""))
+        if name.partition(".")[0] != key:
+            raise InputError(f"{file.path}: its tar holds {name or 'nothing'!r} where image {key} is expected")
+        found.append({"bytes": content, "path": name})
+    return pa.array(found, IMAGE.type)

@@ -1,0 +1,64 @@
+"""Which column holds which setting, by its name alone."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+
+from sdbatch.diffusion.request import ROW_FIELDS
+from sdbatch.fields import Field
+
+__all__ = ["COMMON", "ambiguous", "candidates", "exact_candidates", "plain", "resembled"]
+
+COMMON: Mapping[str, Field] = {field.name: field for field in ROW_FIELDS}
+"""The settings of all rows by name."""
+
+# English words that are near a setting's name by chance.
+UNLIKE = frozenset({"weight", "speed"})
+CLOSE = 0.8
+
+
+def plain(name: str) -> str:
+    """The name without case, and with blanks, hyphens and underscores alike."""
+    return re.sub(r"[\s_-]+", "_", name.lower()).strip("_")
+
+
+def exact_candidates(setting: str, columns: Sequence[str], known: Mapping[str, Field] = COMMON) -> list[str]:
+    """The columns that hold a setting by the names and spellings of sdbatch 0.1.0."""
+    exact = [name for name in (setting, *known[setting].exact_aliases) if name in columns]
+    if setting == "prompt" and not exact:
+        return [name for name in columns if name.lower() == "prompt"]
+    return exact
+
+
+def candidates(setting: str, columns: Sequence[str], known: Mapping[str, Field] = COMMON) -> list[str]:
+    """The columns that hold a setting: the one spelt exactly so, else those whose names are alike.
+
+    More than one means that the table does not say which.
+    """
+    if exact := exact_candidates(setting, columns, known):
+        return exact
+    names = {plain(name) for name in known[setting].names}
+    alike = [column for column in columns if plain(column) in names]
+    last = {plain(name) for name in known[setting].last_aliases}
+    return alike or [column for column in columns if plain(column) in last]
+
+
+def resembled(column: str, fields: Iterable[Field] = ROW_FIELDS) -> str | None:
+    """The setting that a carried column may have been meant for, or None."""
+    name = re.sub(r"_?\d+$", "", plain(column))
+    if name in UNLIKE:
+        return None
+    known: dict[str, str] = {}
+    for names in ("names", "resembling"):
+        known |= {plain(other): field.name for field in fields for other in getattr(field, names)}
+    close = difflib.get_close_matches(name, known, n=1, cutoff=CLOSE)
+    return known[close[0]] if close else None
+
+
+def ambiguous(setting: str, columns: Sequence[str]) -> str:
+    """Why these columns cannot all hold one setting, and what to do."""
+    chosen = shlex.quote(f"{setting}={columns[0]}")
+    return f"columns {' and '.join(map(repr, columns))} both set {setting}; choose one with --column {chosen}"

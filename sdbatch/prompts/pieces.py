@@ -1,0 +1,15 @@
+"""Where rows of the table lie: a shard may take them from several files."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Piece"]
+
+
+class Piece(NamedTuple):
+    """Rows [first_row, first_row + rows) of input file number `file`."""
+
+    file: int
+    first_row: int
+    rows: int

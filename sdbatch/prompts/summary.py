@@ -1,0 +1,56 @@
+"""What the columns of a table are for, said in a line or two."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator
+
+from sdbatch.prompts.columns import Columns
+from sdbatch.prompts.input_file import InputFile
+from sdbatch.prompts.text_encodings import UTF8
+
+__all__ = ["carried_columns", "encodings", "setting_columns", "unused_settings"]
+
+SHOWN = 40  # of the carried columns
+
+
+def setting_columns(columns: Columns) -> str:
+    """The settings that the table holds, with their columns' names where these differ."""
+    parts = (
+        setting if setting == column else f"{setting} (column {column!r})"
+        for setting, column in columns.settings.items()
+    )
+    return ", ".join(parts)
+
+
+def carried_columns(columns: Columns) -> str:
+    """The columns that only go through to the output."""
+    names = [
+        _shown(column) if column == name else f"{_shown(column)} as {_shown(name)}"
+        for column, name in columns.carried.items()
+        if column not in columns.sources
+    ]
+    more = f", and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more if names else "none"
+
+
+def unused_settings(columns: Columns) -> Iterator[str]:
+    """A warning for every carried column that may have been meant for a setting, or holds one that is of no use."""
+    for column, reason in columns.unused.items():
+        yield f"column {column!r} is carried to the output and sets nothing: {reason}"
+    for column, setting in columns.resembling.items():
+        option = f"--column {shlex.quote(f'{setting}={column}')}"
+        other = columns.settings.get(setting)
+        instead = f"; {setting} comes from column {other!r}" if other else f"; to use it as {setting}: {option}"
+        yield f"column {column!r} is carried to the output and sets nothing{instead}"
+
+
+def encodings(files: Iterable[InputFile]) -> Iterator[str]:
+    """A line for every file whose text is not UTF-8."""
+    for file in files:
+        if file.encoding != UTF8:
+            yield f"{file.path} is read as {file.encoding}"
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() and name == name.strip() else repr(name)

@@ -1,0 +1,65 @@
+"""Whole numbers in JSON that 64 bits do not hold, which Arrow would take for floats and round."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+__all__ = ["wide_columns"]
+
+# In a line that holds none of these, texts included, no number is too wide.
+CANDIDATE = re.compile(rb"(?<![\w.+])-?\d{19,}(?![\d.eE])")
+LEAST, MOST = -(2**63), 2**63 - 1
+MOST_DIGITS = 38  # of Arrow's decimals
+
+
+def wide_columns(lines: bytes, first_line: int) -> dict[str, int]:
+    """The columns that hold whole numbers beyond 64 bits, and the line of each one's first.
+
+    Args:
+        lines: of JSON.
+        first_line: the number of the first.
+
+    Raises:
+        pa.ArrowInvalid: such a number deeper inside of a value, or of more than 38 digits; names line and column.
+    """
+    found: dict[str, int] = {}
+    if not CANDIDATE.search(lines):
+        return found
+    for number, line in enumerate(lines.split(b"\n"), first_line):
+        if CANDIDATE.search(line):
+            for name, value in _values(line):
+                for wide, is_nested in _wide(value):
+                    if is_nested or abs(wide) >= 10**MOST_DIGITS:
+                        where = "inside of a value" if is_nested else f"of more than {MOST_DIGITS} digits"
+                        raise pa.ArrowInvalid(
+                            f"line {number:,}: column {name!r} has a whole number beyond 64 bits {where}; "
+                            "store it as text"
+                        )
+                    found.setdefault(name, number)
+    return found
+
+
+def _values(line: bytes) -> list[tuple[str, Any]]:
+    try:
+        content = json.loads(line, parse_int=_whole)
+    except (ValueError, RecursionError):  # for Arrow to refuse
+        return []
+    return list(content.items()) if isinstance(content, dict) else []
+
+
+def _whole(digits: str) -> int:
+    # Python takes the square of their count, and refuses thousands.
+    return int(digits) if len(digits) <= MOST_DIGITS + 1 else 10**MOST_DIGITS
+
+
+def _wide(value: Any, is_nested: bool = False) -> Iterator[tuple[int, bool]]:
+    if isinstance(value, int) and not LEAST <= value <= MOST:
+        yield value, is_nested
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _wide(part, True)

@@ -1,0 +1,125 @@
+"""Networks that rows name, such as ControlNets: found, checked against the model, and told apart by their content."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdbatch.diffusion.adapters.control_files import CONTROLNET_FILES, find_controlnet, inspect_controlnet
+from sdbatch.diffusion.adapters.ip_adapter_files import encoder_files, find_ip_adapter, inspect_ip_adapter
+from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.models.model_identity import content_hash
+from sdbatch.errors import AdapterError, RunError
+from sdbatch.model_source import copied
+from sdbatch.storage.store import Store, StoredFile
+
+__all__ = ["Network", "finder", "inspect_network"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that rows name.
+
+    Attributes:
+        setting: that names it: `controlnet` or `ip_adapter`.
+        name: as they name it.
+        source: where it is: an absolute path, a URL, or a place on the hub.
+        commit: of one on the hub; otherwise empty.
+        sha256: over its configuration and weights.
+    """
+
+    setting: str
+    name: str
+    source: str
+    commit: str
+    sha256: str
+
+    def entry(self) -> dict[str, str]:
+        """What a manifest keeps of it."""
+        return dataclasses.asdict(self)
+
+
+def inspect_network(setting: str, name: str, info: ModelInfo, options: Mapping[str, Any] | None = None) -> Network:
+    """Fetch a network to this machine if it is not there, and read its configuration and its weights' headers.
+
+    Args:
+        setting: that names it: `controlnet` or `ip_adapter`.
+        options: fsspec storage options.
+
+    Raises:
+        AdapterError: there is none of that name, or the model cannot use it.
+        StorageError: its URL cannot be read.
+    """
+    place = _fetched(setting, name, "", options)
+    on_hub = "://" not in name and not Path(name).exists()
+    source = name if on_hub or "://" in name else str(place.absolute())
+    return Network(setting, name, source, _commit(place) if on_hub else "", _hash(setting, place, info))
+
+
+def finder(
+    networks: Iterable[Mapping[str, str]], info: ModelInfo, where: str, options: Mapping[str, Any] | None = None
+) -> Callable[[str], Path]:
+    """What finds the networks of an output on this machine, and makes sure that they are those it was begun with.
+
+    Args:
+        networks: the manifest's entries.
+        where: the output's URL.
+
+    The function that is returned raises `RunError` for a network that is another one now.
+    """
+    entries = {entry["name"]: entry for entry in networks}
+
+    def find(name: str) -> Path:
+        entry = entries.get(name)
+        if entry is None:
+            raise AdapterError(f"{name!r} is no network of {where}")
+        place = _fetched(entry["setting"], entry["source"], entry["commit"], options)
+        if _hash(entry["setting"], place, info) != entry["sha256"]:
+            raise RunError(f"{where} was begun with another {name!r} than is there now: its files differ")
+        return place
+
+    return find
+
+
+def _hash(setting: str, place: Path, info: ModelInfo) -> str:
+    files = inspect_controlnet(place, info).files if setting == "controlnet" else inspect_ip_adapter(place, info).files
+    return content_hash(files)
+
+
+def _commit(place: Path) -> str:
+    """The hub's cache has a folder `snapshots` with one for each commit."""
+    parts = place.parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else ""
+
+
+def _fetched(setting: str, name: str, commit: str, options: Mapping[str, Any] | None) -> Path:
+    """Where a network is on this machine: a ControlNet's folder, an IP-Adapter's file."""
+    if "://" not in name:
+        return (find_controlnet if setting == "controlnet" else find_ip_adapter)(name, commit or None)
+    return _copied_controlnet(name, options) if setting == "controlnet" else _copied_ip_adapter(name, options)
+
+
+def _copied_controlnet(name: str, options: Mapping[str, Any] | None) -> Path:
+    source = Store(name, options)
+    found = source.files_by_name()
+    wanted = {file: found[file] for file in found if any(Path(file).match(pattern) for pattern in CONTROLNET_FILES)}
+    if not wanted:
+        raise AdapterError(f"controlnet {name!r}: holds no config.json and no safetensors weights")
+    return copied(source, wanted)
+
+
+def _copied_ip_adapter(name: str, options: Mapping[str, Any] | None) -> Path:
+    """The file, with the encoders that may be its own beside it."""
+    root, folder, file = name.rsplit("/", 2)
+    source, inside = Store(root, options), f"{folder}/{file}"
+    wanted: dict[str, StoredFile] = {}
+    for relative in (inside, *encoder_files(Path(inside))):
+        parent, _, own = relative.rpartition("/")
+        if (found := Store(source.name(parent), options).files_by_name().get(own)) is not None:
+            wanted[relative] = found
+    if inside not in wanted:
+        raise AdapterError(f"ip_adapter {name!r}: no such file")
+    return copied(source, wanted) / inside

@@ -1,0 +1,6 @@
+"""What happens when workers fail. Policy, without Ray.
+
+shard_attempts.py  shards that lost their worker     worker_health.py  workers whose engine fails
+startup.py         workers that do not start         watchdog.py       workers that make no progress
+findings.py        failed device checks              same_device.py    whether two devices are of one kind
+"""

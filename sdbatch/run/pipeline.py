@@ -1,0 +1,259 @@
+"""A run, from a prompt table to a dataset: plan, start the graph, monitor it, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol, Unpack, cast
+
+import ray
+from ray.exceptions import RayError
+
+from sdbatch.engine_settings import EngineSettings, resolve_engine
+from sdbatch.errors import RunError
+from sdbatch.output import ModelLabel
+from sdbatch.output.manifest import RunRecord
+from sdbatch.output.manifest_files import write_report
+from sdbatch.plan.capacity import Capacity, PoolSize, pool_size
+from sdbatch.plan.finished import without_unfinished
+from sdbatch.plan.planning import Plan, make_plan, settings_source
+from sdbatch.prompts.lora_cells import names_loras
+from sdbatch.prompts.picture_cells import folder_of, picture_names
+from sdbatch.resolution import task_name
+from sdbatch.run.cluster import connected, free_resources, live_nodes, survey
+from sdbatch.run.coordinator import Snapshot, start_coordinator
+from sdbatch.run.execution import Execution, told
+from sdbatch.run.faults.same_packages import declared
+from sdbatch.run.graph import graph
+from sdbatch.run.job import Job, load_engine, measure_lanes, packed_functions
+from sdbatch.run.opening import Overtaken, open_out
+from sdbatch.run.report import RunReport
+from sdbatch.run_options import RunOptions
+from sdbatch.scoring.registry import own_functions
+from sdbatch.settings import RunSettings
+from sdbatch.storage.claims import Busy, Claims
+
+__all__ = ["Progress", "generate"]
+
+POLL_SECONDS = 0.5
+WORTH_SAYING_SECONDS = 20.0
+MAX_PLANS = 5
+
+
+class Progress(Protocol):
+    """Receives the progress of a run."""
+
+    def begin(self, plan: Plan, engine: EngineSettings, pool: PoolSize) -> None: ...
+    def update(self, snapshot: Snapshot) -> None: ...
+    def waiting(self, seconds: float, reason: Callable[[], str]) -> None: ...
+
+
+def generate(
+    prompts: str,
+    out: str,
+    *,
+    progress: Progress | None = None,
+    make_engine: Callable[[Job], Any] = load_engine,
+    **options: Unpack[RunOptions],
+) -> RunReport:
+    """Make the images of a prompt table, like the command `sdbatch generate`.
+
+    Args:
+        prompts: a table (Parquet, CSV, TSV, JSON, JSON Lines or text), a folder or glob of tables, local or any
+            fsspec URL; or one prompt.
+        out: the folder or URL to fill; existing images are kept, and only missing ones are made.
+        progress: receives the progress, about twice a second.
+        make_engine: makes a worker's engine, to replace the real one; see `worker.Job`.
+        options: the command line's, with underscores; `sdbatch.run_options` lists them with their types.
+
+    Raises:
+        TypeError: an unknown keyword; the message names the closest known one. It is also a `UsageError`.
+        UsageError: bad usage or bad input, before any model is loaded.
+        RunError: the run itself broke; running it again resumes.
+    """
+    settings = _with_absolute_model(RunSettings.from_options(options))
+    for _ in range(MAX_PLANS):
+        plan = make_plan(prompts, out, settings)
+        plan.out.probe()
+        try:
+            return _made(plan, plan.settings, progress, make_engine)
+        except Overtaken:
+            # The first run has decided what OUT is; this run continues it, or is refused.
+            settings = dataclasses.replace(settings, overwrite=False)
+    raise RunError(f"{plan.out.url}: other runs changed it {MAX_PLANS} times while this one started; run it again")
+
+
+def _made(plan: Plan, settings: RunSettings, progress: Progress | None, make_engine: Callable[[Job], Any]) -> RunReport:
+    """Make the shards to do and report. Raises `Overtaken` if another run changed OUT before this one's first shard."""
+    report = RunReport(plan.out.url, price_per_hour=settings.price_per_hour)
+    plan, finished = without_unfinished(plan)
+    if plan.todo:
+        with connected(settings.address):
+            _run(plan, settings, report, progress, make_engine)
+    else:
+        with suppress(Busy):  # the other run will have made OUT ready
+            open_out(plan, None)
+    for stats in finished.values():
+        report.add(stats)
+    write_report(plan.out, report.to_json())
+    return report
+
+
+def _with_absolute_model(settings: RunSettings) -> RunSettings:
+    """The settings with an absolute model path, for workers, which run in their own folders."""
+    if settings.model == "tiny" or not Path(settings.model).is_dir():
+        return settings
+    return dataclasses.replace(settings, model=str(Path(settings.model).absolute()))
+
+
+def _run(
+    plan: Plan,
+    settings: RunSettings,
+    report: RunReport,
+    progress: Progress | None,
+    make_engine: Callable[[Job], Any],
+) -> None:
+    """Make the shards to do."""
+    capacity = survey()
+    engine = resolve_engine(settings, plan.record.engine, plan.model, has_gpus=capacity.has_gpus)
+    if settings.cpus_per_actor is None and engine.threads is not None:
+        settings = dataclasses.replace(settings, cpus_per_actor=float(engine.threads))
+    pool = pool_size(settings, engine.device, len(plan.todo), capacity)
+    if progress is not None:
+        progress.begin(plan, engine, pool)
+    job = Job(
+        out=plan.out,
+        settings=settings,
+        columns=plan.columns,
+        model=ModelLabel(plan.model.name, plan.record.model["hash"], plan.model.height, plan.model.width),
+        source=settings_source(settings).pinned(plan.record.model),
+        recorded_model=plan.record.model,
+        engine=engine,
+        make_engine=make_engine,
+        scorer_weights=plan.record.settings["scorer_weights"],
+        declared=declared(task_name(settings), plan.model.family),
+        folders=tuple(folder_of(file.path) for file in plan.files) if _names_files(plan) else (),
+        networks=tuple(plan.record.networks),
+        files=tuple(plan.files) if plan.columns.held else (),
+        scorer_functions=packed_functions(own_functions(settings.scorer)),
+    )
+    opened = None
+    if engine.lanes is None:
+        job, worker = _with_measured_lanes(job, pool)
+        if plan.replaced is None:
+            # If several runs have measured lanes for one new OUT, the first to write decides.
+            with suppress(Busy):
+                opened = open_out(plan, job.engine, worker)
+    _Attended(plan, pool, capacity, job, report, progress, opened).run()
+
+
+def _names_files(plan: Plan) -> bool:
+    """Whether rows may name files beside the one that they stand in."""
+    return bool(picture_names(plan.columns.fields)) or names_loras(plan.columns, plan.settings)
+
+
+def _with_measured_lanes(job: Job, pool: PoolSize) -> tuple[Job, dict[str, Any]]:
+    """The job with a number of lanes measured by one worker for all: pictures must not depend on the node.
+
+    Returns the job and the description of that worker's engine.
+    """
+    task = measure_lanes.options(num_cpus=pool.worker.cpus, num_gpus=pool.worker.gpus).remote(job)
+    ready, _ = ray.wait([task], timeout=job.settings.start_timeout)
+    if not ready:
+        raise RunError(
+            f"no worker to measure lanes started within {job.settings.start_timeout:.0f} seconds (--start-timeout)"
+        )
+    try:
+        lanes, worker = ray.get(task)
+    except RayError as exc:
+        raise told(exc) from exc
+    return dataclasses.replace(job, engine=dataclasses.replace(job.engine, lanes=lanes)), worker
+
+
+class _Attended:
+    """A running graph that the driver monitors."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        pool: PoolSize,
+        capacity: Capacity,
+        job: Job,
+        report: RunReport,
+        progress: Progress | None,
+        opened: RunRecord | None,
+    ) -> None:
+        self._plan = plan
+        self._engine = job.engine
+        self._opened = opened
+        self._claims = Claims(plan.out)
+        self._pool = pool
+        self._capacity = capacity
+        self._report = report
+        self._progress = progress
+        self._start_timeout = job.settings.start_timeout
+        self._coordinator = start_coordinator(plan.record.started_with)
+        # The coordinator's process starts while Ray Data starts the workers.
+        self._snapshot = Snapshot()
+        self._workers_seen_at = time.monotonic()
+        if opened is not None:
+            self._coordinator.open.remote(opened.id)
+        self._execution = Execution(graph(plan, pool, job, self._coordinator))
+
+    def run(self) -> None:
+        """Run until all shards are made. Raises `RunError` if that fails."""
+        started = time.monotonic()
+        try:
+            while (finished := self._execution.take(POLL_SECONDS)) is not None:
+                for stats in finished:
+                    self._report.add(stats)
+                    self._report.made += stats.images
+                self._look_around()
+            self._look_around()
+        except RunError:
+            self._look_around()  # the worker's own message is better than the one from Ray
+            raise
+        finally:
+            self._execution.stop()
+            self._report.seconds = time.monotonic() - started
+            self._report.totals = self._snapshot.totals
+            self._report.engines = self._snapshot.engines
+            self._report.findings = self._snapshot.findings
+
+    def _look_around(self) -> None:
+        self._snapshot = snapshot = cast(Snapshot, ray.get(self._coordinator.snapshot.remote()))
+        if self._progress is not None:
+            self._progress.update(snapshot)
+        self._execution.avoid(snapshot.avoided_nodes)
+        if snapshot.hopeless is not None:
+            raise RunError(f"no worker can start: {snapshot.hopeless}")
+        if snapshot.broken is not None:
+            raise RunError(f"the run broke: {snapshot.broken}")
+        if self._opened is None and snapshot.totals["started"]:
+            self._open(snapshot.engines[0])
+        now = time.monotonic()
+        if snapshot.workers:
+            self._workers_seen_at = now
+        waited = now - self._workers_seen_at
+        if waited > self._start_timeout:
+            raise RunError(f"no worker for {waited:.0f} seconds (--start-timeout): {self._shortage()}")
+        if waited > min(WORTH_SAYING_SECONDS, self._start_timeout / 2) and self._progress is not None:
+            self._progress.waiting(waited, self._shortage)
+
+    def _open(self, worker: Mapping[str, Any]) -> None:
+        """Prepare OUT, now that an engine has started; nothing old is removed before that."""
+        try:
+            self._opened = open_out(self._plan, self._engine, worker, self._claims)
+        except Busy:
+            self._coordinator.problem.remote("another run is removing the replaced output; this run waits for it")
+        else:
+            self._coordinator.open.remote(self._opened.id)
+
+    def _shortage(self) -> str:
+        """The missing resources, as a message."""
+        capacity = dataclasses.replace(self._capacity, nodes=live_nodes())
+        free = " and ".join(f"{amount:g} {name}" for name, amount in free_resources().items())
+        return f"{capacity.compared_with(self._pool.worker)}; {free} are free now"

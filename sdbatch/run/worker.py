@@ -1,0 +1,278 @@
+"""A worker actor: holds an engine, makes shards and writes them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NoReturn
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from sdbatch.diffusion.request import GeneratedImage, Request
+from sdbatch.errors import RunError, SdbatchError
+from sdbatch.output import DamagedMarker, ShardStats, ShardWriter, marker_name
+from sdbatch.output.json_rows import python_rows
+from sdbatch.output.manifest_files import manifest_id
+from sdbatch.prompts import Piece, PromptRow, mended_texts, parse, read_table
+from sdbatch.prompts.lora_cells import LoraReader, names_loras
+from sdbatch.prompts.picture_cells import PictureReader, PicturesAhead, RowReader, paths_in, picture_names
+from sdbatch.prompts.shards import Shard
+from sdbatch.run.engine_loop import EngineLoop
+from sdbatch.run.faults.shard_attempts import ALONE_AFTER, GIVE_UP_AFTER
+from sdbatch.run.faults.watchdog import StallGuard
+from sdbatch.run.job import Job, described, judged
+from sdbatch.run.metrics import WorkerMetrics
+from sdbatch.run.packed_shards import unpack
+from sdbatch.scoring.expressions import named_columns
+from sdbatch.scoring.judged import with_carried
+
+__all__ = ["ShardWorker"]
+
+REPORT_SECONDS = 0.5
+RESTARTS_IN_A_ROW = 5
+OPENING_POLL_SECONDS = 0.1
+
+
+class _Gate:
+    """Lets many shards pass at a time, or one alone."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._inside = 0
+        self._alone = False
+
+    @contextlib.contextmanager
+    def passing(self, alone: bool) -> Iterator[None]:
+        with self._condition:
+            self._condition.wait_for(lambda: not self._alone and not (alone and self._inside))
+            self._inside += 1
+            self._alone = alone
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._inside -= 1
+                self._alone = False
+                self._condition.notify_all()
+
+
+class ShardWorker:
+    """The class that Ray Data maps over shards. Each call makes one shard; two calls run at a time."""
+
+    def __init__(self, job: Job, coordinator: Any) -> None:
+        context = ray.get_runtime_context()
+        self._job = job
+        self._coordinator = coordinator
+        self._name = context.get_actor_id()
+        self._node = context.get_node_id()
+        self._gate = _Gate()
+        self._guard = StallGuard(job.settings.stall_timeout)
+        self._counters: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._shards: set[int] = set()
+        self._kept_by = named_columns(job.settings.keep)
+        self._run: str | None = None
+        self._is_open = False
+        coordinator.starting.remote(self._name, self._node)
+        try:
+            self._metrics = WorkerMetrics(self._node)
+            self._engine = judged(job.make_engine(job), job)
+            self._loop = EngineLoop(self._engine, self._guard.progress)
+        except Exception as exc:
+            # One of our own errors would happen again on any other node.
+            everywhere = isinstance(exc, SdbatchError)
+            failure = coordinator.start_failed.remote(self._name, _in_one_line(exc), everywhere)
+            if context.was_current_actor_reconstructed and ray.get(failure) < RESTARTS_IN_A_ROW:
+                # Ray retries on any node with room; an exception would end the run.
+                os._exit(1)
+            # Ray Data starts another worker instead; the coordinator decides how often.
+            ray.get(failure)
+            raise
+        self._started = time.monotonic()
+        same_device = job.settings.same_device
+        self._described = described(self._engine)
+        refusal = coordinator.register.remote(self._name, self._described, same_device)
+        if same_device and (reason := ray.get(refusal)):
+            raise RunError(reason)
+        threading.Thread(target=self._report_forever, name="report", daemon=True).start()
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
+        shard, pieces, table = unpack(batch)
+        try:
+            self._wait_until_open()
+            stats = self._finished(shard)
+            if stats is None:
+                with self._guard.working():
+                    stats = self._make(shard, pieces, table)
+        except SdbatchError as exc:
+            # Ray passes on only the text of a task's error, so the reason is reported here.
+            ray.get(self._coordinator.broke.remote(str(exc)))
+            raise
+        except Exception as exc:
+            self._end(exc)
+        return {"shard": [shard.number], "stats": [stats.to_json()]}
+
+    def _end(self, exc: Exception) -> NoReturn:
+        """Report the error and end this process, whose device may be unusable; Ray starts another.
+
+        The cause may be this node or one of these shards, so the whole run must not end.
+        """
+        ray.get(self._coordinator.engine_failed.remote(self._node, sorted(self._shards), _in_one_line(exc)))
+        os._exit(1)
+
+    def _finished(self, shard: Shard) -> ShardStats | None:
+        """The content of the shard's marker, if another worker, or this one before a restart, has finished it."""
+        name = marker_name(shard.number)
+        content = self._job.out.read(name) if self._job.out.exists(name) else b""
+        try:
+            stats = ShardStats.from_json(content, self._job.out.name(name)) if content else None
+        except DamagedMarker:
+            return None
+        is_its_own = stats is not None and (stats.shard, stats.run) == (shard.number, self._run)
+        return stats if is_its_own else None
+
+    def _wait_until_open(self) -> None:
+        """Wait until the driver has prepared OUT, which it does when a worker has an engine."""
+        if self._is_open:
+            return
+        while (opened := ray.get(self._coordinator.opened.remote())) is None:
+            time.sleep(OPENING_POLL_SECONDS)
+        (self._run,) = opened
+        self._check_owner()
+        self._is_open = True
+
+    def _check_owner(self) -> None:
+        """Refuse to write beside another run's shards. Raises `RunError`."""
+        if manifest_id(self._job.out) != self._run:
+            raise RunError(f"{self._job.out.url} was replaced by another run (--overwrite) during this one")
+
+    def _make(self, shard: Shard, pieces: Sequence[Piece], table: pa.Table) -> ShardStats:
+        deaths, fault = ray.get(self._coordinator.deaths.remote(shard.number))
+        with self._gate.passing(alone=deaths >= ALONE_AFTER):
+            ray.get(self._coordinator.begin.remote(shard.number, self._node))
+            self._shards.add(shard.number)
+            started = time.monotonic()
+            table = self._with_pictures(table, pieces)
+            rows = parse(table, self._job.columns, self._job.settings, pieces)
+            writer = ShardWriter(
+                self._job.out,
+                shard.number,
+                table,
+                rows,
+                self._job.columns,
+                self._job.settings,
+                self._job.model,
+                self._run,
+            )
+            lost = None
+            if deaths >= GIVE_UP_AFTER:
+                lost = f"its shard ended the worker process {deaths} times" + (f": {fault}" if fault else "")
+            self._fill(writer, self._with_carried(rows, table), pieces, lost)
+            self._check_owner()
+            stats = writer.finish(time.monotonic() - started, self._notes(deaths, table))
+            self._coordinator.end.remote(shard.number, self._node, lost is not None)
+            self._shards.discard(shard.number)
+            with self._lock:
+                self._counters["shards"] += 1
+            self._report()
+            return stats
+
+    def _with_pictures(self, table: pa.Table, pieces: Sequence[Piece]) -> pa.Table:
+        """A shard's rows with the columns that hold pictures, which are read here and not sent through Ray."""
+        columns = self._job.columns
+        if not columns.held:
+            return table
+        files = {piece.file: self._job.files[piece.file] for piece in pieces}
+        (held,) = read_table(files, columns.only_held(), [pieces], self._job.settings.storage_options)
+        for name in columns.held:
+            table = table.append_column(held.schema.field(name), held.column(name))
+        return table.select([*columns.needed, *columns.sources])
+
+    def _with_carried(self, rows: Sequence[PromptRow], table: pa.Table) -> Sequence[PromptRow]:
+        """The rows, whose requests know the carried columns that `--keep` names."""
+        carried = {name: column for column, name in self._job.columns.carried.items() if name in self._kept_by}
+        if not carried:
+            return rows
+        cells = table.select(list(carried.values())).rename_columns(list(carried))
+        return [
+            replace(row, requests=tuple(with_carried(request, values) for request in row.requests))
+            for row, values in zip(rows, python_rows(cells), strict=True)
+        ]
+
+    def _notes(self, deaths: int, table: pa.Table) -> dict[str, Any]:
+        """Special events of a shard: workers lost, halvings of lanes (which change rounding), and
+        carried texts that were not UTF-8.
+        """
+        now = described(self._engine)
+        if now.get("checks") != self._described.get("checks"):
+            self._described = now
+            self._coordinator.described.remote(now)
+        notes = {"deaths": deaths, "out_of_memory": now.get("out_of_memory")}
+        notes["mended_texts"] = mended_texts(table)
+        return {name: value for name, value in notes.items() if value}
+
+    def _fill(self, writer: ShardWriter, rows: Sequence[PromptRow], pieces: Sequence[Piece], lost: str | None) -> None:
+        """Pass the writer an outcome for every image of every row: made by the engine, or failed with a reason."""
+        images = [(request, row.error or lost) for row in rows for request in row.requests]
+        runnable = [index for index, (_, error) in enumerate(images) if error is None]
+
+        def deliver(position: int, image: GeneratedImage) -> None:
+            self._add(writer, runnable[position], image)
+
+        for index, (request, error) in enumerate(images):
+            if error is not None:
+                self._add(writer, index, GeneratedImage(request, index, None, error))
+        self._loop.run(self._readable([images[index][0] for index in runnable], runnable, pieces), deliver)
+
+    def _readable(self, requests: list[Request], runnable: Sequence[int], pieces: Sequence[Piece]) -> Sequence[Request]:
+        """The requests; those with pictures or LoRAs read them while others are made."""
+        job = self._job
+        readers = _readers(job)
+        if not readers:
+            return requests
+        files = [piece.file for piece in pieces for _ in range(piece.rows)]
+        folders = [job.folders[files[index // job.settings.images_per_prompt]] for index in runnable]
+        return PicturesAhead(list(zip(requests, folders, strict=True)), readers)
+
+    def _add(self, writer: ShardWriter, index: int, image: GeneratedImage) -> None:
+        writer.add(index, image)
+        with self._lock:
+            self._counters["images" if image.error is None else "failed"] += 1
+        if image.error is not None:
+            self._metrics.failed(image.error)
+        self._guard.progress()
+
+    def _report_forever(self) -> None:
+        while True:
+            time.sleep(REPORT_SECONDS)
+            self._report()
+
+    def _report(self) -> None:
+        with self._lock:
+            counters = dict(self._counters)
+        counters |= self._loop.counters | self._engine.counters | {"seconds": time.monotonic() - self._started}
+        self._metrics.publish(counters)
+        self._coordinator.report.remote(self._name, counters)
+
+
+def _readers(job: Job) -> list[RowReader]:
+    """What has to be read for the rows of this run, besides the table."""
+    settings, readers = job.settings, list[RowReader]()
+    if names := picture_names(job.columns.fields):
+        given = frozenset(path for name in names for path in paths_in(settings.extra.get(name)))
+        readers.append(PictureReader(names, settings.storage_options, settings.allow_image_urls, given))
+    if names_loras(job.columns, settings):
+        readers.append(LoraReader(settings.lora_dir, settings.storage_options, settings.merge_lora))
+    return readers
+
+
+def _in_one_line(exc: Exception) -> str:
+    text = str(exc).strip().partition("\n")[0]
+    return text if isinstance(exc, SdbatchError) else f"{type(exc).__name__}: {text}"

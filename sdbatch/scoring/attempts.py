@@ -1,0 +1,96 @@
+"""Whether a picture is kept, tried again, or given up: policy alone, without pixels or engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from sdbatch.errors import UsageError
+from sdbatch.scoring.expressions import Expression, Kind
+
+__all__ = ["ON_EXHAUSTED", "ON_NSFW", "Wishes", "attempt_seed", "expected_attempts"]
+
+ON_EXHAUSTED = ("best", "fail")
+ON_NSFW = ("keep", "drop", "blur")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a picture must be to be kept, and what happens if it is not.
+
+    Attributes:
+        keep: the condition; None keeps every picture.
+        attempts: pictures made for a row at most.
+        best: the score by which the best of exhausted attempts is chosen; None takes the last.
+        best_is_low: whether less of it is better.
+        on_exhausted: "best" keeps the best picture and marks it as not accepted; "fail" fails the row.
+    """
+
+    keep: Expression | None = None
+    attempts: int = 1
+    best: str | None = None
+    best_is_low: bool = False
+    on_exhausted: str = "best"
+
+    @classmethod
+    def parse(
+        cls,
+        keep: str | None,
+        attempts: int,
+        best: str | None,
+        on_exhausted: str,
+        scores: Mapping[str, Kind],
+        others: Mapping[str, Kind],
+    ) -> Wishes:
+        """The wishes that these options express.
+
+        Args:
+            scores, others: the columns that scorers fill, and the row's own.
+
+        Raises:
+            UsageError: a condition or a name that does not make sense, attempts without a condition.
+        """
+        if keep is None:
+            if attempts > 1:
+                raise UsageError(f"--attempts {attempts}: needs --keep, which says when a picture is good enough")
+            if best is not None:
+                raise UsageError(f"--best {best}: needs --keep and --attempts")
+            return cls()
+        expression = Expression.parse(keep, {**others, **scores}, "--keep")
+        numbers = [name for name in expression.names if scores.get(name) == "number"]
+        if best is None:
+            best = numbers[0] if numbers else None
+        elif scores.get(best) != "number":
+            known = ", ".join(name for name, kind in scores.items() if kind == "number") or "none"
+            raise UsageError(f"--best {best}: is no numeric score of this run; these are: {known}")
+        low = best is not None and expression.prefers_low(best)
+        return cls(expression, attempts, best, low, on_exhausted)
+
+    def is_better(self, scores: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        """Whether a later attempt's scores beat an earlier one's; the earlier one wins a tie."""
+        if self.best is None:
+            return True
+        value, than = scores.get(self.best), other.get(self.best)
+        if value is None or than is None:
+            return than is None and value is not None
+        return value < than if self.best_is_low else value > than
+
+
+def expected_attempts(acceptance: float, most: int) -> float:
+    """Pictures that a row takes on average, if each is kept with the same chance, whatever the others were.
+
+    The mean of a geometric distribution that is cut off: Σ (1 − p)^k for k = 0 … most − 1.
+    """
+    return (1 - (1 - acceptance) ** most) / acceptance
+
+
+def attempt_seed(seed: int, attempt: int) -> int:
+    """The seed of a row's attempt: its own for the first, then 32 bits that follow from it and the attempt.
+
+    Not the next number: that is the seed of the row's next image.
+    """
+    if attempt == 1:
+        return seed
+    return int.from_bytes(blake2b(f"{seed}/attempt {attempt}".encode(), digest_size=4).digest(), "big")

@@ -1,0 +1,86 @@
+"""CLIP: how well a picture goes with its prompt (Radford et al. 2021, Hessel et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from sdbatch.diffusion.request import Request
+from sdbatch.scoring.networks import load_network, networks_described
+from sdbatch.scoring.scorer import Score, Scorer, in_fixed_batches
+
+__all__ = ["Clip", "ClipNetwork"]
+
+BATCH = 8
+
+
+class ClipNetwork:
+    """A CLIP model, in float32, whose rounding does not depend on how many pictures it sees at once.
+
+    Args:
+        folder: in transformers' format, with its tokenizer and its image processor.
+        device: a torch device's name.
+
+    Attributes:
+        width: of its embeddings.
+
+    Raises:
+        ModelError: it cannot be read, or is no CLIP model.
+    """
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.device = device
+        self.folder = folder
+        self._model = load_network(CLIPModel, CLIPConfig, folder, device)
+        self.width: int = self._model.config.projection_dim
+        self._processor = CLIPImageProcessorPil.from_pretrained(folder)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    @torch.inference_mode()
+    def pictures(self, pictures: Sequence[np.ndarray]) -> torch.Tensor:
+        """Embeddings (N, width), float32 of length 1, of uint8 pictures (H, W, 3)."""
+        pixels = [self._processor(picture, return_tensors="pt").pixel_values[0] for picture in pictures]
+        found = in_fixed_batches(self._picture_batch, pixels, BATCH)
+        return torch.nn.functional.normalize(torch.stack(found), dim=-1)
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Embeddings (N, width), float32 of length 1; longer texts are cut at the model's context."""
+        found = in_fixed_batches(self._text_batch, texts, BATCH)
+        return torch.nn.functional.normalize(torch.stack(found), dim=-1)
+
+    def _picture_batch(self, pixels: list[torch.Tensor]) -> torch.Tensor:
+        vision = self._model.vision_model(pixel_values=torch.stack(pixels).to(self.device))
+        return self._model.visual_projection(vision.pooler_output).float().cpu()
+
+    def _text_batch(self, texts: list[str]) -> torch.Tensor:
+        length = self._model.config.text_config.max_position_embeddings
+        tokens = self._tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        text = self._model.text_model(**{name: tensor.to(self.device) for name, tensor in tokens.items()})
+        return self._model.text_projection(text.pooler_output).float().cpu()
+
+
+class Clip(Scorer):
+    """CLIP score: the cosine of a picture and its prompt, about 0.2 to 0.35 for what people call a match.
+
+    Evaluations that count in hundreds (torchmetrics) have a hundred times as much.
+    """
+
+    batch = BATCH
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self._network = ClipNetwork(folder, device)
+
+    def score(self, pictures: Sequence[np.ndarray], requests: Sequence[Request]) -> list[Mapping[str, Score]]:
+        shown = self._network.pictures(pictures)
+        told = self._network.texts([request.prompt for request in requests])
+        return [{"clip": float(cosine)} for cosine in (shown * told).sum(dim=-1)]
+
+    def describe(self) -> Mapping[str, Any]:
+        return networks_described(self._network.folder, device=self._network.device)

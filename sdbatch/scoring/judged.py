@@ -1,0 +1,255 @@
+"""An engine whose pictures are scored, and made again until they are what was wished for."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from sdbatch.diffusion.request import GeneratedImage, Request
+from sdbatch.fields import FrozenMapping
+from sdbatch.scoring.attempts import ON_NSFW, Wishes, attempt_seed
+from sdbatch.scoring.registry import Declaration
+from sdbatch.scoring.scorer import Score, Scorer
+
+if TYPE_CHECKING:
+    from sdbatch.diffusion import Engine
+
+__all__ = ["REJECTED", "CarriedRequest", "JudgedEngine", "blurred", "scored", "with_carried"]
+
+# What counters of rejected pictures begin with; the condition follows.
+REJECTED = "rejected "
+
+# The longer side over the radius of the blur.
+BLUR_SHARE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedRequest(Request):
+    """A request with values of columns that set nothing, and that the condition names."""
+
+    carried: Mapping[str, Any] = FrozenMapping()
+
+
+@dataclass(eq=False)
+class _Row:
+    """A request on its way. `best` is the best picture so far, kept while others are tried."""
+
+    index: int
+    request: Request
+    attempt: int = 1
+    best: GeneratedImage | None = None
+
+
+class JudgedEngine:
+    """Has the doors of `sdbatch.diffusion.Engine`; a request leaves it once its last attempt is decided.
+
+    Attempts run in the lanes of all other rows. What is decided about a row follows from the row alone: neither from
+    the pictures that are scored with its own, nor from when they are.
+
+    Args:
+        engine: makes the pictures; is driven by this object alone.
+        scorers: with their declarations.
+        wishes: what is kept, and how often it is tried.
+        on_nsfw: "keep", "drop" or "blur": what becomes of the row's picture if its score `nsfw` says so.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        scorers: Sequence[tuple[Declaration, Scorer]],
+        wishes: Wishes,
+        on_nsfw: str = ON_NSFW[0],
+    ) -> None:
+        self._engine = engine
+        self._scorers = list(scorers)
+        # Once: a description hashes weights, and one is asked for with every shard.
+        self._described = {declaration.name: dict(scorer.describe()) for declaration, scorer in scorers}
+        self._wishes = wishes
+        self._on_nsfw = on_nsfw
+        self._batch = max((scorer.batch for _, scorer in scorers), default=1)
+        self._submitted = 0
+        self._rows: dict[int, _Row] = {}
+        self._unscored: list[tuple[_Row, GeneratedImage]] = []
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def room(self) -> int:
+        """How many more requests it is worth submitting now."""
+        return max(0, self._engine.room - len(self._unscored))
+
+    @property
+    def idle(self) -> bool:
+        return self._engine.idle and not self._unscored
+
+    @property
+    def counters(self) -> dict[str, float]:
+        """The engine's; `attempts` beyond the first, rows `exhausted`, pictures `rejected` by unfulfilled condition."""
+        return {**self._engine.counters, "attempts": 0, "exhausted": 0, **self._counts}
+
+    def describe(self) -> dict[str, Any]:
+        return {**self._engine.describe(), "scorers": self._described}
+
+    def submit(self, request: Request) -> int:
+        """Take a request in; returns its index."""
+        row = _Row(self._submitted, request)
+        self._submitted += 1
+        self._rows[self._engine.submit(request)] = row
+        return row.index
+
+    def step(self) -> list[GeneratedImage]:
+        """Go one pass further; returns what is finished and decided, often nothing."""
+        decided = []
+        for image in self._engine.step():
+            row = self._rows.pop(image.index)
+            if image.pixels is None:
+                decided.append(self._ended(row, image.error))
+            else:
+                self._unscored.append((row, image))
+        if len(self._unscored) >= self._batch or self._engine.idle:
+            waiting, self._unscored = self._unscored, []
+            for start in range(0, len(waiting), self._batch):
+                decided += self._judge(waiting[start : start + self._batch])
+        return decided
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def _judge(self, waiting: list[tuple[_Row, GeneratedImage]]) -> list[GeneratedImage]:
+        """Score some pictures; returns those of rows that have come to their end, and submits the others again."""
+        images = [image for _, image in waiting]
+        found: list[dict[str, Score]] = [{} for _ in images]
+        errors: list[str | None] = [None] * len(images)
+        for declaration, scorer in self._scorers:
+            for i, (scores, error) in enumerate(scored(declaration, scorer, images)):
+                found[i] |= scores
+                errors[i] = errors[i] or error
+        decided = []
+        for (row, image), scores, error in zip(waiting, found, errors, strict=True):
+            if error is not None:
+                decided.append(self._ended(row, error))
+            elif (end := self._decided(row, replace(image, scores=scores, attempt=row.attempt))) is not None:
+                decided.append(end)
+        return decided
+
+    def _decided(self, row: _Row, image: GeneratedImage) -> GeneratedImage | None:
+        """The row's picture, if this attempt settles it; else it is tried again."""
+        wishes = self._wishes
+        if wishes.keep is None:
+            return self._final(row, image, None)
+        height, width = image.pixels.shape[:2]
+        request = row.request
+        own = {attribute.name: getattr(image.request, attribute.name) for attribute in fields(image.request)}
+        carried = request.carried if isinstance(request, CarriedRequest) else {}
+        values = {**carried, **own, "height": height, "width": width, **image.scores}
+        if wishes.keep.holds(values):
+            return self._final(row, image, True)
+        self._counts.update(f"{REJECTED}{condition}" for condition in wishes.keep.unfulfilled(values))
+        if row.best is None or wishes.is_better(image.scores, row.best.scores):
+            row.best = image
+        if row.attempt == wishes.attempts:
+            return self._ended(row, None)
+        row.attempt += 1
+        self._counts["attempts"] += 1
+        request = replace(row.request, seed=attempt_seed(int(row.request.seed), row.attempt))
+        self._rows[self._engine.submit(request)] = row
+        return None
+
+    def _ended(self, row: _Row, error: str | None) -> GeneratedImage:
+        """What is left of a row whose attempts are over without a picture that is kept."""
+        best = row.best
+        if best is None:
+            return GeneratedImage(row.request, row.index, None, error=error, attempt=row.attempt)
+        self._counts["exhausted"] += 1
+        if self._wishes.on_exhausted == "fail":
+            reason = f"no picture in {row.attempt} attempts was kept (--keep {self._wishes.keep.text!r})"
+            return self._final(row, replace(best, pixels=None, error=error or reason), False)
+        return self._final(row, best, False)
+
+    def _final(self, row: _Row, image: GeneratedImage, accepted: bool | None) -> GeneratedImage:
+        """The image as it leaves, under the row's own index."""
+        # Where the first attempt counts, the request is the very object that was submitted.
+        request = row.request if image.attempt == 1 else image.request
+        image = replace(image, index=row.index, request=request, accepted=accepted)
+        if image.pixels is None or not image.scores.get("nsfw") or self._on_nsfw == "keep":
+            return image
+        if self._on_nsfw == "drop":
+            return replace(image, pixels=None, error="flagged by the safety checker (--on-nsfw drop)")
+        return replace(image, pixels=blurred(image.pixels))
+
+
+def with_carried(request: Request, values: Mapping[str, Any]) -> CarriedRequest:
+    """The request with values of carried columns."""
+    settings = {attribute.name: getattr(request, attribute.name) for attribute in fields(Request)}
+    return CarriedRequest(**settings, carried=FrozenMapping(values))
+
+
+def blurred(pixels: np.ndarray) -> np.ndarray:
+    """A picture, uint8 (H, W, 3), in which nothing can be made out any more."""
+    radius = max(pixels.shape[:2]) / BLUR_SHARE
+    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
+
+
+def scored(
+    declaration: Declaration, scorer: Scorer, images: Sequence[GeneratedImage]
+) -> list[tuple[Mapping[str, Score], str | None]]:
+    """Scores of some pictures, or why there are none; one picture that a scorer fails on costs itself alone."""
+    try:
+        return [(_checked(declaration, scores), None) for scores in _called(scorer, images)]
+    except Exception as exc:  # scorers are the code of others
+        if len(images) == 1:
+            reason = str(exc).strip().partition("\n")[0]
+            return [({}, f"scorer {declaration.name}: {type(exc).__name__}: {reason}")]
+    return [outcome for image in images for outcome in scored(declaration, scorer, [image])]
+
+
+def _called(scorer: Scorer, images: Sequence[GeneratedImage]) -> list[Mapping[str, Any]]:
+    found = []
+    for start in range(0, len(images), scorer.batch):
+        some = images[start : start + scorer.batch]
+        scores = scorer.score([image.pixels for image in some], [image.request for image in some])
+        if len(scores) != len(some):
+            raise ValueError(f"it gave {len(scores)} results for {len(some)} pictures")
+        found += scores
+    return found
+
+
+def _checked(declaration: Declaration, scores: Mapping[str, Any]) -> dict[str, Score]:
+    """The scores in the kinds that were declared. Raises `ValueError` or `TypeError`."""
+    if not isinstance(scores, Mapping) or set(scores) != set(declaration.columns):
+        names = sorted(scores) if isinstance(scores, Mapping) else repr(scores)[:60]
+        raise ValueError(f"it gave {names}; expected {sorted(declaration.columns)}")
+    return {
+        name: None if scores[name] is None else CHECKS[kind](name, scores[name])
+        for name, kind in declaration.columns.items()
+    }
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is {value!r:.60}; expected a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}")
+    return float(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} is {value!r:.60}; expected True or False")
+    return bool(value)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r:.60}; expected text")
+    value.encode()  # what no file could hold
+    return value
+
+
+CHECKS: Mapping[str, Callable[[str, Any], Score]] = {"number": _number, "flag": _flag, "text": _text}

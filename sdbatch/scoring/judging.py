@@ -1,0 +1,135 @@
+"""From a run's options to what looks at its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.types as pt
+
+from sdbatch.diffusion.request import ROW_FIELDS
+from sdbatch.errors import UsageError
+from sdbatch.fields import Field
+from sdbatch.kinds import Number, Seed, Text, Whole
+from sdbatch.scoring.attempts import Wishes
+from sdbatch.scoring.expressions import Kind
+from sdbatch.scoring.judged import JudgedEngine
+from sdbatch.scoring.registry import Declaration, Models, find_scorers
+from sdbatch.scoring.scorer_weights import weights_hash
+
+__all__ = ["Judged", "column_kinds", "judged_columns", "judged_engine", "scorer_weights", "wishes_of"]
+
+KINDS: Mapping[type, Kind] = {Text: "text", Number: "number", Whole: "number", Seed: "number"}
+
+
+class Judged(Protocol):
+    """The settings of a run that say how its pictures are judged."""
+
+    @property
+    def scorer(self) -> tuple[str, ...]: ...
+    @property
+    def scorer_model(self) -> Mapping[str, str]: ...
+    @property
+    def keep(self) -> str | None: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def best(self) -> str | None: ...
+    @property
+    def on_exhausted(self) -> str: ...
+    @property
+    def on_nsfw(self) -> str: ...
+
+
+def score_kinds(declared: Iterable[Declaration]) -> dict[str, Kind]:
+    """The columns that scorers fill."""
+    return {name: kind for found in declared for name, kind in found.columns.items()}
+
+
+def judged_columns(settings: Judged) -> dict[str, str]:
+    """The columns that judging adds to the metadata: "count", "flag", "number" or "text" by name.
+
+    Raises:
+        UsageError: an unknown scorer.
+    """
+    tried = {"attempt": "count", "accepted": "flag"} if settings.keep is not None else {}
+    return {**tried, **score_kinds(find_scorers(settings.scorer))}
+
+
+def wishes_of(
+    settings: Judged, declared: Sequence[Declaration] | None = None, carried: pa.Schema | None = None
+) -> Wishes:
+    """What is kept, and how often it is tried. Raises `UsageError` where that makes no sense.
+
+    Args:
+        declared: the run's scorers, where they have been found already.
+        carried: the columns that go through to the output, which a condition can name, too.
+    """
+    scores = score_kinds(find_scorers(settings.scorer) if declared is None else declared)
+    if settings.on_nsfw != "keep" and "nsfw" not in scores:
+        raise UsageError(f"--on-nsfw {settings.on_nsfw}: needs --scorer nsfw")
+    for name in settings.scorer_model:
+        if name not in settings.scorer and not (name == "clip" and "aesthetic" in settings.scorer):
+            raise UsageError(f"--scorer-model {name}=…: there is no --scorer {name}")
+    others = {**column_kinds(carried or ()), **row_kinds(ROW_FIELDS)}
+    return Wishes.parse(settings.keep, settings.attempts, settings.best, settings.on_exhausted, scores, others)
+
+
+def column_kinds(columns: Iterable[pa.Field]) -> dict[str, Kind]:
+    """Those of some columns that a condition can name, and what they hold."""
+    kinds: dict[str, Kind] = {}
+    for column in columns:
+        plain = column.type.value_type if pt.is_dictionary(column.type) else column.type
+        if pt.is_boolean(plain):
+            kinds[column.name] = "flag"
+        elif pt.is_integer(plain) or pt.is_floating(plain):
+            kinds[column.name] = "number"
+        elif pt.is_string(plain) or pt.is_large_string(plain):
+            kinds[column.name] = "text"
+    return kinds
+
+
+def row_kinds(fields: tuple[Field, ...]) -> dict[str, Kind]:
+    """The settings of a row that a condition can name."""
+    return {field.name: KINDS[type(field.kind)] for field in fields if type(field.kind) in KINDS}
+
+
+def scorer_weights(settings: Judged, model: Path) -> dict[str, str]:
+    """The hash of what each scorer reads, by the name under which it is given.
+
+    Raises:
+        UsageError: a file or folder that is not there.
+    """
+    paths = {name: Path(path).expanduser() for name, path in settings.scorer_model.items()}
+    if "nsfw" in settings.scorer and (model / "safety_checker").is_dir():
+        paths.setdefault("nsfw", model / "safety_checker")
+    for name, path in paths.items():
+        if not path.exists():
+            raise UsageError(f"--scorer-model {name}={path}: there is no such file or folder")
+    return {name: weights_hash(path) for name, path in paths.items()}
+
+
+def judged_engine(
+    engine: Any,
+    settings: Judged,
+    model: Path,
+    device: str,
+    functions: Mapping[str, Callable[..., Any]],
+    carried: pa.Schema | None = None,
+) -> Any:
+    """The engine, with the run's scorers at its end.
+
+    Args:
+        functions: the users' own scorers, as `own_functions` found them where the run was started.
+        carried: the columns that go through to the output; what `--keep` names of them comes with a `CarriedRequest`.
+
+    Raises:
+        ModelError: a scorer's weights are not where they should be, or cannot be read.
+    """
+    given = {name: Path(path).expanduser() for name, path in settings.scorer_model.items()}
+    models = Models(given, model, device)
+    declared = find_scorers(settings.scorer, functions)
+    scorers = [(declaration, declaration.make(models)) for declaration in declared]
+    return JudgedEngine(engine, scorers, wishes_of(settings, declared, carried), settings.on_nsfw)

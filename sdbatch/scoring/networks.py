@@ -1,0 +1,44 @@
+"""Loading a scorer's network, checked as strictly as a model that makes pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from sdbatch.errors import ModelError
+from sdbatch.scoring.scorer_weights import weights_hash
+
+__all__ = ["load_network", "networks_described"]
+
+
+def load_network(cls: Any, config_cls: Any, folder: Path, device: str) -> torch.nn.Module:
+    """A transformers model from safetensors, all of whose weights are in the file, in float32 and for inference.
+
+    Raises:
+        ModelError: it cannot be read, or lacks weights.
+    """
+    try:
+        config = config_cls.from_pretrained(folder)
+        model, report = cls.from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as exc:  # on a damaged folder the libraries raise anything
+        reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
+        raise ModelError(f"{folder}: can't be loaded as a scorer's model: {reason}") from exc
+    if report["missing_keys"]:
+        raise ModelError(f"{folder}: its weights lack {sorted(report['missing_keys'])[0]}")
+    return model.to(device).eval().requires_grad_(False)
+
+
+def networks_described(*paths: Path, device: str) -> Mapping[str, Any]:
+    """Device, versions and the weights' hash, for the record of a run."""
+    return {
+        "device": device,
+        "weights": weights_hash(*paths),
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+    }

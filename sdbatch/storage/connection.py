@@ -1,0 +1,141 @@
+"""One file system, opened by its URL: its errors in one line, its transient failures retried."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, TypeVar
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from sdbatch.errors import StorageError, UsageError
+from sdbatch.storage.addresses import split_address
+from sdbatch.storage.storage_errors import client_errors, explain, is_transient, was_answered, without_secrets
+from sdbatch.storage.storage_options import check_options, refusal, refuse_passwords
+
+__all__ = ["Connection"]
+
+ATTEMPTS, FIRST_ATTEMPTS = 8, 2  # the latter of a store that has never answered
+CLIENT_ATTEMPTS = 3  # of an S3 client, within each of ours
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 20.0
+BUCKETED = ("s3", "s3a", "gs", "gcs")
+SHOWN_CHARACTERS = 40
+
+T = TypeVar("T")
+
+
+class Connection:
+    """A folder (or file, or glob) on any file system, named by a local path or an fsspec URL.
+
+    Transient failures (5xx, throttling, dropped connections) are retried with exponential backoff and full
+    jitter; whatever remains is raised as `StorageError`, in one line that holds no credentials. Pickles to
+    its URL and options.
+
+    Args:
+        url: local path or URL (`s3://bucket/folder`, `gs://…`); must not hold a password.
+        options: fsspec storage options (`key`, `secret`, `endpoint_url`, `anon`, …); ignored for local paths.
+
+    Raises:
+        UsageError: the URL holds a password, is a URL within a URL, or has an unknown protocol.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+        protocol, rest = split_address(url)
+        user, at, _ = rest.partition("@") if protocol else ("", "", "")
+        if at and ":" in user and "/" not in user:
+            raise UsageError(
+                f"{protocol}://…@{rest.partition('@')[2]}: a URL must not hold a password; "
+                "use the store's environment variables or --storage-options"
+            )
+        if protocol == "data":
+            raise UsageError(f"{url[:SHOWN_CHARACTERS]}: data: URLs are not read; write what it holds into a file")
+        if protocol in BUCKETED and not rest.strip("/"):
+            raise UsageError(f"{url}: names no bucket; write {protocol}://BUCKET/PATH")
+        self._protocol = protocol
+        self._address = rest if protocol is None else url.rstrip("/")
+        refuse_passwords(options or {})
+        self.url = self._address.partition("?")[0] if protocol in ("http", "https") else self._address
+        self.options = dict(options or {})
+        self._reached = False
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_opened"}
+
+    @property
+    def is_local(self) -> bool:
+        return self._protocol is None
+
+    @cached_property
+    def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        if self.is_local:
+            return LocalFileSystem(auto_mkdir=True), self._address
+        # A cached listing would hide what other workers wrote since.
+        options = {"use_listings_cache": False, **self.options}
+        try:
+            # Not `url_to_fs`: to that, `::` in a key is the beginning of another URL.
+            kind = fsspec.get_filesystem_class(self._protocol)
+            check_options(self.url, kind, options)
+            if is_s3 := self._protocol in ("s3", "s3a"):
+                retries = {"retries": {"mode": "standard", "max_attempts": CLIENT_ATTEMPTS}}
+                options["config_kwargs"] = {**retries, **(options.get("config_kwargs") or {})}
+            in_url = kind._get_kwargs_from_urls(self._address)
+            fs = kind(**{**in_url, **options})
+            if is_s3:
+                fs.connect()  # makes its client now, and no request: what options it cannot take is known here
+            return fs, kind._strip_protocol(self._address)
+        except (ImportError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as exc:
+            raise UsageError(without_secrets(f"{self.url}: {refusal(exc)}", self.options)) from exc
+        except client_errors() as exc:
+            raise self._explained("open", "", exc) from exc
+
+    @property
+    def _fs(self) -> fsspec.AbstractFileSystem:
+        return self._opened[0]
+
+    def _path(self, name: str) -> str:
+        root = self._opened[1]
+        return f"{root.rstrip('/')}/{name}" if name else root
+
+    def name(self, name: str) -> str:
+        """The URL of a file in this store, for messages and for other tools."""
+        return f"{self.url}/{name}" if name else self.url
+
+    @contextmanager
+    def mapped(self, verb: str, name: str) -> Iterator[None]:
+        """Maps what a library raises while it uses a file of this store to `StorageError`."""
+        try:
+            yield
+        except client_errors() as exc:
+            raise self._explained(verb, name, exc) from exc
+
+    def _url_of(self, path: str) -> str:
+        return path if self.is_local else self._fs.unstrip_protocol(path)
+
+    def retried(self, verb: str, name: str, act: Callable[[], T]) -> T:
+        """What `act` returns, tried again while the trouble may pass. Raises `StorageError`."""
+        attempt = 1
+        while True:
+            try:
+                result = act()
+            except FileExistsError:
+                raise
+            except client_errors() as exc:
+                # Who never answered was likely never there: say so soon, while somebody waits for it.
+                most = ATTEMPTS if self._reached or was_answered(exc) else FIRST_ATTEMPTS
+                if attempt >= most or not is_transient(exc):
+                    raise self._explained(verb, name, exc) from exc
+            else:
+                self._reached = True
+                return result
+            time.sleep(random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt)))
+            attempt += 1
+
+    def _explained(self, verb: str, name: str, exc: BaseException) -> StorageError:
+        return StorageError(without_secrets(f"cannot {verb} {self.name(name)}: {explain(exc)}", self.options))

@@ -1,0 +1,169 @@
+"""What a file system's exceptions mean: which are worth another try, and what to tell people."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = [
+    "client_errors",
+    "explain",
+    "is_absence",
+    "is_transient",
+    "knows_no_conditions",
+    "was_answered",
+    "was_condition",
+    "without_secrets",
+]
+
+# Bases of what the fsspec clients raise beside OSError. A client that was never imported raises nothing.
+CLIENT_ERRORS = {
+    "botocore.exceptions": ("BotoCoreError", "ClientError"),
+    "aiohttp": ("ClientError",),
+    "gcsfs.retry": ("HttpError",),
+    "google.auth.exceptions": ("GoogleAuthError",),
+    "azure.core.exceptions": ("AzureError",),
+    "huggingface_hub.errors": ("HfHubHTTPError", "RepositoryNotFoundError"),
+    "httpx": ("HTTPError",),
+    "httpx2": ("HTTPError",),
+}
+TRANSIENT_CODES = {
+    "InternalError",
+    "OperationAborted",
+    "RequestTimeout",
+    "RequestTimeTooSkewed",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+    "XAmzContentSHA256Mismatch",
+}
+TRANSIENT_CLASSES = {
+    "ClientConnectionError",
+    "ClientPayloadError",
+    "ConnectTimeoutError",
+    "EndpointConnectionError",
+    "HTTPClientError",
+    "IncompleteRead",
+    "ResponseParserError",
+}
+MEANINGS = {
+    "AccessDenied": "access denied; these credentials may not do that",
+    "403": "access denied; these credentials may not do that",
+    "Forbidden": "access denied; these credentials may not do that",
+    "ExpiredToken": "the credentials have expired",
+    "InvalidAccessKeyId": "the store does not know this access key",
+    "SignatureDoesNotMatch": "the secret key is wrong",
+    "NoSuchBucket": "there is no such bucket",
+    "NoCredentialsError": "no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+    "or AWS_PROFILE, or give --storage-options",
+}
+SHORTEST_SECRET = 4  # what is shorter is in half of all words
+SECRET_OPTIONS = ("key", "secret", "token", "password", "credential", "sas", "conn")
+SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+
+def client_errors() -> tuple[type[BaseException], ...]:
+    """What file systems raise in trouble: `OSError`, and the errors of the clients that are loaded."""
+    found: list[type[BaseException]] = [OSError]
+    for module, names in CLIENT_ERRORS.items():
+        if module in sys.modules:
+            found += [getattr(sys.modules[module], name) for name in names]
+    return tuple(found)
+
+
+def is_transient(exc: BaseException) -> bool:
+    """Whether the same request may succeed a moment later: 5xx, throttling, a dropped or slow connection."""
+    if knows_no_conditions(exc):
+        return False
+    for cause in _chain(exc):
+        code, status = _answer(cause)
+        if code in TRANSIENT_CODES or status == 429 or (status is not None and 500 <= status < 600):
+            return True
+        if isinstance(cause, TimeoutError | ConnectionError):
+            return True
+        if any(base.__name__ in TRANSIENT_CLASSES for base in type(cause).__mro__):
+            return True
+    return False
+
+
+def was_answered(exc: BaseException) -> bool:
+    """Whether a server said this, rather than nobody."""
+    return any(_answer(cause) != (None, None) for cause in _chain(exc))
+
+
+def was_condition(exc: BaseException) -> bool:
+    """Whether a conditional write found that the file is there, or that another one is writing it."""
+    codes = {code for cause in _chain(exc) for code in _answer(cause)}
+    return bool(codes & {"PreconditionFailed", "ConditionalRequestConflict", 412}) or isinstance(exc, FileExistsError)
+
+
+def knows_no_conditions(exc: BaseException) -> bool:
+    """Whether the store does not implement conditional writes."""
+    codes = {code for cause in _chain(exc) for code in _answer(cause)}
+    return bool(codes & {"NotImplemented", 501})
+
+
+def is_absence(exc: FileNotFoundError) -> bool:
+    """Whether the file is missing, rather than its bucket, its server, or the right to look for it."""
+    codes = {code for cause in _chain(exc) for code in _answer(cause)}
+    return not codes & {"NoSuchBucket", 401, 403} and not is_transient(exc)
+
+
+def explain(exc: BaseException) -> str:
+    """One line for people: what the file system objects to."""
+    for cause in _chain(exc):
+        for key in (_answer(cause)[0], type(cause).__name__):
+            if key in MEANINGS:
+                return MEANINGS[key]
+    if isinstance(exc, FileNotFoundError):
+        cause = exc.__cause__ or exc.__context__
+        return "there is no such file or folder" if is_absence(exc) or cause is None else explain(cause)
+    if isinstance(exc, OSError) and exc.strerror and isinstance(exc.errno, int):
+        return exc.strerror.splitlines()[0]
+    lines = str(exc).strip().splitlines()
+    if not lines:
+        return type(exc).__name__
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+
+
+def without_secrets(text: str, options: Mapping[str, Any]) -> str:
+    """The text with every credential of the options, and of the usual environment variables, blotted out."""
+    secrets = [*_secrets(options), *(os.environ.get(name, "") for name in SECRET_VARIABLES)]
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= SHORTEST_SECRET:
+            text = text.replace(secret, "***")
+    return text
+
+
+def _secrets(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _secrets(value)
+        elif isinstance(value, str) and any(word in name.lower() for word in SECRET_OPTIONS):
+            yield value
+
+
+def _chain(exc: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    current: BaseException | None = exc
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _answer(exc: BaseException) -> tuple[str | None, int | None]:
+    """Error code and HTTP status of a server's answer, as botocore, aiohttp, gcsfs and azure keep them."""
+    response = getattr(exc, "response", None)
+    if isinstance(response, Mapping):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return str(response.get("Error", {}).get("Code")), status
+    for name in ("status", "status_code", "code"):
+        status = getattr(exc, name, None)
+        if isinstance(status, int):
+            return str(status), status
+    return None, None

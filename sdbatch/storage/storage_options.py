@@ -1,0 +1,59 @@
+"""Options of a store (`--storage-options`): checked before a client is made of them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sdbatch.errors import UsageError
+
+__all__ = ["check_options", "refusal", "refuse_passwords"]
+
+UNKNOWN = re.compile(r"unexpected keyword argument '(\w+)'")
+# What s3fs takes as None by default, so that its signature does not say what it is.
+MAPPINGS = ("client_kwargs", "config_kwargs", "s3_additional_kwargs")
+TEXTS = ("key", "secret", "token", "username", "password", "endpoint_url", "profile")
+
+
+def refuse_passwords(options: Mapping[str, Any]) -> None:
+    """Refuses a password within a URL: a client would try it for a minute, and then print it."""
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            refuse_passwords(value)
+        elif isinstance(value, str) and "@" in value.partition("://")[2].partition("/")[0]:
+            raise UsageError(
+                f"storage option {name!r}: a URL must not hold a user or a password; use the options key and secret"
+            )
+
+
+def check_options(url: str, kind: type, options: Mapping[str, Any]) -> None:
+    """Compares options with the parameters of the file system's class.
+
+    Args:
+        url: what is opened with them, for the message.
+
+    Raises:
+        UsageError: a value of another type than the class's default for it; names the option.
+    """
+    parameters = inspect.signature(kind.__init__).parameters
+    for name, value in options.items():
+        default = parameters[name].default if name in parameters else None
+        wanted = ""
+        if isinstance(default, bool) and not isinstance(value, bool):
+            wanted = "true or false"
+        elif type(default) is int and type(value) is not int:
+            wanted = "a whole number"
+        elif name in MAPPINGS and not isinstance(value, Mapping | None):
+            wanted = "an object"
+        elif name in TEXTS and not isinstance(value, str | None):
+            wanted = "text"
+        if wanted:
+            raise UsageError(f"{url}: storage option {name!r} is {str(value)[:40]!r}; expected {wanted}")
+
+
+def refusal(exc: Exception) -> str:
+    """What a file system's class, or its client, objects to in its options."""
+    unknown = UNKNOWN.search(str(exc))
+    return f"its client knows no storage option {unknown[1]!r}" if unknown else " ".join(str(exc).split())

@@ -1,0 +1,324 @@
+"""File systems: every path that sdbatch reads or writes goes through `Store`, a thin face on fsspec.
+
+No dataset file is ever renamed and nothing is listed but one folder's top level, so object stores are first-class.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import math
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+from fsspec.spec import AbstractBufferedFile
+
+from sdbatch.errors import StorageError
+from sdbatch.storage.connection import Connection
+from sdbatch.storage.listing import Listing, StoredFile, kind_of, size_of, stamp_of
+from sdbatch.storage.local_files import create_whole, remove_folder, replace_whole
+from sdbatch.storage.retried_file import RetriedFile
+from sdbatch.storage.storage_errors import (
+    client_errors,
+    is_absence,
+    knows_no_conditions,
+    was_condition,
+)
+
+__all__ = ["Listing", "Store", "StoredFile"]
+
+PART_BYTES = 16 << 20  # of a multipart upload
+READ_AHEAD = 1 << 20
+READERS = 32  # requests in flight where many small files are read
+MOST_BYTES = 2 << 30  # of a file that is read in one go
+GLOB_CHARACTERS = "*?["
+REMOVED_AT_ONCE = 1000
+
+
+class Store(Connection):
+    """A folder (or file, or glob) on any file system: `Connection` with what is read, written, listed and removed."""
+
+    def read(self, name: str, most: int = MOST_BYTES) -> bytes:
+        """The content of a file. Raises `StorageError`, also where there is no such file.
+
+        On a local disk, what is no regular file, or is larger than `most` bytes, is refused and never opened.
+        """
+
+        def attempt() -> bytes:
+            self._check_local(name, most)
+            return self._fs.cat_file(self._path(name))
+
+        return self.retried("read", name, attempt)
+
+    def _check_local(self, name: str, most: float = math.inf) -> None:
+        """A pipe would be waited for, and a device or a sparse file read, without end."""
+        if not self.is_local:
+            return
+        found = os.stat(self._path(name))
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        if found.st_size > most:
+            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, more than {most:,}")
+
+    def read_if_there(self, name: str) -> bytes | None:
+        """The content of a file; None if there is no such file."""
+
+        def attempt() -> bytes | None:
+            try:
+                self._check_local(name, MOST_BYTES)
+                return self._fs.cat_file(self._path(name))
+            except FileNotFoundError as exc:
+                if not is_absence(exc):
+                    raise
+                return None
+
+        return self.retried("read", name, attempt)
+
+    def read_many(self, names: Iterable[str]) -> Iterator[bytes]:
+        """The contents of many small files, in their order, with many requests under way."""
+        for future in self._under_way(names):
+            yield future.result()
+
+    def read_each(self, names: Iterable[str]) -> Iterator[bytes | StorageError]:
+        """The same, with the error in the place of what cannot be read."""
+        for future in self._under_way(names):
+            error = future.exception()
+            if error is not None and not isinstance(error, StorageError):
+                raise error
+            yield error or future.result()
+
+    def _under_way(self, names: Iterable[str]) -> Iterator[Future[bytes]]:
+        pool = ThreadPoolExecutor(READERS)
+        under_way: deque[Future[bytes]] = deque()
+        ahead = 1  # at first, for many a consumer wants only the first few
+        try:
+            for name in names:
+                under_way.append(pool.submit(self.read, name))
+                if len(under_way) > ahead:
+                    yield under_way.popleft()
+                    # No further, or a slow consumer would have all in memory.
+                    ahead = min(2 * ahead, 2 * READERS)
+            while under_way:
+                yield under_way.popleft()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file in one go, and its parent folders on a local disk."""
+        self.retried("write", name, lambda: self._fs.pipe_file(self._path(name), data))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes a file that is not there yet; returns whether it is now there with this very content.
+
+        Of several processes that create one file with contents of their own, one succeeds, where the store can
+        tell (local disks, S3 and its kin with conditional writes); elsewhere, the one that a reader then finds.
+        """
+        path = self._path(name)
+
+        def attempt() -> None:
+            if self.is_local:
+                create_whole(path, data)
+            elif not self._fs.exists(path):
+                self._put_new(path, data)
+
+        with suppress(FileExistsError):
+            self.retried("create", name, attempt)
+        # An answer can be lost after the file is written, and some stores know no conditions: who is there, is.
+        return self.read(name) == data
+
+    def _put_new(self, path: str, data: bytes) -> None:
+        try:
+            self._fs.pipe_file(path, data, mode="create")
+        except client_errors() as exc:
+            if was_condition(exc):
+                raise FileExistsError(path) from exc
+            if not knows_no_conditions(exc):
+                raise
+            self._fs.pipe_file(path, data)
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Writes a file in the place of another: at any moment, one of the two is there whole."""
+        if self.is_local:
+            self.retried("write", name, lambda: replace_whole(self._path(name), data))
+        else:
+            self.write(name, data)
+
+    def head(self, name: str, size: int) -> bytes:
+        """The first bytes of a file. Raises `StorageError`, also where there is no such file."""
+        return self.retried("read", name, lambda: self._fs.cat_file(self._path(name), start=0, end=size))
+
+    def write_stream(self, name: str, produce: Callable[[BinaryIO], None]) -> None:
+        """Writes a large file piece by piece: `produce(file)`, called again from the start if the store
+        fails.
+
+        An object store takes it as a multipart upload, so memory holds only the part under way.
+        """
+
+        def attempt() -> None:
+            with self._fs.open(self._path(name), "wb", block_size=PART_BYTES) as file:
+                try:
+                    produce(file)
+                except BaseException:
+                    _abandon(file)
+                    raise
+
+        self.retried("write", name, attempt)
+
+    def open(self, name: str, block_size: int = READ_AHEAD) -> BinaryIO:
+        """A file open for reading, at least `block_size` bytes at a time.
+
+        On remote stores its reads are retried like all else, and raise `StorageError`.
+        """
+        path = self._path(name)
+        # Its own cache would read 50 MB ahead at every jump, and a Parquet reader jumps.
+        self.retried("open", name, lambda: self._check_local(name))
+        file = self.retried("open", name, lambda: self._fs.open(path, "rb", cache_type="none"))
+        return file if self.is_local else io.BufferedReader(RetriedFile(self, name, file), block_size)
+
+    def is_folder(self) -> bool:
+        return self.retried("look for", "", lambda: self._fs.isdir(self._path("")))
+
+    def resolved(self) -> tuple[str | None, str]:
+        """Protocol (None: local) and path, by which two addresses of one place are equal; symlinks are followed."""
+        protocol = "s3" if self._protocol == "s3a" else self._protocol
+        return protocol, os.path.realpath(self._address) if self.is_local else self._path("").rstrip("/")
+
+    def exists(self, name: str) -> bool:
+        return self.retried("look for", name, lambda: self._fs.exists(self._path(name)))
+
+    def remove(self, name: str) -> None:
+        """Removes a file; what is not there needs no removing."""
+
+        def attempt() -> None:
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(self._path(name))
+
+        self.retried("remove", name, attempt)
+
+    def remove_many(self, names: Iterable[str]) -> None:
+        """Removes files, many at a time."""
+        names = list(names)
+        paths = [self._path(name) for name in names]
+        # Many stores remove a thousand files in one request. In their lists of paths, globs are expanded.
+        if not self.is_local and not any(c in path for path in paths for c in GLOB_CHARACTERS):
+            for start in range(0, len(paths), REMOVED_AT_ONCE):
+                self.retried("remove from", "", partial(self._rm, paths[start : start + REMOVED_AT_ONCE]))
+            return
+        with ThreadPoolExecutor(READERS) as pool:
+            list(pool.map(self.remove, names))
+
+    def _rm(self, paths: list[str]) -> None:
+        try:
+            self._fs.rm(paths)
+        except FileNotFoundError:  # another one was faster with some of them
+            for path in paths:
+                with suppress(FileNotFoundError):
+                    self._fs.rm_file(path)
+
+    def remove_link(self, name: str) -> None:
+        """Removes a symbolic link in the place of a folder, so that nothing is written through it."""
+        if self.is_local and os.path.islink(self._path(name)):
+            self.retried("remove", name, lambda: os.unlink(self._path(name)))
+
+    def remove_folder(self, name: str) -> None:
+        """Removes a folder that nothing is in, where folders are more than names."""
+        if self.is_local:
+            remove_folder(self._path(name))
+
+    def entries(self, name: str = "") -> dict[str, int]:
+        """One listing of the top level (of the folder `name`): name to size; a folder ends in a slash (size 0)."""
+
+        def attempt() -> list[tuple[str, bool, int]]:
+            path = self._path(name)
+            try:
+                if self.is_local:  # a million markers: fsspec would take ten times as long
+                    with os.scandir(path) as found:
+                        return [(entry.path, entry.is_dir(), size_of(entry)) for entry in found]
+                infos = self._fs.ls(path, detail=True)
+            except FileNotFoundError as exc:
+                if not is_absence(exc):
+                    raise
+                return []
+            return [(info["name"], info["type"] == "directory", int(info["size"] or 0)) for info in infos]
+
+        root = self._path(name).rstrip("/") + "/"
+        listed: dict[str, int] = {}
+        for path, folder, size in self.retried("list", name, attempt):
+            base = path.rstrip("/").removeprefix(root)
+            if base and base != root.rstrip("/"):  # some stores list the folder itself, as an empty object
+                listed[base + "/" if folder else base] = 0 if folder else size
+        return listed
+
+    def files(self) -> list[StoredFile]:
+        """The files that the URL names: itself, the files directly in its folder, or the matches of its glob.
+
+        In the order of their paths; empty if there are none.
+        """
+        return self.listing().files
+
+    def files_by_name(self) -> dict[str, StoredFile]:
+        """The same files by their own names, without their folder."""
+        return {file.path.rpartition("/")[2]: file for file in self.files()}
+
+    def listing(self) -> Listing:
+        """The same files, and the folders beside them: those directly in the folder, or that the glob matches."""
+
+        def attempt() -> tuple[list[dict[str, Any]], bool]:
+            fs, path = self._opened
+            try:
+                info = fs.info(path)
+            except FileNotFoundError as exc:
+                if not is_absence(exc):
+                    raise
+                is_glob = any(c in path for c in GLOB_CHARACTERS)
+                return list(fs.glob(path, detail=True).values()) if is_glob else [], False
+            is_folder = info["type"] == "directory"
+            return fs.ls(path, detail=True) if is_folder else [info], is_folder
+
+        found, is_folder = self.retried("list", "", attempt)
+        kinds = [kind_of(info) for info in found]
+        files = [
+            StoredFile(self._url_of(i["name"]), int(i["size"] or 0), stamp_of(i))
+            for i, kind in zip(found, kinds, strict=True)
+            if kind == "file"
+        ]
+        urls = [self._url_of(info["name"].rstrip("/")) for info in found]
+        folders = {url for url, kind in zip(urls, kinds, strict=True) if kind == "directory"}
+        folders.discard(self._url_of(self._path("").rstrip("/")))  # some stores list the folder itself
+        others = sorted(url for url, kind in zip(urls, kinds, strict=True) if kind not in ("file", "directory"))
+        return Listing(sorted(files, key=lambda file: file.path), sorted(folders), is_folder, others)
+
+    def probe(self) -> None:
+        """Writes and deletes a small object, so that a store that cannot take the output says so before
+        anything runs.
+
+        Raises:
+            StorageError: wrong keys, a missing bucket, no permission to write, a disk that is full or
+            read-only.
+        """
+        path = self._path(f".sdbatch-probe-{uuid4().hex}")
+        try:
+            self.retried("write to", "", lambda: self._fs.pipe_file(path, b"probe"))
+        except StorageError:
+            with suppress(Exception):  # a full disk has made the file, without its bytes
+                self._fs.rm_file(path)
+            raise
+        self.retried("delete from", "", lambda: self._fs.rm_file(path))
+
+
+def _abandon(file: Any) -> None:
+    """Closes a half-written file; an object store must not complete the upload that it belongs to."""
+    if isinstance(file, AbstractBufferedFile) and not file.closed:
+        file.discard()
+        file.closed = True
+    else:
+        file.close()
