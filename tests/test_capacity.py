@@ -1,11 +1,11 @@
-"""What a worker asks for, against what a cluster has and could have."""
+"""What a worker needs, against what a cluster has and could have."""
 
 from __future__ import annotations
 
 import pytest
 
-from sdbatch.capacity import Ask, Capacity, NodeGroup, pool_size
 from sdbatch.errors import UsageError
+from sdbatch.plan.capacity import Capacity, NodeGroup, WorkerResources, pool_size
 from sdbatch.settings import RunSettings
 
 HEAD = {"CPU": 4.0, "memory": 1e9}
@@ -38,7 +38,7 @@ def test_people_may_want_more_or_fewer():
 @pytest.mark.parametrize(
     ("capacity", "words"),
     [
-        (Capacity([HEAD]), ["asks for 1 CPU and 1 GPU", "largest of 1 nodes has 4 CPU and 0 GPU", "no autoscaler"]),
+        (Capacity([HEAD]), ["needs 1 CPU and 1 GPU", "largest of 1 nodes has 4 CPU and 0 GPU", "no autoscaler"]),
         (Capacity([HEAD], [NodeGroup(HEAD, 5)]), ["may start 5 × 4 CPU and 0 GPU"]),
         (Capacity([]), ["largest of 0 nodes"]),
     ],
@@ -57,4 +57,4 @@ def test_an_autoscaler_that_does_not_tell_gets_the_benefit_of_the_doubt():
 def test_a_gpu_that_could_come_counts_as_one():
     assert Capacity([HEAD], [NodeGroup(L4, 1)]).has_gpus
     assert not Capacity([HEAD]).has_gpus
-    assert Ask(1, 0).room(HEAD) == 4
+    assert WorkerResources(1, 0).room(HEAD) == 4

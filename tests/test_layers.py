@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,58 +15,107 @@ import sdbatch
 from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "sdbatch"
-MODULES = {".".join(p.relative_to(REPOSITORY).with_suffix("").parts): p for p in PACKAGE.rglob("*.py")}
+MODULES = {
+    ".".join(p.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): p
+    for p in PACKAGE.rglob("*.py")
+}
 
-# From the bottom up. A module may import what stands in its own line or in a lower one.
+# From the bottom up: packages and modules, of which the longest name that fits counts. A module may import what
+# stands in its own line or in a lower one.
 LAYERS = (
-    "errors words",
+    "errors version bounds kinds fields typed_json tiny",
+    "diffusion.checkpoints diffusion.samplers",
+    "diffusion.accelerate diffusion.embeddings diffusion.lanes diffusion.pictures.picture diffusion.request"
+    " diffusion.device.gpu_room diffusion.device.hardware diffusion.device.memory diffusion.device.numerics"
+    " diffusion.device.transfer diffusion.slots diffusion.syntax",
+    "diffusion.adapters.control_fields diffusion.adapters.control_rows diffusion.adapters.ip_adapter_rows",
+    "diffusion.adapters diffusion.families.components diffusion.pictures diffusion.tasks diffusion.cuts",
+    "diffusion.families",
+    "diffusion.declarations diffusion.guidance diffusion.model_tables diffusion.pictures.picture_encodings",
+    "diffusion.families.family diffusion.validation diffusion.accelerate.deep_cache",
+    "diffusion.families.stable_diffusion diffusion.families.stable_diffusion_xl diffusion.families.transformer",
+    "diffusion.families.stable_diffusion_xl_refiner"
+    " diffusion.families.flux diffusion.families.flux_2_klein diffusion.families.pixart_sigma"
+    " diffusion.families.qwen_image diffusion.families.sana diffusion.families.stable_diffusion_3"
+    " diffusion.families.z_image",
+    "diffusion.models diffusion.adapters.control_loading diffusion.adapters.ip_adapter_loading"
+    " diffusion.calls diffusion.decoding diffusion.sampling",
+    "diffusion.device diffusion.rescue",
     "diffusion",
-    "settings storage storage_errors parquet",
-    "prompts output shards models ledger startup stall capacity config_file",
-    "record engine_config measure plan forecast status verify remake gallery report",
-    "engine_loop metrics",
-    "coordinator worker cluster",
-    "graph execution",
-    "pipeline",
-    "progress log_lines",
+    "scoring.expressions scoring.attempts",
+    "settings resolution run_options engine_settings",
+    "scoring storage",
+    "model_source row_networks",
+    "prompts",
+    "output",
+    "plan.destination plan.capacity plan.picture_sizes",
+    "gallery",
+    "plan",
+    "run.faults run.metrics run.engine_loop run.report run.ray_internals run.job run.packed_shards",
+    "run.coordinator run.worker run.cluster run.opening",
+    "run.graph run.execution",
+    "run",
     "cli __main__",
 )
 KNOW_RAY = {
     f"sdbatch.{name}"
-    for name in ("graph", "execution", "pipeline", "worker", "coordinator", "cluster", "metrics", "output.dataset")
+    for name in (
+        *("run.graph", "run.execution", "run.pipeline", "run.worker", "run.coordinator", "run.cluster", "run.metrics"),
+        *("run.ray_internals", "run.job"),
+        "output.dataset",
+    )
 }
 
 
+PLACES = {f"sdbatch.{name}": number for number, names in enumerate(LAYERS) for name in names.split()}
+
+
 def layer(module: str) -> int | None:
-    package, name, *_ = [*module.split("."), ""]
-    if package != "sdbatch":
-        return None
-    for number, names in enumerate(LAYERS):
-        if name in names.split():
-            return number
+    """The number of a module's line; None for the package itself, which only hands on names."""
+    while module.count("."):
+        if module in PLACES:
+            return PLACES[module]
+        module = module.rpartition(".")[0]
     return None
 
 
+@cache
 def imports(path: Path) -> set[str]:
-    """All modules that a file imports anywhere, its functions included."""
+    """All modules that a file imports anywhere, for types alone and inside functions too."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
+            found |= {_module(node.module, alias.name) for alias in node.names}
     return found
+
+
+def _module(package: str, name: str) -> str:
+    """What `from package import name` imports: a module, or a name of the package itself."""
+    return f"{package}.{name}" if f"{package}.{name}" in MODULES else package
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_go_downward(module):
     own = layer(module)
     if own is None:
-        assert module.startswith("sdbatch.tiny") or module == "sdbatch.__init__", f"{module} stands in no layer"
+        assert module == "sdbatch", f"{module} stands in no layer"
         return
     for imported in imports(MODULES[module]):
         theirs = layer(imported)
         assert theirs is None or theirs <= own, f"{module} imports {imported}, which stands above it"
+
+
+def test_no_module_imports_itself_through_others():
+    graph = {module: imports(path) & MODULES.keys() - {module} for module, path in MODULES.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_a_name_says_which_module_is_meant():
+    names = Counter(path.stem for path in MODULES.values() if path.stem != "__init__")
+    packages = Counter(path.parent.name for path in MODULES.values() if path.stem == "__init__")
+    assert [name for name, count in (names + packages).items() if count > 1] == []
 
 
 def test_ray_is_imported_in_few_files():
@@ -70,8 +123,18 @@ def test_ray_is_imported_in_few_files():
     assert users <= KNOW_RAY
 
 
+def test_what_ray_does_not_promise_is_used_in_one_file():
+    users = {m for m, path in MODULES.items() if any(re.match(r"ray\..*_(internal|private)", i) for i in imports(path))}
+    assert users == {"sdbatch.run.ray_internals"}
+
+
 def test_policy_imports_no_torch_and_no_ray():
-    for module in ("sdbatch.diffusion.lanes", "sdbatch.ledger", "sdbatch.shards"):
+    for module in (
+        "sdbatch.diffusion.lanes",
+        "sdbatch.run.faults.shard_attempts",
+        "sdbatch.run.faults.worker_health",
+        "sdbatch.prompts.shards",
+    ):
         assert not {i.split(".")[0] for i in imports(MODULES[module])} & {"torch", "ray", "diffusers"}
 
 

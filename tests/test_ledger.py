@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sdbatch.ledger import Ledger
+from sdbatch.run.faults.shard_attempts import Ledger
 
 
 def alive(node: str) -> bool:

@@ -10,7 +10,7 @@ import sys
 from importlib.resources import files
 
 import sdbatch
-from sdbatch.storage import Store
+from sdbatch.storage.store import Store
 from tests.conftest import REPOSITORY
 from tests.output.writing import write_output
 from tests.outputs import write_table

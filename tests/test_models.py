@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sdbatch.errors import ModelError, StorageError, UsageError
-from sdbatch.models import fetch_model
+from sdbatch.model_source import fetch_model
 
 PARTS = {
     "unet": ["UNet2DConditionModel", "config.json", "diffusion_pytorch_model.safetensors"],
@@ -19,7 +19,7 @@ PARTS = {
     "tokenizer": ["CLIPTokenizer", "vocab.json", "merges.txt", "special_tokens_map.json"],
     "scheduler": ["PNDMScheduler", "scheduler_config.json"],
 }
-ASK = "import os, sys; from pathlib import Path; from sdbatch.models import fetch_model; sys.stdin.readline(); " \
+ASK = "import os, sys; from pathlib import Path; from sdbatch.model_source import fetch_model; sys.stdin.readline(); " \
       "folder = fetch_model(sys.argv[1], cache=Path(sys.argv[2])); " \
       "print(folder, os.stat(f'{folder}/unet/diffusion_pytorch_model.safetensors').st_ino)"  # fmt: skip
 
@@ -74,12 +74,16 @@ def test_only_what_the_engine_reads_is_fetched(remote, tmp_path):
 
 
 def test_a_variant_is_taken_where_a_part_has_it(remote, tmp_path):
-    write(remote / "vae" / "diffusion_pytorch_model.fp16-00001-of-00002.safetensors", "shard")
+    shards = ["diffusion_pytorch_model.fp16-00001-of-00002.safetensors", "diffusion_pytorch_model-2.fp16.safetensors"]
+    for name in shards:
+        write(remote / "vae" / name, "shard")
+    index = {"weight_map": {"a": shards[0], "b": shards[1]}}
+    write(remote / "vae" / "diffusion_pytorch_model.safetensors.index.fp16.json", json.dumps(index))
     fetched = contents(fetch_model(url(remote), variant="fp16", cache=tmp_path / "cache"))
     weights = {name for name in fetched if name.endswith(".safetensors")}
     assert weights == {
         "unet/diffusion_pytorch_model.fp16.safetensors",
-        "vae/diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
+        *(f"vae/{name}" for name in shards),
         "text_encoder/model.safetensors",
     }
 
@@ -135,7 +139,7 @@ def test_many_processes_that_start_at_once_share_one_download(remote, tmp_path):
 def test_what_cannot_be_fetched_is_said_before_anything_is_kept(remote, tmp_path):
     (remote / "vae" / "diffusion_pytorch_model.safetensors").rename(remote / "vae" / "diffusion_pytorch_model.bin")
     (remote / "vae" / "diffusion_pytorch_model.non_ema.safetensors").unlink()
-    with pytest.raises(ModelError, match="vae has no safetensors"):
+    with pytest.raises(ModelError, match="vae are pickled"):
         fetch_model(url(remote), cache=tmp_path / "cache")
     with pytest.raises(ModelError, match="model_index"):
         fetch_model(url(remote / "unet"), cache=tmp_path / "cache")

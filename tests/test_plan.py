@@ -48,7 +48,7 @@ def test_the_calls_are_those_of_the_samplers(tmp_path):
     said = sdbatch("plan", prompts, tmp_path / "out", "--images-per-second", 0.5, "--price-per-hour", 36).stdout
     # 2 lanes × 10, 2 × (2 × 10 − 1), 10 + 1, 10, 2 × 10 − 1
     assert f"5 images, {20 + 38 + 11 + 10 + 19} calls of the model" in said
-    assert "time    0:10 of one worker; that costs 0.1 at 36 an hour" in said
+    assert "time    0:10 with one worker; cost 0.1 at 36 per hour" in said
     said = sdbatch("plan", prompts, tmp_path / "out", "--guidance-stop", 0.5).stdout
     assert f"{(10 + 5) + (19 + 9) + 11 + 10 + 19} calls of the model" in said
 
@@ -57,9 +57,9 @@ def test_measuring_says_time_and_memory(tmp_path):
     prompts = write_table(tmp_path / "prompts.parquet", {"prompt": ["a red circle"] * 40})
     said = sdbatch("plan", prompts, tmp_path / "out", "--steps", 3, "--measure", "--lanes", 4, "--actors", 2).stdout
     assert re.search(r"in 60 passes of 4 lanes", said)
-    assert re.search(r"speed +\d+\.\d\d passes a second on .+, fp32", said)
-    assert re.search(r"memory +[\d.]+ [MG]B at most, measured at 4 lanes", said)
-    assert re.search(r"time +\d+:\d\d of one worker, \d+:\d\d of 2", said)
+    assert re.search(r"speed +\d+\.\d\d passes per second on .+, fp32", said)
+    assert re.search(r"memory +[\d.]+ [MG]B at peak, measured at 4 lanes", said)
+    assert re.search(r"time +\d+:\d\d with one worker, \d+:\d\d with 2", said)
 
 
 def test_what_is_done_is_not_planned_again(tmp_path, sdbatch_command):
@@ -85,3 +85,25 @@ def test_a_large_table_is_looked_through_in_bounded_memory(tmp_path):
     said = sdbatch("plan", prompts, tmp_path / "out").stdout
     assert "60,000 rows" in said and "bad rows  none" in said
     assert "994+ others" in said
+
+
+def test_a_column_by_which_most_rows_fail_is_told_with_the_option_that_carries_it(tmp_path):
+    sizes = {"WIDTH": [1500, 31, 64, 333, 641] * 20, "HEIGHT": [1001, 64, 707, 32, 480] * 20}
+    prompts = write_table(tmp_path / "laion.parquet", {"prompt": ["a red circle"] * 100, **sizes})
+    said = sdbatch("plan", prompts, tmp_path / "out", status=1).stdout
+    line = "most rows fail because of 'HEIGHT' and 'WIDTH'; to carry the values instead of using them: "
+    assert line + "--column height= --column width=\n" in said
+    options = ("--column", "height=", "--column", "width=")
+    said = sdbatch("plan", prompts, tmp_path / "out", *options).stdout
+    assert "most rows fail" not in said and "carried WIDTH, HEIGHT" in said
+
+
+def test_what_a_column_cannot_help_blames_no_column(tmp_path):
+    columns = {"prompt": [""] * 60 + ["a"] * 40, "steps": [0] * 40 + [1] * 60}
+    prompts = write_table(tmp_path / "p.parquet", columns)
+    assert "most rows fail" not in sdbatch("plan", prompts, tmp_path / "out", status=1).stdout
+    write_table(tmp_path / "p.parquet", {"prompt": ["a"] * 10, "cfg": [float("nan")] * 9 + [1.0]})
+    said = sdbatch("plan", tmp_path / "p.parquet", tmp_path / "out", status=1).stdout
+    assert (
+        "most rows fail because of 'cfg'; to carry the values instead of using them: --column guidance_scale=\n" in said
+    )

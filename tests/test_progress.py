@@ -15,11 +15,11 @@ from collections import Counter
 import pyte
 import pytest
 
-from sdbatch import progress as module
-from sdbatch.coordinator import Snapshot
+from sdbatch.cli import progress as module
+from sdbatch.cli.progress import ProgressLine
 from sdbatch.errors import RunError
-from sdbatch.progress import ProgressLine
-from sdbatch.report import RunReport
+from sdbatch.run.coordinator import Snapshot
+from sdbatch.run.report import RunReport
 from tests.conftest import REPOSITORY
 from tests.outputs import write_table
 

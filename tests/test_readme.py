@@ -24,8 +24,10 @@ DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"
 NOT_RUN = {
     "README.md": ["setup", "setup", "hub", "cluster"],
     "formats.md": ["cloud"],
-    "clusters.md": ["cluster", "cluster", "cloud", "cloud", "cloud"],
+    "clusters.md": ["cluster", "cluster", "cloud", "cloud", "cloud", "cloud"],
+    "prompts.md": ["hub"],
     "scaling.md": ["cloud"],
+    "scoring.md": ["hub"],
     "your-own-model.md": ["hub", "hub"],
 }
 # Its readers need outputs in every layout, which `tests/output/test_docs.py` has.
@@ -35,6 +37,7 @@ TABLES = {
     "formats.md": {
         "laion.parquet": {"caption": ["a red circle"], "width": [640], "height": [481]},
     },
+    "scoring.md": {"prompts.parquet": {"prompt": ["a red circle on white", "a blue cross above a green square"]}},
 }
 
 

@@ -12,7 +12,10 @@ WITH_THE_LOCK_HELD = "import ctypes; ctypes.PyDLL(None).sleep(60)"
 
 
 def run(body: str) -> subprocess.CompletedProcess[str]:
-    code = "import time\nfrom sdbatch.stall import StallGuard\nguard = StallGuard(2.0)\n" + textwrap.dedent(body)
+    code = (
+        "import time\nfrom sdbatch.run.faults.watchdog import StallGuard\nguard = StallGuard(2.0)\n"
+        + textwrap.dedent(body)
+    )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sdbatch.startup import Startup
+from sdbatch.run.faults.startup import Startup
 
 
 def fail(startup: Startup, *starts: tuple[str, str]) -> None:
     for worker, node in starts:
-        startup.begun(worker, node)
+        startup.starting(worker, node)
     for worker, _ in starts:
         startup.failed(worker)
 
@@ -19,14 +19,14 @@ def test_a_node_is_avoided_after_two_failures_unless_it_is_the_last():
     fail(startup, ("b", "bad"))
     assert startup.avoided(["bad", "good"]) == {"bad"}
     assert startup.avoided(["bad"]) == set()
-    startup.begun("c", "bad")
+    startup.starting("c", "bad")
     startup.succeeded("c")
     assert startup.avoided(["bad", "good"]) == set()
 
 
 def test_it_is_hopeless_when_every_node_that_tried_has_failed_three_times_in_a_row():
     startup = Startup()
-    startup.begun("slow", "untried")
+    startup.starting("slow", "untried")
     fail(startup, ("a", "bad"), ("b", "bad"), ("c", "bad"))
     assert not startup.hopeless
     startup.failed("slow")
@@ -35,7 +35,7 @@ def test_it_is_hopeless_when_every_node_that_tried_has_failed_three_times_in_a_r
 
 def test_it_is_never_hopeless_once_a_worker_has_started():
     startup = Startup()
-    startup.begun("a", "good")
+    startup.starting("a", "good")
     startup.succeeded("a")
     fail(startup, *((str(i), "bad") for i in range(10)))
     assert not startup.hopeless

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from sdbatch.errors import StorageError, UsageError
-from sdbatch.storage import Store
+from sdbatch.storage.store import Store
 
 
 def test_what_is_written_is_read_and_listed(tmp_path: Path) -> None:
@@ -21,7 +22,7 @@ def test_what_is_written_is_read_and_listed(tmp_path: Path) -> None:
     assert (tmp_path / "deep" / "out" / "a" / "b.txt").read_bytes() == b"12345"
     assert list(store.read_many(["run.json", "a/b.txt"])) == [b"{}", b"12345"]
     assert store.exists("a/b.txt")
-    store.remove("a", recursive=True)
+    store.remove_many(["a/b.txt"])
     store.remove("never there")
     assert not store.exists("a/b.txt")
 
@@ -100,5 +101,45 @@ def test_memory_store_round_trip() -> None:
     store.write("00000_stats.json", b"{}")
     store.write("00000/x.png", b"abc")
     assert store.entries() == {"00000_stats.json": 2, "00000/": 0}
-    store.remove("", recursive=True)
-    assert store.entries() == {}
+    store.remove_many(["00000_stats.json", "00000/x.png"])
+    assert "00000_stats.json" not in store.entries()
+
+
+@pytest.mark.parametrize("name", ["run::2", "memory::x", "simplecache::deep/run", "a:b"])
+def test_local_paths_are_local_whatever_is_in_their_names(tmp_path: Path, name: str) -> None:
+    store = Store(str(tmp_path / name))
+    store.write("x", b"1")
+    assert (tmp_path / name / "x").read_bytes() == b"1"
+    assert store.read("x") == b"1" and store.entries() == {"x": 1}
+
+
+@pytest.mark.parametrize(
+    "address", ["simplecache::s3://b/x", "zip://a.parquet::s3://b/x.zip", "zip://x.zip", "s3://b/x::s3://b/y", "a\0b"]
+)
+def test_what_no_store_is_named_by_is_refused(address: str) -> None:
+    with pytest.raises(UsageError, match=r"not supported|NUL"):
+        Store(address)
+
+
+def test_of_many_who_create_a_file_one_succeeds_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "out"))
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda i: store.create("run.json", b"%d" % i), range(24)))
+    assert won.count(True) == 1
+    assert store.read("run.json") == b"%d" % won.index(True)
+    store.replace("run.json", b"later")
+    assert store.head("run.json", 2) == b"la"
+    assert list(store.entries()) == ["run.json"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"endpoint_url": "http://me:hidden@127.0.0.1:1"},
+        {"client_kwargs": {"endpoint_url": "http://hidden@127.0.0.1:1/x"}},
+    ],
+)
+def test_credentials_in_an_endpoint_are_refused_at_once_and_not_printed(options):
+    with pytest.raises(UsageError, match="must not hold a user or a password") as caught:
+        Store("s3://bucket/out", options)
+    assert "hidden" not in str(caught.value)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.cluster import driver
+from tests.conftest import make_ray_folder
 from tests.outputs import write_table
 
 ROWS = 96
@@ -31,6 +32,7 @@ def nodes(count: int, **head: Any) -> Iterator[Any]:
     """A cluster of a head without CPUs and `count` nodes of one CPU each, with folders and ports of its own."""
     from ray.cluster_utils import Cluster
 
+    make_ray_folder()
     # Ray's socket paths must stay below 107 bytes, which pytest's own temporary folders do not.
     with tempfile.TemporaryDirectory(prefix="sdb-ray-", ignore_cleanup_errors=True) as folder:
         options = {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder} | head

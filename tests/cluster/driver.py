@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.standin import StandIn
+from sdbatch.cli.log_lines import LogLines
 from sdbatch.errors import SdbatchError
-from sdbatch.log_lines import LogLines
-from sdbatch.pipeline import generate
+from sdbatch.run.pipeline import generate
 from tests.conftest import REPOSITORY
 
 __all__ = ["start"]
 
 
 def start(prompts: Path, out: Path, *, stand_in: dict[str, Any], **options: Any) -> subprocess.Popen[str]:
-    """Start a run; its log lines (`sdbatch.log_lines`) are the process's standard output."""
+    """Start a run; its log lines (`sdbatch.cli.log_lines`) are the process's standard output."""
     job = {"prompts": str(prompts), "out": str(out), "stand_in": stand_in, **options}
     return subprocess.Popen(
         [sys.executable, "-m", "tests.cluster.driver", json.dumps(job)],

@@ -84,5 +84,5 @@ def test_nodes_come_for_a_run_and_go_after_it(address, start):
 
 def test_what_no_node_type_has_is_refused_with_the_numbers(address, start):
     (error,) = events(start(address, gpus_per_actor=2).finish(status=2), "error")
-    assert "asks for 1 CPU and 2 GPU" in error["text"]
+    assert "needs 1 CPU and 2 GPU" in error["text"]
     assert "the autoscaler may start 2 × 1 CPU and 1 GPU" in error["text"]

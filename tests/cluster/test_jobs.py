@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sdbatch.metrics import COUNTERS, FAILURES, GAUGES
+from sdbatch.run.metrics import COUNTERS, FAILURES, GAUGES
 from tests.cluster.head import RAY, started_head
 from tests.conftest import REPOSITORY
-from tests.outputs import content, markers, write_table
+from tests.outputs import content, markers, report, write_table
 
 pytestmark = pytest.mark.cluster
 
@@ -93,7 +93,7 @@ def test_a_job_s_log_is_plain_lines_and_its_status_the_exit_status(submit, tmp_p
     assert "\r" not in process.stdout
     assert len(markers(tmp_path / "out")) == 2
     verified = submit("jobs/verify.py", tmp_path / "out")
-    assert "8 images in 2 shards looked at, 0 bad" in verified.stdout
+    assert "8 images in 2 shards checked, 0 bad" in verified.stdout
 
     bad = write_table(tmp_path / "bad" / "prompts.parquet", {"prompt": ["a red circle", ""]})
     failed = submit("jobs/generate.py", bad, tmp_path / "some", *FAST, status=1)
@@ -105,7 +105,7 @@ def test_a_job_s_log_is_plain_lines_and_its_status_the_exit_status(submit, tmp_p
 def test_a_benchmark_runs_as_a_job(ray_job):
     job = ("--working-dir", REPOSITORY, "--", "python", "jobs/benchmark.py", "--steps", "4", "--lanes", "8")
     process = ray_job("submit", "--entrypoint-num-cpus", "1", *job)
-    assert re.search(r"\d+\.\d\d images a second: ddim, 4 steps, guidance 7\.5", process.stdout)
+    assert re.search(r"\d+\.\d\d images per second: ddim, 4 steps, guidance 7\.5", process.stdout)
 
 
 def test_a_run_in_a_file_with_a_runtime_environment_and_json_lines(submit, tmp_path):
@@ -123,7 +123,7 @@ def test_a_run_in_a_file_with_a_runtime_environment_and_json_lines(submit, tmp_p
     assert 0 < end["lane_occupancy"] <= 1
     assert 0 < end["device_share"] <= 1
     assert end["cost_per_1000"] > 0
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["report"]["cost_per_1000"] == end["cost_per_1000"]
+    assert report(tmp_path / "out")["cost_per_1000"] == end["cost_per_1000"]
 
 
 def test_a_job_that_is_stopped_goes_on_where_it_was_and_shows_its_metrics(ray_job, submit, head, tmp_path):

@@ -15,7 +15,7 @@ from diffusers import StableDiffusionXLPipeline
 from references import Reference
 
 from sdbatch.diffusion.engine import Engine
-from sdbatch.diffusion.models import inspect_model
+from sdbatch.diffusion.models.inspection import inspect_model
 from sdbatch.diffusion.request import Request
 from sdbatch.errors import ModelError, UsageError
 

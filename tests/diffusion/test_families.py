@@ -120,7 +120,7 @@ def test_half_precision_is_no_farther_from_float32_than_diffusers_half_precision
 def test_a_text_is_projected_once_and_not_at_every_step(build, tmp_path):
     engine = Engine(build(tmp_path / "model"), lanes=4)
     multiplied = []
-    layers = [layer for layer in engine.family.unet.modules() if isinstance(layer, Attention)]
+    layers = [layer for layer in engine.family.denoiser.modules() if isinstance(layer, Attention)]
     crossing = [layer for layer in layers if layer.is_cross_attention]
     for layer in crossing:
         for linear in (layer.to_k, layer.to_v):
@@ -132,7 +132,7 @@ def test_a_text_is_projected_once_and_not_at_every_step(build, tmp_path):
 
 def test_self_attention_multiplies_once(sd):
     engine = Engine(sd, lanes=4)
-    layers = [layer for layer in engine.family.unet.modules() if isinstance(layer, Attention)]
+    layers = [layer for layer in engine.family.denoiser.modules() if isinstance(layer, Attention)]
     inner = [layer for layer in layers if not layer.is_cross_attention]
     products = []
     for layer in inner:

@@ -12,8 +12,8 @@ import torch
 from diffusers import DDPMScheduler
 
 from sdbatch.diffusion.lanes import Row
+from sdbatch.diffusion.samplers.coefficients import compile_table
 from sdbatch.diffusion.slots import Slots, numbers_of
-from sdbatch.diffusion.tables import compile_table
 
 LANES, SHAPE = 8, (4, 48, 48)
 SAMPLES = LANES * int(np.prod(SHAPE))
@@ -60,14 +60,14 @@ class Gaussian:
         generator = torch.Generator().manual_seed(0)
         rows = [Row(index=i, shape=SHAPE[1:], calls=self.table.calls, paired_calls=0) for i in range(LANES)]
         for lane, row in enumerate(rows):
-            row.lane = row.partner = lane
+            row.lane = row.partner = row.third = lane
             slots.admit(row, torch.randn(SHAPE, generator=generator), [])
         for t in self.scheduler.timesteps.tolist():
-            numbers = numbers_of(((row, self.table, [1.0] * row.calls, 0.0) for row in rows), LANES)
+            numbers = numbers_of(((row, self.table, [1.0] * row.calls, 0.0, 1.0) for row in rows), LANES)
             latents, timesteps = slots.inputs(numbers)
             assert (timesteps == t).all()
             noise = torch.randn(LANES, *SHAPE, generator=generator)
-            slots.advance(self.noise(latents, t), numbers, noise, depth=0, rescaled=False)
+            slots.advance(self.noise(latents, t), numbers, noise, depth=0, renormalise=None)
             for row in rows:
                 row.call += 1
             yield t, latents, slots.latents

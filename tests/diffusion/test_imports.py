@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from sdbatch.diffusion.models.lean_imports import exported
+
 
 def loaded(code: str, modules: list[str]) -> str:
     code = f"import sys\n{code}\nprint([m for m in {modules!r} if m in sys.modules])"
@@ -19,3 +21,38 @@ def test_the_engine_brings_in_neither_ray_nor_storage():
 def test_validating_brings_in_no_torch():
     code = "from sdbatch.diffusion import Request, inspect_model, validate"
     assert loaded(code, ["torch", "diffusers", "transformers", "ray"]) == "[]"
+
+
+def test_a_plan_brings_in_no_torch_and_no_ray(tmp_path):
+    prompts = tmp_path / "prompts.csv"
+    prompts.write_text("prompt,sampler,steps\na red circle,heun,20\na blue square,no such sampler,20\n")
+    code = f"from sdbatch.cli import main\nassert main(['plan', {str(prompts)!r}, {str(tmp_path / 'out')!r}]) == 1"
+    assert loaded(code, ["torch", "diffusers", "transformers", "ray", "scipy"]) == "[]"
+
+
+def test_a_unet_brings_in_no_transformers():
+    code = "from sdbatch.diffusion import Engine\nengine = Engine(lanes=2, compile='off')"
+    names = ["transformer_flux", "auraflow_transformer_2d", "dual_transformer_2d"]
+    found = loaded(code, [f"diffusers.models.transformers.{name}" for name in names])
+    assert found == "['diffusers.models.transformers.dual_transformer_2d']"
+
+
+def test_the_package_of_transformers_gives_every_name_of_its_own():
+    code = """
+import importlib, diffusers
+from sdbatch.diffusion.models.lean_imports import PACKAGE, exported, import_transformers_on_demand
+import_transformers_on_demand()
+package = importlib.import_module(PACKAGE)
+names = exported(open(package.__file__).read())
+assert len(names) > 50 and "FluxTransformer2DModel" in names
+assert package.FluxTransformer2DModel is diffusers.FluxTransformer2DModel
+assert all(getattr(package, name).__name__ == name for name in names)
+assert not hasattr(package, "NoSuchTransformer")
+"""
+    assert loaded(code, ["diffusers.models.transformers"]) == "['diffusers.models.transformers']"
+
+
+def test_a_package_that_does_more_than_import_is_left_alone():
+    assert exported("from .a import B\nif x:\n    from .c import D, E\n") == {"B": "a", "D": "c", "E": "c"}
+    assert exported("from .a import B\nB.patch()\n") is None
+    assert exported("from .a import B as C\n") is None

@@ -106,6 +106,6 @@ def test_lanes_scale_with_area_and_stay_even():
 
 
 def test_the_policy_needs_no_torch():
-    modules = "sdbatch.diffusion.lanes", "sdbatch.diffusion.samplers", "sdbatch.diffusion.validation"
+    modules = "sdbatch.diffusion.lanes", "sdbatch.diffusion.samplers.catalogue", "sdbatch.diffusion.validation"
     code = f"import sys, {', '.join(modules)}; print([m for m in ('torch', 'diffusers') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -9,9 +9,9 @@ from diffusers import StableDiffusionXLPipeline
 from references import Reference
 
 from sdbatch.diffusion.engine import Engine
-from sdbatch.diffusion.models import inspect_model
+from sdbatch.diffusion.models.inspection import inspect_model
 from sdbatch.diffusion.request import Request
-from sdbatch.diffusion.samplers import SAMPLERS
+from sdbatch.diffusion.samplers.catalogue import SAMPLERS
 
 CORE = ("ddpm", "ddim", "pndm", "euler", "euler_a", "dpmpp_2m")
 OTHERS = tuple(name for name in SAMPLERS if name not in CORE)
@@ -33,8 +33,11 @@ def grid(samplers, steps, guidance_scales) -> list[Request]:
 
 
 def assert_parity(reference: Reference, images) -> None:
-    off = {settings: by for settings, by in reference.deviations(images).items() if by > 2}
-    assert not off, f"pixels off by more than 2 of 255: {off}"
+    """At most 2 of 255 from diffusers; one row in fifty may be off by what diffusers is off from itself."""
+    off = {request: by for request, by in reference.deviations(images).items() if by > 2}
+    chaotic = {request for request, by in off.items() if by <= reference.sensitivity(request)}
+    told = {f"{r.sampler} {r.steps} steps, guidance {r.guidance_scale}": by for r, by in off.items()}
+    assert chaotic == off.keys() and len(chaotic) <= max(1, len(images) // 50), f"off by more than 2 of 255: {told}"
 
 
 @pytest.mark.parametrize("checkpoint", ["sd", "sd_v"])
@@ -52,7 +55,7 @@ def test_core_samplers_make_diffusers_pictures_on_the_embedded_model():
     assert_parity(Reference(folder), list(Engine("tiny", lanes=16).generate(requests)))
 
 
-@pytest.mark.parametrize("checkpoint", ["sd", "sd_v"])
+@pytest.mark.parametrize("checkpoint", ["sd", pytest.param("sd_v", marks=pytest.mark.long)])
 def test_other_samplers_make_diffusers_pictures(checkpoint, request):
     folder = request.getfixturevalue(checkpoint)
     requests = grid(OTHERS, steps=(5, 12), guidance_scales=(1, 7.5))

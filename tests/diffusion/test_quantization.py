@@ -47,7 +47,7 @@ def test_pictures_are_those_of_rounded_weights(sd, deep_cache):
 
 def test_the_unet_takes_little_more_than_a_quarter_of_the_memory():
     def size(engine: Engine) -> int:
-        unet = engine.family.unet
+        unet = engine.family.denoiser
         return sum(tensor.nbytes for tensor in (*unet.parameters(), *unet.buffers()))
 
     assert size(Engine("tiny", quantization="int8")) < 0.35 * size(Engine("tiny"))

@@ -17,21 +17,22 @@ def pixels(images) -> dict[int, bytes]:
     return {image.request.seed: image.pixels.tobytes() for image in images if image.pixels is not None}
 
 
-def poison_latents(engine: Engine, seed: int) -> None:
-    """Make the UNet overflow for one row: the one whose start latents are those of the seed."""
-    start_latents = engine.family.start_latents
+def poison(engine: Engine, seed: int) -> None:
+    """Make the UNet overflow for one row: the one with that seed."""
+    conditioning = engine.family.conditioning
 
-    def overflowing(shape, generator):
-        latents = start_latents(shape, generator)
-        return latents * torch.inf if generator.initial_seed() == seed else latents
+    def overflowing(request, encoded, shape):
+        lanes = conditioning(request, encoded, shape)
+        factor = torch.inf if request.seed == seed else 1
+        return [named | {"encoder_hidden_states": named["encoder_hidden_states"] * factor} for named in lanes]
 
-    engine.family.start_latents = overflowing
+    engine.family.conditioning = overflowing
 
 
 def test_a_row_that_overflows_fails_alone(sd):
     expected = pixels(Engine(sd, lanes=4).generate(REQUESTS))
     engine = Engine(sd, lanes=4)
-    poison_latents(engine, seed=3)
+    poison(engine, seed=3)
     images = list(engine.generate(REQUESTS))
     errors = {image.request.seed: image.error for image in images if image.error}
     assert list(errors) == [3] and "not finite" in errors[3]
@@ -44,7 +45,7 @@ def test_a_row_that_overflows_fails_alone(sd):
 def test_a_row_that_overflows_in_half_precision_is_sampled_again_in_float32(sd):
     (expected,) = Engine(sd, lanes=2).generate(REQUESTS[3:4])
     engine = Engine(sd, lanes=4, dtype="bf16")
-    poison_latents(engine, seed=3)
+    poison(engine, seed=3)
     images = {image.request.seed: image for image in engine.generate(REQUESTS)}
     assert not [image.error for image in images.values() if image.error]
     assert (images[3].pixels == expected.pixels).all()

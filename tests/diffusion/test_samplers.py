@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sdbatch.diffusion.samplers import SAMPLERS, a1111_name, resolve
+from sdbatch.diffusion.samplers.catalogue import SAMPLERS, a1111_name, resolve
 from sdbatch.errors import SamplerError
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from sdbatch.diffusion.samplers import SAMPLERS
-from sdbatch.diffusion.tables import MAX_DEPTH, build_scheduler, compile_table, start, step
+from sdbatch.diffusion.samplers.catalogue import SAMPLERS
+from sdbatch.diffusion.samplers.coefficients import MAX_DEPTH, build_scheduler, compile_table, start, step
 from sdbatch.errors import SamplerError
 
 CONFIG = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
@@ -107,7 +107,41 @@ def test_a_history_that_only_seems_never_to_end_is_shortened():
 
 
 def test_more_steps_than_the_scheduler_has_are_refused():
-    with pytest.raises(SamplerError, match="1000 steps"):
-        compile_table(build_scheduler("ddpm", CONFIG), 1000)
+    with pytest.raises(SamplerError, match="1001 steps"):
+        compile_table(build_scheduler("ddpm", CONFIG), 1001)
     with pytest.raises(SamplerError, match="60 steps"):
         compile_table(build_scheduler("lcm", CONFIG), 60)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "pndm", "euler", "heun"])
+def test_a_thousand_steps_are_the_whole_reverse_process(sampler):
+    config = CONFIG | {"timestep_spacing": "leading"}
+    table = compile_table(build_scheduler(sampler, config), 1000)
+    assert sorted(set(table.timesteps.tolist()), reverse=True) == list(range(999, -1, -1))
+    # With room for the offset it stays.
+    assert compile_table(build_scheduler(sampler, config), 500).timesteps.min() == 1
+
+
+# A table of a thousand steps takes seconds to compile. The others are tried by `make test-long`.
+EVERYDAY = ("ddpm", "ddim", "pndm", "euler", "euler_karras", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "lcm", "tcd")
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        name if name in EVERYDAY else pytest.param(name, marks=pytest.mark.long)
+        for name in SAMPLERS
+        if not name.startswith("lms")
+    ],
+)
+def test_any_number_of_steps_gives_finite_numbers_or_a_reason(sampler):
+    for steps in (1, 2, 3, 4, 5, 10, 33, 50, 250, 998, 999, 1000):
+        try:
+            table = compile_table(build_scheduler(sampler, CONFIG), steps)
+        except SamplerError as error:
+            assert f"{steps} steps" in str(error)
+            assert steps > 998 or sampler in ("lcm", "tcd")
+        else:
+            assert all(np.isfinite(numbers).all() for numbers in (table.x, table.m, table.noise, table.input_scale))
+            # EDM's networks are told the logarithm of the noise level instead.
+            assert sampler.startswith("edm") or (table.timesteps.min() >= 0 and table.timesteps.max() <= 999)

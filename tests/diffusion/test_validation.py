@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from sdbatch.diffusion.models import inspect_model
+from sdbatch.diffusion.models.inspection import inspect_model
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.validation import validate
 
@@ -26,7 +26,7 @@ def info(sd):
         ({"prompt": "\ud83d"}, "surrogate"),
         ({"negative_prompt": 3}, "must be text"),
         ({"seed": -1}, "between 0"),
-        ({"seed": 2**63}, "between 0"),
+        ({"seed": 2**64}, "between 0"),
         ({"seed": 1.5}, "integer"),
         ({"sampler": "eulr"}, "did you mean"),
         ({"sampler": 9}, "DiffusionDB"),
@@ -58,7 +58,7 @@ def test_bad_requests_are_told_why(info, changes, reason):
         {},
         {"guidance_scale": 0},
         {"guidance_scale": -3.5},
-        {"seed": 2**63 - 1},
+        {"seed": 2**64 - 1},
         {"height": 8, "width": 1024},
         {"steps": 1000},
         {"sampler": "DPM++ 2M Karras"},
@@ -70,3 +70,15 @@ def test_good_requests_pass(info, changes):
 
 def test_anything_else_is_no_request(info):
     assert "not a Request" in validate("a cat", info)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"task": "juggling"}, "'juggling'"),
+        ({"extra": {"strength": 0.5}}, "strength is not a setting of text-to-image"),
+    ],
+)
+def test_a_setting_of_another_kind_of_row_is_refused(change, word, info):
+    reason = validate(Request("a", **change), info)
+    assert reason is not None and word in reason

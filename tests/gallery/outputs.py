@@ -1,26 +1,30 @@
-"""Outputs as sdbatch writes them, made by hand: small, in every layout, with prompts of the test's choice."""
+"""Outputs of made-up rows, small, in every layout: sdbatch's own layouts write them, and no model makes them."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
-import tarfile
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from sdbatch.output.stats import ShardStats
-from sdbatch.record import RunRecord
-from sdbatch.storage import Store
+from sdbatch.diffusion.request import Request
+from sdbatch.output import ShardStats, image_key, marker_name
+from sdbatch.output.layouts import LAYOUTS
+from sdbatch.output.manifest import new_record
+from sdbatch.output.manifest_files import create_manifest, load_manifest
+from sdbatch.output.metadata import OUTCOME, SETTINGS, Outcome, metadata_schema, metadata_table
+from sdbatch.prompts import Columns, InputFile
+from sdbatch.settings import RunSettings
+from sdbatch.storage.store import Store
 
 __all__ = ["png", "write_output"]
 
 MODEL_HASH = "0123456789abcdef" * 4
+USUAL = {"negative_prompt": "", "sampler": "ddim", "steps": 20, "guidance_scale": 7.5, "height": 64, "width": 64}
 
 
 @cache
@@ -43,74 +47,41 @@ def write_output(
     model: str = "tiny",
 ) -> Path:
     """Write `rows` to `out`. A row needs a `prompt`; one with an `error` has failed; the rest is made up."""
-    out.mkdir(parents=True, exist_ok=True)
-    settings = {"layout": layout, "image_format": "png"}
-    RunRecord(settings, {"name": model, "hash": MODEL_HASH}, {}, [], shard_size).save(Store(str(out)))
-    for start in range(0, len(rows), shard_size):
-        shard = f"{start // shard_size:05}"
-        metadata, images = _shard(shard, rows[start : start + shard_size], start)
-        if layout == "files":
-            _write_files(out, shard, metadata, images)
-        elif layout == "webdataset":
-            _write_tar(out / f"{shard}.tar", metadata, images)
-        else:
-            for row in metadata:
-                image = images.get(row["key"])
-                row["image"] = image and {"bytes": image, "path": f"{row['key']}.png"}
-        pq.write_table(pa.Table.from_pylist(metadata), out / f"{shard}.parquet")
-        failed = sum(row["status"] == "failed" for row in metadata)
-        stats = ShardStats(int(shard), len(metadata), len(metadata), len(metadata) - failed, failed)
-        (out / f"{shard}_stats.json").write_bytes(stats.to_json())
+    ours = SETTINGS.keys() | OUTCOME.keys()
+    names = list(dict.fromkeys(name for row in rows for name in row if name not in ours))
+    own = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
+    columns = Columns({"prompt": "prompt"}, {name: name for name in names}, own.schema)
+    file = InputFile("prompts.parquet", 1, "1", len(rows), (len(rows),), "parquet", own.schema)
+    settings = RunSettings(layout=layout)
+    record = new_record(settings, {"name": model, "hash": MODEL_HASH}, [file], columns, shard_size)
+    store = Store(str(out))
+    assert load_manifest(store) is not None or create_manifest(store, record)
+    for shard, start in enumerate(range(0, len(rows), shard_size)):
+        writer = LAYOUTS[layout](store, shard, ".png")
+        outcomes = [_outcome(row, start + index) for index, row in enumerate(rows[start : start + shard_size])]
+        keys = [image_key(shard, index) for index in range(len(outcomes))]
+        made = {key: outcome.error is None for key, outcome in zip(keys, outcomes, strict=True)}
+        for index, (key, outcome) in enumerate(zip(keys, outcomes, strict=True)):
+            if made[key]:
+                writer.add(key, _picture(start + index, outcome.request))
+        table = own.slice(start, len(outcomes)) if names else pa.table({"": pa.nulls(len(outcomes))})
+        metadata = metadata_table(table, columns, keys, outcomes, model, writer.columns(made))
+        writer.finish(metadata, metadata_schema(columns, layout))
+        ok = sum(made.values())
+        stats = ShardStats(shard, len(made), len(made), ok, len(made) - ok, run=record.id)
+        store.write(marker_name(shard), stats.to_json())
     return out
 
 
-def _shard(shard: str, rows: list[dict[str, Any]], start: int) -> tuple[list[dict], dict[str, bytes]]:
-    metadata, images = [], {}
-    for index, row in enumerate(rows):
-        size = (row.get("width") or 64, row.get("height") or 64)
-        # Forty pictures are enough for ten thousand rows, and quickly made.
-        image = None if row.get("error") else png((start + index) % 40, size)
-        full = {
-            "key": f"{shard}{index:04}",
-            "negative_prompt": "",
-            "seed": 1000 + start + index,
-            "sampler": "ddim",
-            "steps": 20,
-            "guidance_scale": 7.5,
-            "height": 64,
-            "width": 64,
-            "model": "tiny",
-            "status": "ok" if image else "failed",
-            "error": None,
-            "sha256": image and hashlib.sha256(image).hexdigest(),
-            "prompt_tokens": len((row["prompt"] or "").split()) + 2,
-            "prompt_truncated": False,
-        } | row
-        # The input's own columns come first, as in a real output.
-        metadata.append({name: full[name] for name in (*row, *(name for name in full if name not in row))})
-        if image:
-            images[full["key"]] = image
-    return metadata, images
+def _outcome(row: dict[str, Any], index: int) -> Outcome:
+    given = {name: value for name, value in row.items() if name in SETTINGS}
+    request = Request(**{"seed": 1000 + index, **USUAL, **given})
+    if error := row.get("error"):
+        return Outcome(request, error)
+    digest = hashlib.sha256(_picture(index, request)).hexdigest()
+    return Outcome(request, None, digest, len(request.prompt.split()) + 2, False)
 
 
-def _write_files(out: Path, shard: str, metadata: list[dict], images: dict[str, bytes]) -> None:
-    (out / shard).mkdir()
-    for key, image in images.items():
-        (out / shard / f"{key}.png").write_bytes(image)
-    for row in metadata:
-        row["file_name"] = f"{shard}/{row['key']}.png" if row["key"] in images else None
-
-
-def _write_tar(path: Path, metadata: list[dict], images: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for row in metadata:
-            if row["key"] in images:
-                parts = {
-                    "png": images[row["key"]],
-                    "txt": row["prompt"].encode(),
-                    "json": json.dumps(row).encode(),
-                }
-                for kind, content in parts.items():
-                    member = tarfile.TarInfo(f"{row['key']}.{kind}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
+def _picture(index: int, request: Request) -> bytes:
+    # Forty pictures are enough for ten thousand rows, and quickly made.
+    return png(index % 40, (request.width, request.height))

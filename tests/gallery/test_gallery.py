@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 from PIL import Image
 
 from sdbatch.gallery import write_gallery, write_sheet
 from sdbatch.gallery.literals import literal
 from sdbatch.output.encoding import read_parameters
+from sdbatch.output.score_run import score
+from sdbatch.output.verify import verify
 from tests.gallery.outputs import write_output
 from tests.output import writing
 from tests.outputs import write_table
@@ -51,7 +55,9 @@ def test_nothing_in_it_looks_like_a_part_of_the_dataset(tmp_path, layout):
     write_gallery(str(out))
     assert sorted(out.glob("*.parquet")) == before
     assert not list((out / "gallery").rglob("*.parquet"))
-    assert not re.fullmatch(r"\d{5,}.*", "gallery")
+    strangers = [path.name for path in out.iterdir() if not re.fullmatch(r"\d{5,}.*|run\.json", path.name)]
+    assert strangers == ["gallery"]  # and no reader takes that for a shard: verify finds nothing too many
+    assert verify(str(out)).surplus == ()
     # Readers that look for pictures in every folder skip those that start with two underscores.
     pictures = [path.relative_to(out) for path in (out / "gallery").rglob("*.png")]
     assert all(path.parts[1] == "__images" for path in pictures)
@@ -85,6 +91,29 @@ def test_what_the_real_writer_writes_is_shown_with_the_parameters_in_its_files(t
         with Image.open(page / columns["picture"][row]) as image:
             assert columns["parameters"][row] == read_parameters(image)
     write_sheet(str(out), str(tmp_path / "sheet.png"))
+
+
+@pytest.mark.parametrize("folder", ["gallery", "gallery/data"])
+def test_it_is_made_again_from_inside_of_itself(tmp_path, monkeypatch, folder):
+    out = write_output(tmp_path / "out", ROWS)
+    write_gallery(str(out))
+    monkeypatch.chdir(out / folder)
+    write_gallery(str(out))
+    assert Path("index.html" if folder == "gallery" else "run.js").is_file()
+
+
+def test_links_in_the_place_of_the_gallery_are_not_written_through(tmp_path):
+    out = write_output(tmp_path / "out", ROWS, layout="parquet")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine.txt").write_text("mine")
+    (out / "gallery").mkdir()
+    (out / "gallery" / "data").symlink_to(elsewhere)
+    write_gallery(str(out))
+    shutil.rmtree(out / "gallery")
+    (out / "gallery").symlink_to(elsewhere)
+    write_gallery(str(out))
+    assert contents(elsewhere) == {"mine.txt": b"mine"}
 
 
 def test_a_dataset_on_an_object_store(tmp_path):
@@ -123,3 +152,28 @@ def test_a_dataset_on_an_object_store(tmp_path):
 )
 def test_literals(value, expected):
     assert literal(value) == expected
+
+
+def test_it_shows_what_a_picture_started_from_and_scores_that_came_later(tmp_path, monkeypatch):
+    Image.new("RGB", (900, 600), "red").save(tmp_path / "red.png")
+    monkeypatch.chdir(tmp_path)
+    digest = hashlib.sha256((tmp_path / "red.png").read_bytes()).hexdigest()
+    own = {"input_image": "red.png", "input_image_sha256": digest}
+    out = write_output(tmp_path / "out", [{"prompt": "a", **own}, {"prompt": "b", **own}, {"prompt": "c"}])
+    score(str(out), ["entropy"])
+    write_gallery(str(out))
+    columns = read_columns(out / "gallery" / "data" / "rows-0.js")
+    assert all(isinstance(value, float) for value in columns["entropy"])
+    first, second, third = columns["started_from"]
+    assert first == second is not None and third is None
+    shown = Image.open(out / "gallery" / first)
+    assert shown.size == (512, 341) and shown.getpixel((9, 9))[0] > 240
+    write_sheet(str(out), str(tmp_path / "sheet.png"), columns=3)
+    pixels = np.asarray(Image.open(tmp_path / "sheet.png")).astype(int)
+    is_red = (pixels[..., 0] > 250) & (pixels[..., 1] < 5) & (pixels[..., 2] < 5)
+    assert is_red.sum() > 2 * 100 * 60
+    # A picture that is gone, or is another one now, is left out.
+    Image.new("RGB", (900, 600), "blue").save(tmp_path / "red.png")
+    write_gallery(str(out))
+    assert read_columns(out / "gallery" / "data" / "rows-0.js")["started_from"] == [None] * 3
+    assert not list((out / "gallery").rglob("*.jpg"))

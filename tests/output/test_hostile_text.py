@@ -19,9 +19,9 @@ from PIL import Image
 from sdbatch.output.dataset import open_dataset
 from sdbatch.output.encoding import encode, read_parameters
 from sdbatch.output.parameters import fitted
+from sdbatch.output.status import status
+from sdbatch.output.verify import verify
 from sdbatch.settings import LAYOUTS
-from sdbatch.status import status
-from sdbatch.verify import verify
 from tests.output.writing import write_output
 from tests.tables import write_table
 
@@ -74,18 +74,20 @@ def test_a_reason_holds_nothing_that_a_terminal_obeys(tmp_path: Path) -> None:
     assert reason.isprintable() and "\\x1b[2Jmany" in reason
 
 
-def test_carried_text_that_is_not_utf8_is_carried(tmp_path: Path) -> None:
+def test_carried_text_that_is_not_utf8_can_be_read(tmp_path: Path) -> None:
     bad = pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff\xfe", b"fine"]).buffers())
-    prompts = write_table(tmp_path / "p.parquet", {"prompt": ["a", "b"], "note": bad})
+    prompts = write_table(tmp_path / "p.parquet", {"prompt": ["a", "b"], "note": bad, "negative_prompt": bad})
     for layout in LAYOUTS:
         out = tmp_path / layout
         write_output(str(out), prompts, layout=layout)
         assert verify(str(out)).ok
         note = pq.read_table(out / "00000.parquet").column("note")
-        assert note.cast(pa.binary()).to_pylist() == [b"\xff\xfe", b"fine"]
+        status = pq.read_table(out / "00000.parquet").column("status")
+        assert status.to_pylist() == ["failed", "ok"]  # by its negative prompt
+        assert note.to_pylist() == ["\ufffd\ufffd", "fine"]  # as bytes, no reader could open the file
     with tarfile.open(tmp_path / "webdataset" / "00000.tar") as tar:
-        row = json.load(tar.extractfile("000000000.json"))
-    assert row["note"] == "\ufffd\ufffd"
+        row = json.load(tar.extractfile("000000001.json"))
+    assert row["note"] == "fine"
 
 
 def test_values_that_json_or_python_cannot_hold(tmp_path: Path) -> None:

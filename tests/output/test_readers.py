@@ -20,6 +20,7 @@ from PIL import Image
 
 from sdbatch.diffusion.request import Request
 from sdbatch.output.dataset import open_dataset
+from sdbatch.output.verify import verify
 from sdbatch.settings import LAYOUTS
 from tests.output.writing import noise, write_output
 from tests.tables import write_table
@@ -125,7 +126,9 @@ def test_pandas_pyarrow_and_duckdb(output: Callable[..., Path], layout: str) -> 
     assert list(frame["id"]) == TABLE["id"]
     table = ds.dataset(sorted(str(path) for path in out.glob("*.parquet"))).to_table()
     assert table.column("note").to_pylist() == TABLE["note"]
-    counts = duckdb.sql(f"SELECT status, error, count(*) FROM '{out}/*.parquet' GROUP BY ALL ORDER BY ALL").fetchall()
+    query = f"SELECT status, error, count(*) FROM '{out}/*.parquet' GROUP BY ALL ORDER BY ALL"
+    with duckdb.connect() as connection:  # of its own: another test's may be in use
+        counts = connection.execute(query).fetchall()
     assert counts == [("failed", "prompt is empty", 3), ("ok", None, 5)]
 
 
@@ -208,3 +211,15 @@ def test_pictures_make_no_huge_pages_or_row_groups(tmp_path: Path) -> None:
                 assert set(chunk.encodings) == {"PLAIN", "RLE"}
             else:
                 assert chunk.compression == "ZSTD"
+
+
+@pytest.mark.parametrize("layout", ["files", "webdataset"])
+def test_the_tables_own_image_and_file_name_stand_beside_the_pictures(tmp_path: Path, layout: str) -> None:
+    table = {"prompt": ["a", "b"], "image": ["x.png", "y.png"]} | (
+        {"file_name": ["1", "2"]} if layout != "files" else {}
+    )
+    write_output(str(tmp_path / "out"), write_table(tmp_path / "p.parquet", table), layout=layout)
+    assert verify(str(tmp_path / "out")).ok
+    rows = list(open_dataset(str(tmp_path / "out")))
+    assert [row["input_image"] for row in rows] == ["x.png", "y.png"]
+    assert all(row["image"].size == (32, 32) for row in rows)

@@ -16,10 +16,11 @@ from PIL import Image
 
 from sdbatch.diffusion.request import GeneratedImage, Request
 from sdbatch.output import ModelLabel, ShardWriter, finished_shards
-from sdbatch.prompts import check_table, list_inputs, parse, read_rows
+from sdbatch.prompts import Piece, check_table, list_inputs, parse, read_rows
 from sdbatch.settings import LAYOUTS, RunSettings
-from sdbatch.storage import Store
+from sdbatch.storage.store import Store
 from tests.output.writing import noise, write_output
+from tests.outputs import is_of_a_run
 from tests.tables import write_table
 
 MIXED = {
@@ -32,9 +33,9 @@ MIXED = {
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """Every file but the markers, which hold timings."""
-    files = (path for path in out.rglob("*") if path.is_file() and not path.name.endswith("_stats.json"))
-    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+    """Every file of the dataset, without the manifest and the markers, which hold a run's identity and timings."""
+    names = [str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()]
+    return {name: (out / name).read_bytes() for name in names if not is_of_a_run(name)}
 
 
 def test_files_layout_on_disk(tmp_path: Path) -> None:
@@ -63,7 +64,8 @@ def test_metadata_as_pandas_reads_it(tmp_path: Path) -> None:
     rows = pd.read_parquet(out / "00000.parquet")
     assert list(rows.columns) == [
         "id", "key", "file_name", "prompt", "negative_prompt", "seed", "sampler", "steps", "guidance_scale",
-        "height", "width", "model", "status", "error", "sha256", "prompt_tokens", "prompt_truncated",
+        "height", "width", "guidance_rescale", "guidance_start", "guidance_stop",
+        "model", "status", "error", "sha256", "prompt_tokens", "prompt_truncated",
     ]  # fmt: skip
     assert list(rows["id"]) == MIXED["id"]
     assert list(rows["status"]) == ["ok", "failed", "ok", "failed", "failed", "failed"]
@@ -157,7 +159,7 @@ def test_a_shard_with_images_missing_gets_no_marker(tmp_path: Path) -> None:
     settings, store = RunSettings(), Store(str(tmp_path / "out"))
     columns = check_table([file], settings)
     (table,) = read_rows(file, columns, [(0, 2)])
-    rows = parse(table, columns, settings, 0, 0)
+    rows = parse(table, columns, settings, [Piece(0, 0, table.num_rows)])
     writer = ShardWriter(store, 0, table, rows, columns, settings, ModelLabel("tiny", "x", 8, 8))
     image = GeneratedImage(rows[0].requests[0], 0, np.zeros((8, 8, 3), np.uint8))
     writer.add(0, image)

@@ -8,10 +8,11 @@ import numpy as np
 
 from sdbatch.diffusion.request import GeneratedImage, Request
 from sdbatch.output import ModelLabel, ShardStats, ShardWriter
-from sdbatch.prompts import InputFile, check_table, list_inputs, parse, read_rows
-from sdbatch.record import RunRecord, picture_settings
+from sdbatch.output.manifest import RunRecord, new_record
+from sdbatch.output.manifest_files import create_manifest, load_manifest
+from sdbatch.prompts import InputFile, Piece, check_table, list_inputs, parse, read_rows
 from sdbatch.settings import RunSettings
-from sdbatch.storage import Store
+from sdbatch.storage.store import Store
 
 MODEL = ModelLabel("tiny", "0123abcd", 32, 32)
 
@@ -36,32 +37,35 @@ def write_output(
     storage_options = dict(settings.storage_options)
     files = list_inputs(prompts, storage_options)
     columns = check_table(files, settings)
+    record = begin(Store(out, storage_options), settings, files, shard_rows)
     stats: list[ShardStats] = []
     for number, file in enumerate(files):
         ranges = [(first, min(shard_rows, file.rows - first)) for first in range(0, file.rows, shard_rows)]
         tables = read_rows(file, columns, ranges, storage_options)
         for (first, _), table in zip(ranges, tables, strict=True):
-            rows = parse(table, columns, settings, number, first)
-            writer = ShardWriter(Store(out, storage_options), len(stats), table, rows, columns, settings, MODEL)
+            rows = parse(table, columns, settings, [Piece(number, first, table.num_rows)])
+            writer = ShardWriter(
+                Store(out, storage_options), len(stats), table, rows, columns, settings, MODEL, record.id
+            )
             requests = [request for row in rows for request in row.requests]
-            failed = [row.error is not None for row in rows for _ in row.requests]
-            wanted = [index for index in range(len(requests)) if not failed[index]]
+            errors = [row.error for row in rows for _ in row.requests]
+            wanted = list(range(len(requests)))
             if order:
                 order.shuffle(wanted)
             for index in wanted:
-                writer.add(index, generate(requests[index], index))
+                error = errors[index]
+                image = (
+                    GeneratedImage(requests[index], index, None, error) if error else generate(requests[index], index)
+                )
+                writer.add(index, image)
             stats.append(writer.finish(1.5, {"attempt": 1}))
-    write_run(Store(out, storage_options), settings, files, shard_rows)
     return stats
 
 
-def write_run(store: Store, settings: RunSettings, files: list[InputFile], shard_rows: int) -> None:
-    """run.json, as far as readers of an output need it."""
-    record = RunRecord(
-        settings=picture_settings(settings),
-        model={"name": MODEL.name, "hash": MODEL.hash},
-        engine={},
-        inputs=[{"path": file.path, "rows": file.rows} for file in files],
-        shard_rows=shard_rows,
-    )
-    record.save(store)
+def begin(store: Store, settings: RunSettings, files: list[InputFile], shard_rows: int) -> RunRecord:
+    """The output's manifest: the one that is there, or a new one."""
+    if (record := load_manifest(store)) is None:
+        model = {"name": MODEL.name, "hash": MODEL.hash}
+        record = new_record(settings, model, files, check_table(files, settings), shard_rows)
+        assert create_manifest(store, record)
+    return record

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 
-from tests.outputs import content, markers, metadata, write_table
+from tests.outputs import as_before_fields, content, markers, metadata, write_table
 
 FAST = ("--steps", 1, "--sampler", "ddim", "--guidance-scale", 1, "--shard-size", 4, "--actors", 1)
 
 
-def test_files_that_come_later_are_numbered_after_those_that_are_known(tmp_path, sdbatch_command):
+def test_files_that_come_later_are_numbered_after_those_that_are_known(tmp_path, stand_in_command):
     folder, out = tmp_path / "in", tmp_path / "out"
     write_table(folder / "m.parquet", {"prompt": [f"m{i}" for i in range(6)]})
-    sdbatch_command("generate", folder, out, *FAST)
+    stand_in_command("generate", folder, out, *FAST)
     before = content(out)
 
     write_table(folder / "a.parquet", {"prompt": [f"a{i}" for i in range(5)]})
-    process = sdbatch_command("generate", folder, out, *FAST)
+    process = stand_in_command("generate", folder, out, *FAST)
     assert "11 of 11 images" in process.stdout
     assert "5 of them made now" in process.stdout
     after = content(out)
@@ -25,41 +25,41 @@ def test_files_that_come_later_are_numbered_after_those_that_are_known(tmp_path,
     assert len(markers(out)) == 4
 
 
-def test_a_file_that_changed_is_refused_and_nothing_is_lost(tmp_path, sdbatch_command):
+def test_a_file_that_changed_is_refused_and_nothing_is_lost(tmp_path, stand_in_command):
     prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one", "two"]}), tmp_path / "out"
-    sdbatch_command("generate", prompts, out, *FAST)
+    stand_in_command("generate", prompts, out, *FAST)
     before = content(out)
     write_table(prompts, {"prompt": ["one", "three"]})
-    process = sdbatch_command("generate", prompts, out, *FAST, status=2)
+    process = stand_in_command("generate", prompts, out, *FAST, status=2)
     assert "p.parquet changed" in process.stderr
     assert "--overwrite" in process.stderr
     assert content(out) == before
 
 
-def test_a_table_that_moved_goes_on_where_it_is_now(tmp_path, sdbatch_command):
+def test_a_table_that_moved_goes_on_where_it_is_now(tmp_path, stand_in_command):
     table, out = tmp_path / "here", tmp_path / "out"
     table.mkdir()
     for name, prompt in (("a.parquet", "one"), ("b.parquet", "two")):
         write_table(table / name, {"prompt": [prompt] * 4})
-    sdbatch_command("generate", table, out, *FAST)
+    stand_in_command("generate", table, out, *FAST)
     before = content(out)
     (out / "00001_stats.json").unlink()
     table = table.rename(tmp_path / "there")
     write_table(table / "0.parquet", {"prompt": ["three"] * 4})  # goes before them by name, not by number
-    process = sdbatch_command("generate", table, out, *FAST)
+    process = stand_in_command("generate", table, out, *FAST)
     assert "8 of them made now" in process.stdout
     assert {name: sha for name, sha in content(out).items() if name in before} == before
     # The name alone makes no table the same one.
     (table / "a.parquet").rename(tmp_path / "a.parquet")
     (table / "sub").mkdir()
     write_table(table / "sub" / "a.parquet", {"prompt": ["four"] * 4})
-    process = sdbatch_command("generate", f"{table}/**/*.parquet", out, *FAST, status=2)
+    process = stand_in_command("generate", f"{table}/**/*.parquet", out, *FAST, status=2)
     assert "a.parquet was an input of OUT" in process.stderr
 
 
-def test_a_dataset_from_before_a_setting_existed_goes_on(tmp_path, sdbatch_command):
+def test_a_dataset_from_before_a_setting_existed_goes_on(tmp_path, stand_in_command):
     prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one"] * 8}), tmp_path / "out"
-    sdbatch_command("generate", prompts, out, *FAST)
+    stand_in_command("generate", prompts, out, *FAST)
     before = content(out)
     (out / "00001_stats.json").unlink()
     record = json.loads((out / "run.json").read_text())
@@ -70,39 +70,54 @@ def test_a_dataset_from_before_a_setting_existed_goes_on(tmp_path, sdbatch_comma
         for name in names:
             del record[part][name]
     (out / "run.json").write_text(json.dumps(record))
-    sdbatch_command("generate", prompts, out, *FAST, "--deep-cache", 3, status=2)
-    sdbatch_command("generate", prompts, out, *FAST)
+    stand_in_command("generate", prompts, out, *FAST, "--deep-cache", 3, status=2)
+    stand_in_command("generate", prompts, out, *FAST)
     assert content(out) == before and len(markers(out)) == 2
 
 
-def test_what_would_make_other_pictures_is_refused(tmp_path, sdbatch_command):
+def test_a_dataset_from_before_guidance_had_columns_goes_on_with_its_own(tmp_path, sdbatch_command):
+    prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one"] * 8, "id": list(range(8))}), tmp_path / "out"
+    options = ("--steps", 4, "--sampler", "ddim", "--shard-size", 4, "--actors", 1, "--guidance-start", 0.3)
+    sdbatch_command("generate", prompts, out, *options, "--guidance-stop", 0.7)
+    as_before_fields(out)
+    before = content(out)
+    assert "0 of them different" in sdbatch_command("verify", out, "--remake", 2).stdout
+    (out / "00001_stats.json").unlink()
+    sdbatch_command("generate", prompts, out, *options, "--guidance-stop", 0.6, status=2)
+    sdbatch_command("generate", prompts, out, *options, "--guidance-stop", 0.7)
+    assert content(out) == before and len(markers(out)) == 2
+    assert "guidance_stop" not in metadata(out)[0]
+
+
+def test_what_would_make_other_pictures_is_refused(tmp_path, stand_in_command):
     prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one"] * 8}), tmp_path / "out"
-    sdbatch_command("generate", prompts, out, *FAST, "--lanes", 4)
+    stand_in_command("generate", prompts, out, *FAST, "--lanes", 4)
     (out / "00001_stats.json").unlink()
     changed = {"--lanes": 8, "--dtype": "bf16", "--shard-size": 8, "--image-format": "jpeg", "--cpus-per-actor": 2}
     changed |= {"--deep-cache": 2, "--quantization": "int8"}
     for option, value in changed.items():
-        process = sdbatch_command("generate", prompts, out, *FAST, option, value, status=2)
+        process = stand_in_command("generate", prompts, out, *FAST, option, value, status=2)
         assert option.removeprefix("--").split("-")[0] in process.stderr
-    sdbatch_command("generate", prompts, out, *FAST)
+    assert "--lanes 4" in stand_in_command("plan", prompts, out, *FAST, "--lanes", 8, status=2).stderr
+    stand_in_command("generate", prompts, out, *FAST)
     assert len(markers(out)) == 2
 
 
-def test_overwrite_removes_what_runs_wrote_and_nothing_else(tmp_path, sdbatch_command):
+def test_overwrite_removes_what_runs_wrote_and_nothing_else(tmp_path, stand_in_command):
     prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one"] * 8}), tmp_path / "out"
-    sdbatch_command("generate", prompts, out, *FAST)
+    stand_in_command("generate", prompts, out, *FAST)
     (out / "notes.txt").write_text("mine")
     write_table(prompts, {"prompt": ["two"] * 3})
-    sdbatch_command("generate", prompts, out, *FAST, "--overwrite")
+    stand_in_command("generate", prompts, out, *FAST, "--overwrite")
     assert (out / "notes.txt").read_text() == "mine"
     assert [row["prompt"] for row in metadata(out)] == ["two"] * 3
     assert not (out / "00001").exists()
 
 
-def test_parts_fill_one_output_as_one_run_would(tmp_path, sdbatch_command):
+def test_parts_fill_one_output_as_one_run_would(tmp_path, stand_in_command):
     prompts = write_table(tmp_path / "p.parquet", {"prompt": [f"number {i}" for i in range(18)]})
-    sdbatch_command("generate", prompts, tmp_path / "whole", *FAST)
-    sdbatch_command("generate", prompts, tmp_path / "parts", *FAST, "--part", "2/2")
+    stand_in_command("generate", prompts, tmp_path / "whole", *FAST)
+    stand_in_command("generate", prompts, tmp_path / "parts", *FAST, "--part", "2/2")
     assert set(markers(tmp_path / "parts")) == {"00001_stats.json", "00003_stats.json"}
-    sdbatch_command("generate", prompts, tmp_path / "parts", *FAST, "--part", "1/2")
+    stand_in_command("generate", prompts, tmp_path / "parts", *FAST, "--part", "1/2")
     assert content(tmp_path / "parts") == content(tmp_path / "whole")

@@ -35,9 +35,9 @@ PARTIPROMPTS = {
 SETTINGS = {"prompt", "seed", "step", "cfg", "sampler", "width", "height"}
 
 
-def test_diffusiondb_goes_in_as_it_is(tmp_path, sdbatch_command):
+def test_diffusiondb_goes_in_as_it_is(tmp_path, stand_in_command):
     prompts = write_table(tmp_path / "metadata.parquet", DIFFUSIONDB)
-    said = sdbatch_command("generate", prompts, tmp_path / "out", status=1)
+    said = stand_in_command("generate", prompts, tmp_path / "out", status=1)
     assert "sampler code 9" in said.stdout
     rows = metadata(tmp_path / "out")
     assert [(row["sampler"], row["steps"], row["guidance_scale"], row["seed"]) for row in rows[:3]] == [
@@ -56,7 +56,7 @@ def test_diffusiondb_goes_in_as_it_is(tmp_path, sdbatch_command):
             assert [row[name] for row in rows] == values.to_pylist()
 
 
-def test_partiprompts_goes_in_as_parquet_and_as_its_tsv(tmp_path, sdbatch_command):
+def test_partiprompts_goes_in_as_parquet_and_as_its_tsv(tmp_path, stand_in_command):
     prompts = write_table(tmp_path / "parti.parquet", PARTIPROMPTS)
     lines = [
         "\t".join(PARTIPROMPTS),
@@ -64,7 +64,7 @@ def test_partiprompts_goes_in_as_parquet_and_as_its_tsv(tmp_path, sdbatch_comman
     ]
     (tmp_path / "PartiPrompts.tsv").write_text("\n".join(lines) + "\n")
     for number, table in enumerate((prompts, tmp_path / "PartiPrompts.tsv")):
-        sdbatch_command("generate", table, tmp_path / f"{number}", "--steps", 2, "--sampler", "ddim")
+        stand_in_command("generate", table, tmp_path / f"{number}", "--steps", 2, "--sampler", "ddim")
     of_parquet, of_tsv = (metadata(tmp_path / name) for name in "01")
     assert [(row["prompt"], row["Category"], row["Challenge"], row["status"]) for row in of_parquet] == [
         ("a red circle", "Abstract", "Basic", "ok"),

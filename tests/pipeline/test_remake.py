@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,11 +20,22 @@ def test_images_are_made_again_from_their_metadata_rows_alone(tmp_path, sdbatch_
         "sampler": ["ddpm", "euler_a", "ddim", "pndm"],
         "steps": [3, 4, 5, 6],
         "guidance_scale": [7.5, 1.0, 3.0, 2.0],
+        "guidance_start": [0.2, 0.0, None, None],
+        "guidance_stop": [None, 1.0, 0.5, 0.9],
+        "guidance_rescale": [0.0, 0.0, 0.5, 0.7],
     }
     prompts, out = write_table(tmp_path / "p.parquet", table), tmp_path / "out"
     # What no metadata row holds.
-    alike = ("--guidance-start", 0.2, "--guidance-stop", 0.7, "--deep-cache", 2, "--quantization", "int8")
-    sdbatch_command("generate", prompts, out, "--images-per-prompt", 2, "--actors", 1, *alike, status=1)
+    alike = ("--deep-cache", 2, "--quantization", "int8")
+    defaults = ("--guidance-start", 0.1, "--guidance-stop", 0.7)
+    sdbatch_command("generate", prompts, out, "--images-per-prompt", 2, "--actors", 1, *alike, *defaults, status=1)
+    rows = pq.read_table(out / "00000.parquet").to_pylist()
+    assert [row["guidance_start"] for row in rows[::2]] == [0.2, 0.0, 0.1, 0.1]
+    assert [row["guidance_stop"] for row in rows[::2]] == [0.7, 1.0, 0.5, 0.9]
+    # Nor do the run's own values have a say.
+    manifest = json.loads((out / "run.json").read_text())
+    manifest["settings"] |= {"guidance_start": 0.9, "guidance_stop": 0.95, "guidance_rescale": 0.1}
+    (out / "run.json").write_text(json.dumps(manifest))
     process = sdbatch_command("verify", out, "--remake", 4)
     assert "4 images made again from their metadata, 0 of them different" in process.stdout
 
@@ -31,7 +43,7 @@ def test_images_are_made_again_from_their_metadata_rows_alone(tmp_path, sdbatch_
     forge(out, "000000003")
     assert "0 bad" in sdbatch_command("verify", out).stdout
     process = sdbatch_command("verify", out, "--remake", 6, status=1)
-    assert "image 000000003: made again, it has other bytes" in process.stdout
+    assert "image 000000003: made again, its bytes differ" in process.stdout
     assert "1 of them different" in process.stdout
 
 

@@ -61,21 +61,29 @@ def wait_for(condition, seconds: float = 180) -> None:
         time.sleep(0.05)
 
 
-def workers() -> list[psutil.Process]:
-    """The processes of our actors, by the title that Ray gives them."""
+def workers(address: str) -> list[psutil.Process]:
+    """The processes of actors on the Ray at `address`, by the title that Ray gives them."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         title = " ".join(process.info["cmdline"] or [])
-        if title.startswith("ray::") and "ShardWorker" in title:
+        if title.startswith("ray::") and "ShardWorker" in title and is_of(process, address):
             found.append(process)
     return found
 
 
-def test_kill_9_of_the_driver(running, prompts, undisturbed, sdbatch_command):
+def is_of(process: psutil.Process, address: str) -> bool:
+    """Whether the raylet that started a process belongs to the Ray at `address`."""
+    try:
+        return any(part.endswith(f"={address}") for part in process.parent().cmdline())
+    except (psutil.NoSuchProcess, AttributeError):  # it ended meanwhile
+        return False
+
+
+def test_kill_9_of_the_driver(running, prompts, undisturbed, sdbatch_command, ray_session):
     process, out = running
     process.send_signal(signal.SIGKILL)
     process.wait()
-    wait_for(lambda: not workers())
+    wait_for(lambda: not workers(ray_session))
     before = {p: p.stat().st_mtime_ns for p in out.glob("*_stats.json")}
     assert 0 < len(before) < 12
     sdbatch_command("generate", prompts, out, *SETTINGS)
@@ -83,9 +91,9 @@ def test_kill_9_of_the_driver(running, prompts, undisturbed, sdbatch_command):
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
-def test_kill_9_of_an_actor(running, undisturbed):
+def test_kill_9_of_an_actor(running, undisturbed, ray_session):
     process, out = running
-    workers()[0].kill()
+    workers(ray_session)[0].kill()
     assert process.wait(timeout=300) == 0
     assert content(out) == undisturbed
     assert len(markers(out)) == 12

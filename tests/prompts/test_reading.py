@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sdbatch.errors import InputError
-from sdbatch.prompts import check_table, list_inputs, parse, read_rows
+from sdbatch.prompts import Piece, check_table, list_inputs, parse, read_rows
 from sdbatch.prompts import reading as reading_module
 from sdbatch.settings import RunSettings
 from tests.tables import write_table
@@ -82,7 +82,7 @@ def test_a_file_that_changed_since_it_was_planned_is_refused(tmp_path: Path) -> 
     (file,) = list_inputs(path)
     columns = check_table([file], RunSettings())
     write_table(tmp_path / "p.parquet", {"prompt": ["a"] * 2})
-    with pytest.raises(InputError, match=r"p\.parquet: has 2 rows; when planned it had 3"):
+    with pytest.raises(InputError, match=r"p\.parquet: has changed since the run was planned"):
         list(read_rows(file, columns, [(0, 3)]))
 
 
@@ -148,6 +148,6 @@ def test_a_damaged_file_is_refused_or_read_but_never_more(
         (file,) = list_inputs(str(path))
         columns = check_table([file], RunSettings())
         for table in read_rows(file, columns, [(0, file.rows)] if file.rows < 10_000 else []):
-            parse(table, columns, RunSettings(), 0, 0)
+            parse(table, columns, RunSettings(), [Piece(0, 0, table.num_rows)])
     except InputError as error:
         assert str(path) in str(error)

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdbatch.diffusion.request import Request
-from sdbatch.prompts import Columns, PromptRow, parse
+from sdbatch.prompts import Columns, Piece, PromptRow, parse
 from sdbatch.settings import RunSettings
 
 
 def parsed(columns: dict[str, object], text: bool = False, **options: object) -> list[PromptRow]:
     table = pa.table(columns)
     meaning = Columns({name: name for name in table.column_names}, {}, pa.schema([]), text)
-    return parse(table, meaning, RunSettings.from_options(options), 0, 0)
+    return parse(table, meaning, RunSettings.from_options(options), [Piece(0, 0, table.num_rows)])
 
 
 def one(**columns: object) -> PromptRow:
@@ -56,7 +56,7 @@ def test_seeds_of_their_own_follow_from_run_seed_file_and_row() -> None:
     def seeds(rows: int, run_seed: int, file: int, first: int) -> list[int]:
         columns = Columns({"prompt": "prompt"}, {}, pa.schema([]))
         table = pa.table({"prompt": ["a"] * rows})
-        parsed = parse(table, columns, RunSettings(seed=run_seed), file, first)
+        parsed = parse(table, columns, RunSettings(seed=run_seed), [Piece(file, first, table.num_rows)])
         return [row.requests[0].seed for row in parsed]
 
     whole = seeds(100, 0, 0, 0)
@@ -111,10 +111,17 @@ def test_dictionaries_and_every_kind_of_string() -> None:
         ({"steps": math.nan}, "steps is nan; must be a whole number"),
         ({"steps": math.inf}, "steps is inf; must be a whole number"),
         ({"steps": Decimal("2.5")}, "steps is 2.5; must be a whole number"),
-        ({"seed": -1}, "seed is -1; must be at least 0"),
+        ({"seed": -2}, "seed is -2; must be at least 0, or -1 for none"),
+        ({"seed": Decimal(2**64)}, "seed is 18446744073709551616; must be less than 2**64"),
+        ({"seed": 2.5}, "seed is 2.5; must be a whole number"),
+        ({"seed": math.inf}, "seed is inf; must be a whole number"),
         (
-            {"seed": pa.array([2**64 - 1], pa.uint64())},
-            "seed is 18446744073709551615; must be less than 2**63",
+            {"seed": float(2**53)},
+            "seed is 9007199254740992.0 as a float, which is not exact from 2**53 on; store it as an integer",
+        ),
+        (
+            {"seed": pa.array([2**24], pa.float32())},
+            "seed is 16777216.0 as a float, which is not exact from 2**24 on; store it as an integer",
         ),
         ({"height": 0}, "height is 0; must be at least 1"),
         ({"guidance_scale": math.inf}, "guidance_scale is inf; must be a finite number"),
@@ -136,9 +143,35 @@ def test_text_that_is_not_utf8_fails_alone() -> None:
     assert [row.error for row in parsed({"prompt": strings})] == [None, "prompt is not valid UTF-8", None]
 
 
-def test_the_largest_seed_must_leave_room_for_all_images() -> None:
-    (row,) = parsed({"prompt": ["a"], "seed": [2**63 - 1]}, images_per_prompt=2)
-    assert row.error is not None and "seed" in row.error
+@pytest.mark.parametrize("seed", [2**63, 2**64 - 1])
+def test_seeds_are_exact_in_every_type_that_holds_them(seed: int) -> None:
+    for values in (pa.array([seed], pa.uint64()), pa.array([Decimal(seed)], pa.decimal128(38, 2))):
+        assert one(seed=values).requests[0].seed == seed
+    (row,) = parsed({"prompt": ["a"], "seed": [f" {seed} "]}, text=True)
+    assert row.requests[0].seed == seed
+    assert one(seed=pa.array([2.0**53 - 1])).requests[0].seed == 2**53 - 1
+
+
+def test_seeds_wrap() -> None:
+    (row,) = parsed({"prompt": ["a"], "seed": pa.array([2**64 - 1], pa.uint64())}, images_per_prompt=3)
+    assert [request.seed for request in row.requests] == [2**64 - 1, 0, 1]
+
+
+@pytest.mark.parametrize("seed", [pa.array([-1]), pa.array([-1.0]), pa.nulls(1), pa.array([Decimal(-1)])])
+def test_a_seed_of_minus_one_is_none_given(seed: pa.Array) -> None:
+    assert one(seed=seed) == one()
+    (row,) = parsed({"prompt": ["a"], "seed": ["-1"]}, text=True)
+    assert row == one()
+
+
+def test_an_earlier_outputs_seeds_stay_below_2_63() -> None:
+    columns = Columns({"prompt": "prompt", "seed": "seed"}, {}, pa.schema([]), seed_type=pa.int64())
+    table = pa.table({"prompt": ["a"] * 3, "seed": pa.array([2**63 - 1, 2**63, 7], pa.uint64())})
+    rows = parse(table, columns, RunSettings(images_per_prompt=2), [Piece(0, 0, 3)])
+    assert [row.error is None for row in rows] == [False, False, True]
+    assert "must be less than 2**63" in rows[0].error and "must be less than 2**63" in rows[1].error
+    (row,) = parse(pa.table({"prompt": ["a"], "seed": [-1]}), columns, RunSettings(), [Piece(0, 0, 1)])
+    assert row.error == "seed is -1; must be at least 0"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +218,7 @@ def test_any_values_give_a_request_in_range_or_a_reason(
     )
     (request,) = row.requests
     if row.error is None:
-        assert request.prompt.strip() and request.steps >= 1 and 0 <= request.seed < 2**63
+        assert request.prompt.strip() and request.steps >= 1 and 0 <= request.seed < 2**64
         assert math.isfinite(request.guidance_scale)
         assert request.height is None or request.height >= 1
     else:

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdbatch.errors import InputError
-from sdbatch.prompts import PromptRow, check_table, list_inputs, parse, read_rows
+from sdbatch.prompts import Piece, PromptRow, check_table, list_inputs, parse, read_rows
 from sdbatch.prompts import text as text_module
 from sdbatch.settings import RunSettings
+from tests.test_cli import sdbatch
 
 
 def rows(path: Path, shard: int = 1000, **options: Any) -> list[PromptRow]:
@@ -27,7 +28,7 @@ def rows(path: Path, shard: int = 1000, **options: Any) -> list[PromptRow]:
         ranges = [(first, min(shard, file.rows - first)) for first in range(0, file.rows, shard)]
         tables = read_rows(file, columns, ranges)
         for (first, _), table in zip(ranges, tables, strict=True):
-            parsed += parse(table, columns, run, number, first)
+            parsed += parse(table, columns, run, [Piece(number, first, table.num_rows)])
     return parsed
 
 
@@ -99,12 +100,39 @@ def test_a_folder_of_text_files_is_one_table(tmp_path: Path) -> None:
     assert prompts(tmp_path / "*.csv") == ["a", "b"]
 
 
-def test_text_that_is_not_utf8_fails_alone(tmp_path: Path) -> None:
-    for name, head in (("p.txt", b""), ("p.csv", b"prompt\n")):
-        (tmp_path / name).write_bytes(head + "good\nb\xe4d\nfine\n".encode("latin-1"))
-        assert [row.error for row in rows(tmp_path / name)] == [None, "prompt is not valid UTF-8", None]
-    (tmp_path / "s.csv").write_bytes(b"prompt,steps\na,\xff\n")
-    assert [row.error for row in rows(tmp_path / "s.csv")] == ["steps is not valid UTF-8"]
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1252", "a cat,bäd"),
+        ("cp1252", "ein Bär,“Straße” – 5 €"),
+        ("cp1251", "красный круг на белом фоне,ещё один тест на длину"),
+        ("cp1250", "červený kruh na bílém pozadí,zkouška příliš žluťoučký kůň"),
+        ("utf-16", "円,🔴"),
+        ("utf-32", "円,é"),
+        ("utf-8-sig", "円,é"),
+    ],
+)
+def test_other_encodings_are_found_out_and_said(tmp_path: Path, encoding: str, text: str) -> None:
+    path = tmp_path / "p.csv"
+    path.write_bytes(f"prompt,note\n{text}\n".encode(encoding))
+    (file,) = list_inputs(str(path))
+    (table,) = read_rows(file, check_table([file], RunSettings()), [(0, 1)])
+    assert [table.column(name)[0].as_py() for name in ("prompt", "note")] == text.split(",")
+    assert ("is read as" in sdbatch("plan", path, tmp_path / "out").stdout) == (encoding != "utf-8-sig")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"prompt,n\na,1\nb\x81d,2\n",
+        b"prompt,n\na,1\nb\xe4d,2\n" + "ein Bär,3\n".encode(),
+        "prompt,n\nä1\n".encode() + b"\xe4,2\n",
+    ],
+)
+def test_text_of_no_encoding_is_refused_with_line_and_byte(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "p.csv").write_bytes(content)
+    said = sdbatch("plan", tmp_path / "p.csv", tmp_path / "out", status=2).stderr
+    assert "line 3, byte 1" in said and "UTF-8" in said
 
 
 @pytest.mark.parametrize(
@@ -117,7 +145,7 @@ def test_text_that_is_not_utf8_fails_alone(tmp_path: Path) -> None:
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": 3}\n', "JSON parse error"),
         ("p.jsonl", '{"prompt": "a"\n', "JSON parse error"),
         ("p.jsonl", "[1, 2]\n", "JSON parse error"),
-        ("p.jsonl", '{"prompt": "a", "steps": "many"}\n', "column 'steps' holds string; wanted whole numbers"),
+        ("p.jsonl", '{"prompt": "a", "steps": [1]}\n', "column 'steps' holds list<item: int64>; wanted whole numbers"),
         ("p.jsonl", '{"caption": "a"}\n', "has no column 'prompt'"),
     ],
 )
@@ -167,3 +195,23 @@ def test_any_bytes_are_a_table_or_refused_in_one_line(tmp_path: Path, content: b
         rows(tmp_path / f"p.{name}")
     except InputError as error:
         assert str(error).isprintable() and str(tmp_path) in str(error)
+
+
+@pytest.mark.parametrize("start", ["", "\n\n", '{"prompt": "a"}\n'])
+@pytest.mark.parametrize("line", ["null", " null\r", "\tnull{}", "null-1", 'null {"prompt": "a"}'])
+def test_a_line_that_is_null_is_refused_and_named(tmp_path: Path, start: str, line: str) -> None:
+    """The parser would end the whole process."""
+    (tmp_path / "p.jsonl").write_text(f'{start}{line}\n{{"prompt": "b"}}\n')
+    number = start.count("\n") + 1
+    with pytest.raises(InputError, match=f"p.jsonl: line {number} is null; each line must be an object"):
+        rows(tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize("brackets", ["[", '{"a":'])
+def test_json_nested_without_end_is_refused_and_not_followed(tmp_path: Path, brackets: str) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a"}\n{"prompt": "b", "x": ' + brackets * 100_000 + "\n")
+    with pytest.raises(InputError, match="nested more than 256 deep"):
+        list_inputs(str(path))
+    path.write_text('{"prompt": "' + "[" * 100_000 + '"}\n{"prompt": "b", "x": ' + "[" * 200 + "]" * 200 + "}\n")
+    assert list_inputs(str(path))[0].rows == 2

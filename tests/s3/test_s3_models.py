@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,9 +13,9 @@ import s3fs
 
 from sdbatch.diffusion import inspect_model, model_hash
 from sdbatch.errors import StorageError
-from sdbatch.models import fetch_model
+from sdbatch.model_source import fetch_model
 
-FETCH = "import sys; from pathlib import Path; from sdbatch.models import fetch_model; " \
+FETCH = "import sys; from pathlib import Path; from sdbatch.model_source import fetch_model; " \
         "print(fetch_model(sys.argv[1], cache=Path(sys.argv[2])))"  # fmt: skip
 
 
@@ -52,3 +53,18 @@ def test_wrong_keys_are_said_without_them(s3_server, model, tmp_path):
         fetch_model(model, options=wrong, cache=tmp_path / "cache")
     assert "tiny-copy" in str(refused.value)
     assert "not-the-secret" not in str(refused.value)
+
+
+def test_commands_take_a_model_in_a_bucket(s3_server, model, tmp_path, sdbatch_command):
+    environment = s3_server.environment | {"HOME": str(tmp_path)}
+    out = tmp_path / "out"
+    command = ("generate", "a red circle", out, "--model", model, "--steps", 1, "--sampler", "ddim", "--actors", 1)
+    options = ("--storage-options", json.dumps(s3_server.options))
+    sdbatch_command(*command, *options, **environment)
+    manifest = (out / "run.json").read_text()
+    assert json.loads(manifest)["model"]["source"] == model
+    assert s3_server.options["secret"] not in manifest
+    again = sdbatch_command("verify", out, "--remake", 1, *options, **environment)
+    assert "1 images made again from their metadata, 0 of them different" in again.stdout
+    speed = sdbatch_command("bench", "--model", model, "--steps", 1, "--lanes", 2, *options, **environment)
+    assert "images per second" in speed.stdout

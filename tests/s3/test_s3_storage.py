@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import s3fs
 
-from sdbatch.errors import InputError, StorageError
+from sdbatch.errors import InputError, StorageError, UsageError
 from sdbatch.prompts import list_inputs
-from sdbatch.storage import Store
+from sdbatch.storage.store import Store
 from tests.s3.server import S3Server
 
 WRONG_SECRET = "wrong-secret-of-nobody"
@@ -25,7 +26,7 @@ def test_what_is_written_is_read_and_listed(bucket: str, s3_server: S3Server) ->
     assert list(store.read_many(["run.json", "00000/a.png"])) == [b"{}", b"12345"]
     raw = s3fs.S3FileSystem(**s3_server.options)
     assert raw.cat(f"{bucket}/out/00000/a.png") == b"12345"
-    store.remove("00000", recursive=True)
+    store.remove_many(["00000/a.png"])
     store.remove("never there")
     assert not store.exists("00000/a.png")
     assert store.entries().keys() - {"00000/"} == {"run.json"}  # SeaweedFS keeps the empty folder for a while
@@ -122,7 +123,10 @@ def test_the_probe_leaves_nothing(bucket: str, s3_server: S3Server) -> None:
     ("where", "change", "error", "reason"),
     [
         ("{bucket}/missing.parquet", {}, InputError, "there is no such file"),
-        ("s3://no-such-bucket-here/p.parquet", {}, InputError, "there is no such file"),
+        ("s3://no-such-bucket-here/p.parquet", {}, StorageError, "there is no such bucket"),
+        ("{bucket}/p.parquet", {"kye": "x"}, UsageError, "knows no storage option 'kye'"),
+        ("{bucket}/p.parquet", {"anon": "no"}, UsageError, "'anon' is 'no'; expected true or false"),
+        ("{bucket}/p.parquet", {"client_kwargs": 3}, UsageError, "'client_kwargs' is '3'; expected an object"),
         ("{bucket}/*.parquet", {}, InputError, "there is no such file"),
         ("{bucket}/p.parquet", {"secret": WRONG_SECRET}, StorageError, "secret key is wrong|access denied"),
         ("{bucket}/p.parquet", {"endpoint_url": "http://127.0.0.1:9"}, StorageError, "Could not connect"),
@@ -135,3 +139,20 @@ def test_a_prompt_table_that_cannot_be_had_is_named(
     with pytest.raises(error, match=reason) as raised:
         list_inputs(where, s3_server.options | change)
     assert where in str(raised.value) and WRONG_SECRET not in str(raised.value)
+
+
+def test_of_many_who_create_a_file_one_succeeds(bucket: str, s3_server: S3Server) -> None:
+    store = Store(f"{bucket}/out", s3_server.options)
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda i: store.create("run.json", b"%d" % i), range(16)))
+    assert won.count(True) == 1
+    assert store.read("run.json") == b"%d" % won.index(True)
+    store.replace("run.json", b"later")
+    assert store.head("run.json", 2) == b"la"
+
+
+def test_a_key_may_hold_what_fsspec_takes_for_two_urls(bucket: str, s3_server: S3Server) -> None:
+    store = Store(f"{bucket}/run::2", s3_server.options)
+    store.write("x", b"1")
+    assert store.entries() == {"x": 1}
+    assert s3fs.S3FileSystem(**s3_server.options).cat(f"{bucket}/run::2/x") == b"1"

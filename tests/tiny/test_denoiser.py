@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sdbatch.tiny.denoiser import BOUND, FREE, MISTOLD, mistold_share, new_scheduler, overshoot, signal_to_noise
+from training.tiny.denoiser import BOUND, FREE, MISTOLD, mistold_share, new_scheduler, overshoot, signal_to_noise
 
 
 def test_the_excess_never_drowns_the_noise():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from sdbatch.tiny.judge import MODEL
+from training.tiny.judge import MODEL
 
 
 @pytest.fixture(scope="module")
@@ -44,5 +44,5 @@ def test_all_parts_come_in_one_dtype(pipeline):
 
 def test_the_card_tells_how_it_was_made():
     card = (MODEL / "README.md").read_text()
-    for told in ("sdbatch.tiny.train", "at commit", "| autoencoder |", "guidance 7.5"):
+    for told in ("training.tiny.train", "at commit", "| autoencoder |", "guidance 7.5"):
         assert told in card

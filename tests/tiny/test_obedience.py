@@ -9,8 +9,8 @@ import os
 
 import pytest
 
-from sdbatch.tiny.judge import MODEL, describe, generate, judge, load
 from sdbatch.tiny.reader import read
+from training.tiny.judge import MODEL, describe, generate, judge, load
 
 COUNT = int(os.environ.get("SDBATCH_OBEDIENCE", "100"))
 ATTRIBUTES, RELATION = (0.95, 0.90) if COUNT >= 500 else (0.92, 0.85)

@@ -14,7 +14,7 @@ from sdbatch.tiny.scenes import BACKGROUNDS, COLOURS, SHAPES, draw, scenes
 def drawn(count: int, number: int):
     rng = random.Random(number)
     batch = rng.choices(scenes(count), k=number)
-    pixels = (draw(batch, rng) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    pixels = (draw(batch, rng) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
     return batch, [read(picture) for picture in pixels]
 
 
@@ -55,7 +55,7 @@ def test_noise_fog_and_emptiness_hold_nothing():
 def test_a_thing_too_many_is_wrong():
     rng = random.Random(4)
     pair = scenes(2)[5_000]
-    pixels = (draw([pair], rng)[0] * 255).round().byte().permute(1, 2, 0).numpy()
+    pixels = (draw([pair], rng)[0] * 255).round().astype(np.uint8).transpose(1, 2, 0)
     alone = next(
         scene for scene in scenes(1) if scene.things == pair.things[:1] and scene.background == pair.background
     )

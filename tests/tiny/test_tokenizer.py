@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdbatch.tiny.captions import WORDS, caption
-from sdbatch.tiny.judge import MODEL
 from sdbatch.tiny.scenes import scenes
-from sdbatch.tiny.tokenizer import CONTEXT, new_tokenizer
+from training.tiny.judge import MODEL
+from training.tiny.tokenizer import CONTEXT, new_tokenizer
 
 TOKENIZER = new_tokenizer()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sdbatch.tiny.training import Run, fast_arithmetic, learning_rate
+from training.tiny.training import Run, fast_arithmetic, learning_rate
 
 
 class Killed(Exception):

@@ -1,0 +1,169 @@
+"""What a family of diffusion transformers must keep: its pipeline's pictures, the same bytes beside any neighbours."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import (
+    DEISMultistepScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    UniPCMultistepScheduler,
+)
+from diffusers.utils import logging
+
+from sdbatch.diffusion.engine import Engine
+from sdbatch.diffusion.models.inspection import inspect_model
+from sdbatch.diffusion.request import Request
+from sdbatch.diffusion.samplers.coefficients import build_scheduler
+
+SOLVER = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "final_sigmas_type": "zero"}
+SCHEDULERS = {
+    "flow_euler": (FlowMatchEulerDiscreteScheduler, {}),
+    "flow_euler_karras": (FlowMatchEulerDiscreteScheduler, {"use_karras_sigmas": True}),
+    "flow_euler_exponential": (FlowMatchEulerDiscreteScheduler, {"use_exponential_sigmas": True}),
+    "flow_euler_beta": (FlowMatchEulerDiscreteScheduler, {"use_beta_sigmas": True}),
+    "flow_euler_stochastic": (FlowMatchEulerDiscreteScheduler, {"stochastic_sampling": True}),
+    "flow_heun": (FlowMatchHeunDiscreteScheduler, {}),
+    "flow_lcm": (FlowMatchLCMScheduler, {}),
+    "flow_dpmpp_2m": (DPMSolverMultistepScheduler, SOLVER),
+    "flow_dpmpp_2s": (DPMSolverSinglestepScheduler, SOLVER),
+    "flow_deis": (DEISMultistepScheduler, SOLVER | {"algorithm_type": "deis"}),
+    "flow_unipc": (UniPCMultistepScheduler, SOLVER),
+}
+PROMPTS = [
+    ("a red fox", "blurry"),
+    ("misty forest at dawn, volumetric light, portrait of a woman, oil painting, 8k, highly detailed", ""),
+    ("fox in the snow, " * 5, "low quality, jpeg artifacts, text"),
+    ("word " * 120, "dull " * 40),
+]
+SIZES = [(64, 64), (96, 64), (64, 128)]
+
+Arguments = Callable[[Request], Mapping[str, object]]
+
+
+def rows(samplers, guidance_scales, steps=(2, 5, 8), negative=True, sizes=SIZES, times=2) -> list[Request]:
+    """Some rows a sampler; together they have every size, number of steps, scale, and length of a prompt."""
+    return [
+        Request(
+            PROMPTS[i % 4][0],
+            PROMPTS[i % 4][1] if negative else "",
+            seed=100 + i,
+            sampler=sampler,
+            steps=steps[i % len(steps)],
+            guidance_scale=guidance_scales[(i // 2) % len(guidance_scales)],
+            height=sizes[(i + i // 3) % 3][0],
+            width=sizes[(i + i // 3) % 3][1],
+        )
+        for i, sampler in enumerate(list(samplers) * times)
+    ]
+
+
+class Reference:
+    """diffusers' pipeline on a checkpoint, one request at a time.
+
+    Args:
+        arguments: what the pipeline is called with, besides what every pipeline takes.
+    """
+
+    def __init__(self, folder: Path, arguments: Arguments, dtype: torch.dtype = torch.float32):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        self.pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self._config = dict(self.pipeline.scheduler.config)
+        self._arguments = arguments
+
+    def pixels(self, request: Request) -> np.ndarray:
+        """uint8 (H, W, 3)."""
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        self.pipeline.scheduler = self._scheduler(request.sampler, generator)
+        images = self.pipeline(
+            prompt=request.prompt,
+            num_inference_steps=request.steps,
+            height=request.height,
+            width=request.width,
+            generator=generator,
+            output_type="pt",
+            **self._arguments(request),
+        ).images
+        return (images[0].float() * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+
+    def _scheduler(self, sampler: str, generator: torch.Generator):
+        if sampler not in SCHEDULERS:
+            return build_scheduler(sampler, self._config)
+        cls, settings = SCHEDULERS[sampler]
+        shift = self._config.get("shift", self._config.get("flow_shift", 1.0))
+        scheduler = cls.from_config(self._config, **{"shift": shift, "flow_shift": shift, **settings})
+        if sampler in ("flow_euler_stochastic", "flow_lcm"):
+            # These pipelines leave the noise of a step to torch's global generator.
+            step = scheduler.step
+            scheduler.step = lambda *args, **kwargs: step(*args, generator=generator, **kwargs)
+        if cls not in (FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler) and not self._config.get(
+            "use_dynamic_shifting"
+        ):
+            # A pipeline hands its mu to every scheduler, and the solvers take it only where it means something.
+            set_timesteps = scheduler.set_timesteps
+            scheduler.set_timesteps = lambda *args, mu=None, **kwargs: set_timesteps(*args, **kwargs)
+        return scheduler
+
+
+def engine(folder: Path, lanes: int = 6, **options) -> Engine:
+    """At 64×64, since the pipelines' own sizes are made for larger networks."""
+    return Engine(dataclasses.replace(inspect_model(folder), height=64, width=64), lanes=lanes, **options)
+
+
+def assert_same_pictures(folder: Path, requests: list[Request], arguments: Arguments) -> None:
+    """At most 2 of 255 from the pipeline in one mixed batch; the same bytes alone, and in any company."""
+    reference = Reference(folder, arguments)
+    made = engine(folder)
+    images = list(made.generate(requests))
+    assert [image.error for image in images] == [None] * len(requests)
+    off = {
+        f"{r.sampler} {r.steps} {r.guidance_scale} {r.height}x{r.width}": by
+        for r, by in ((i.request, distance(i.pixels, reference.pixels(i.request))) for i in images)
+        if by > 2
+    }
+    assert not off, f"off by more than 2 of 255: {off}"
+    pixels = {image.request: image.pixels.tobytes() for image in images}
+    fewer = random.Random(1).sample(requests, len(requests) // 2)
+    for image in made.generate(fewer):
+        assert image.pixels.tobytes() == pixels[image.request]
+    (alone,) = made.generate(requests[1:2])
+    assert alone.pixels.tobytes() == pixels[alone.request]
+    _assert_text_matters(made, requests[0].sampler)
+
+
+def _assert_text_matters(made: Engine, sampler: str) -> None:
+    """Another prompt moves the picture, so that parity means something."""
+    texts = ("a red fox in the snow, " * 6, "misty forest at dawn, " * 6)
+    requests = [Request(text, sampler=sampler, steps=4, seed=3, guidance_scale=3.0) for text in texts]
+    fox, forest = made.generate(requests)
+    assert distance(fox.pixels, forest.pixels) > 8
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> int:
+    assert a.shape == b.shape
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
+def assert_no_farther_in_bf16(folder: Path, arguments: Arguments, **changes) -> None:
+    """On average bf16 moves our pictures no farther from float32's than the pipeline's own bf16 does."""
+    options = {"sampler": "flow_euler", "steps": 5, "height": 64, "width": 64, **changes}
+    requests = [Request(prompt, seed=50 + i, **options) for i, (prompt, _) in enumerate(PROMPTS)]
+    exact, half = Reference(folder, arguments), Reference(folder, arguments, torch.bfloat16)
+    ours, theirs = [], []
+    for image in engine(folder, dtype="bf16").generate(requests):
+        wanted = exact.pixels(image.request).astype(float)
+        ours.append(np.abs(image.pixels - wanted).mean())
+        theirs.append(np.abs(half.pixels(image.request) - wanted).mean())
+    assert np.mean(ours) <= 1.05 * np.mean(theirs), f"{np.mean(ours):.2f} of 255, the pipeline {np.mean(theirs):.2f}"

@@ -1,0 +1,151 @@
+"""What goes through torch.compile, with which options, and how often."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from sdbatch.diffusion.accelerate import compilation
+from sdbatch.diffusion.device import calibration
+from sdbatch.diffusion.device.trial import trial_inputs
+from sdbatch.diffusion.engine import Engine
+from sdbatch.diffusion.families import stable_diffusion
+from sdbatch.diffusion.models.inspection import inspect_model
+from sdbatch.diffusion.models.loading import load_family
+from sdbatch.errors import RunError
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[dict]:
+    """What torch.compile was called with; it gives back what it was given."""
+    seen = []
+
+    def spy(call, **options):
+        seen.append(options | {"call": call})
+        return call
+
+    monkeypatch.setattr(torch, "compile", spy)
+    return seen
+
+
+def load(folder, dtype="fp32"):
+    return load_family(inspect_model(folder), dtype, torch.device("cpu"))
+
+
+def test_no_clock_chooses_kernels_on_a_gpu(calls):
+    compilation.compiled(abs, torch.device("cuda"))
+    compilation.compiled(abs, torch.device("cpu"))
+    gpu, cpu = calls
+    assert gpu["options"] == {"deterministic": True}
+    assert cpu["options"] is None
+    assert all(call["dynamic"] is False and "mode" not in call for call in calls)
+
+
+def test_the_option_is_one_that_this_torch_takes():
+    assert "deterministic" in torch._inductor.list_options()
+
+
+def test_a_torch_without_the_option_compiles_without_it(calls, monkeypatch):
+    monkeypatch.setattr(compilation, "_can_be_deterministic", lambda: False)
+    compilation.compiled(abs, torch.device("cuda"))
+    assert calls[0]["options"] is None
+
+
+@pytest.mark.parametrize("device, networks", [("cpu", 1), ("cuda", 2)])
+def test_the_decoder_is_compiled_on_a_gpu_only(sd, calls, device, networks):
+    family = load(sd)
+    family.device = torch.device(device)
+    family.compile((2, 4, 8, 8))
+    assert [call["call"] for call in calls] == [family.denoiser, family.vae.decode][:networks]
+
+
+def test_only_the_batch_that_was_warmed_up_is_decoded_by_compiled_code(sd, monkeypatch):
+    family = load(sd)
+    family.device = torch.device("cuda")
+    shapes = []
+
+    def compiled(call, device):
+        def counted(latents, **options):
+            shapes.append(tuple(latents.shape))
+            return call(latents, **options)
+
+        return counted
+
+    monkeypatch.setattr(stable_diffusion, "compiled", compiled)
+    family.compile((2, 4, 8, 8))
+    for shape in ((2, 4, 8, 8), (1, 4, 8, 8), (2, 4, 8, 16)):
+        family.decode(torch.zeros(shape))
+    assert shapes == [(2, 4, 8, 8)]
+    family.decompile()
+    family.decode(torch.zeros(2, 4, 8, 8))
+    assert len(shapes) == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no gcc"), FileNotFoundError("gcc"), ImportError("triton")])
+def test_a_machine_that_cannot_compile_is_told_of_the_option(sd, monkeypatch, error):
+    def broken(call, **_):
+        def fail(*args, **kwargs):
+            raise error
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(RunError, match="--compile off"):
+        Engine(sd, lanes=4, compile="on")
+    family = load(sd)
+    assert str(error) in calibration.warm_up(family, 4, must_compile=False)
+    assert family.denoise(*trial_inputs(family, 4))[0].shape == (4, 4, 8, 8)
+
+
+@pytest.mark.parametrize("model", ["sd", "sdxl", "tiny"])
+def test_one_graph_without_breaks_serves_all_calls_in_all_threads(model, request, monkeypatch):
+    def whole(call, device):
+        return torch.compile(call, backend="eager", fullgraph=True, dynamic=False)
+
+    monkeypatch.setattr(stable_diffusion, "compiled", whole)
+    torch._dynamo.reset()
+    family = load("tiny" if model == "tiny" else request.getfixturevalue(model))
+    shape = (2, *family.latent_shape(family.info.height, family.info.width))
+    plain = torch.inference_mode()(family.decode)(torch.ones(shape))
+    family.device = torch.device("cuda")
+    family.compile(shape)
+    family.device = torch.device("cpu")
+    pictures = []
+
+    @torch.inference_mode()
+    def work():
+        latents, timesteps, conditioning = trial_inputs(family, 4)
+        for order in (torch.arange(4), torch.arange(4).flip(0)):
+            permuted = {name: tensor[order] for name, tensor in conditioning.items()}
+            family.denoise(latents[order], timesteps[order], permuted)
+            pictures.append(family.decode(torch.ones(shape)))
+
+    work()
+    compiled = counters["stats"]["unique_graphs"]
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    work()
+    assert counters["stats"]["unique_graphs"] == compiled
+    assert len(pictures) == 6 and all(torch.equal(picture, plain) for picture in pictures)
+
+
+def test_kernels_are_kept_where_other_workers_find_them(tmp_path, monkeypatch):
+    import torch._inductor.config as inductor
+
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 96)
+    # Not monkeypatch: putting its value back, it removes a setting of torch's.
+    with inductor.patch(compile_threads=32):
+        compilation.keep_compiled(tmp_path / "compiled")
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+        assert cache_dir() == str(tmp_path / "compiled")
+        assert inductor.compile_threads == compilation.COMPILE_THREADS
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
+        compilation.keep_compiled(tmp_path / "other")
+        assert cache_dir() == str(tmp_path / "mine")

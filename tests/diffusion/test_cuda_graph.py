@@ -1,0 +1,173 @@
+"""Passes played from CUDA graphs, on a pretended torch.cuda that records operations and plays them again."""
+
+from __future__ import annotations
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sdbatch.diffusion.accelerate.cuda_graph import CudaGraphs
+from sdbatch.errors import RunError
+
+
+class Recorder(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.operations.append((function, args, kwargs or {}, out))
+        return out
+
+
+class Graph:
+    """What `torch.cuda.CUDAGraph` is to this code: `replay` overwrites what the recorded operations gave."""
+
+    def __init__(self):
+        self.recorder = Recorder()
+
+    def replay(self):
+        for function, args, kwargs, out in self.recorder.operations:
+            again = function(*args, **kwargs)
+            if again is not out and again.data_ptr() != out.data_ptr():
+                out.copy_(again)
+
+
+@pytest.fixture
+def cuda(monkeypatch) -> SimpleNamespace:
+    """Streams that do nothing; `pools` that graphs were recorded into; `end` is called as a recording ends."""
+    state = SimpleNamespace(pools=[], end=lambda: None, handles=0)
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+
+    @contextlib.contextmanager
+    def graph(recorded, pool=None, capture_error_mode="global"):
+        state.pools.append(pool)
+        try:
+            with recorded.recorder:
+                yield
+        finally:
+            state.end()
+
+    def handle():
+        state.handles += 1
+        return state.handles
+
+    fakes = {
+        "CUDAGraph": Graph,
+        "graph": graph,
+        "graph_pool_handle": handle,
+        "current_stream": lambda device: stream,
+        "Stream": lambda device: stream,
+        "stream": lambda stream: contextlib.nullcontext(),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    return state
+
+
+SCRATCH = torch.zeros(3, 1 << 12)
+
+
+def denoise(latents, timesteps, conditioning, features=None):
+    """Gives what lies in memory that all passes share, as passes from one pool do."""
+    made, output = (SCRATCH[i, : latents.numel()].view(latents.shape) for i in range(2))
+    if features is None:
+        made.copy_(latents * 3)
+        features = made
+    output.copy_(latents + features + timesteps.view(-1, 1, 1, 1) + conditioning["c"])
+    return output, features
+
+
+def inputs(size: int, value: float):
+    return torch.full((2, 1, size, size), value), torch.full((2,), value), {"c": torch.ones(2, 1, size, size)}
+
+
+def test_all_sizes_share_one_pool_and_none_spoils_what_another_made(cuda):
+    graphs = CudaGraphs(denoise)
+    _, deep = graphs(*inputs(4, 1.0))
+    output, deep = graphs(*inputs(4, 2.0))
+    assert torch.equal(output, torch.full_like(output, 2 + 6 + 2 + 1))
+    graphs(*inputs(8, 5.0))  # another size, in between, uses the same memory
+    SCRATCH.fill_(torch.nan)
+    assert torch.equal(deep, torch.full_like(deep, 6.0))
+    for value in (1.0, 4.0):
+        shallow, same = graphs(*inputs(4, value), deep)
+        assert torch.equal(shallow, torch.full_like(shallow, 2 * value + 6 + 1))
+        assert torch.equal(same, torch.full_like(same, 6.0))
+    assert len(cuda.pools) == 3 and set(cuda.pools) == {1}
+    assert graphs.error is None
+
+
+def test_a_pool_that_was_given_back_is_not_used_again(cuda):
+    graphs = CudaGraphs(denoise)
+    graphs(*inputs(4, 1.0), place="four")
+    graphs(*inputs(8, 1.0), place="eight")
+    graphs.forget("four")
+    graphs(*inputs(4, 1.0), place="four")
+    assert cuda.pools == [1, 1, 1]
+    graphs.forget()
+    graphs(*inputs(4, 1.0))
+    assert cuda.pools[-1] == 2
+
+
+def test_lane_sets_of_one_shape_have_graphs_of_their_own(cuda):
+    graphs = CudaGraphs(denoise)
+    (latents, timesteps, one), (_, _, other) = inputs(4, 1.0), inputs(4, 1.0)
+    other = {name: tensor + 7 for name, tensor in other.items()}
+    wanted = {id(named): denoise(latents, timesteps, named)[0].clone() for named in (one, other)}
+    for _ in range(2):
+        for place, named in (("text", one), ("longer text", other)):
+            output, _ = graphs(latents, timesteps, named, place=place)
+            assert torch.equal(output, wanted[id(named)])
+    assert len(cuda.pools) == 2
+
+
+@pytest.mark.parametrize("in_the_pass", [False, True])
+def test_a_recording_that_does_not_end_ends_the_run(cuda, in_the_pass):
+    def broken_end():
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    cuda.end = broken_end
+    calls = []
+
+    def spied(*args):
+        calls.append(args)
+        if in_the_pass and len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory (pretended)")
+        return denoise(*args)
+
+    with pytest.raises(RunError, match="--compile off") as raised:
+        CudaGraphs(spied)(*inputs(4, 1.0))
+    assert len(calls) == 2  # nothing ran on the stream that was left behind
+    assert raised.value.__cause__ is None and raised.value.__suppress_context__
+
+
+def test_too_little_memory_for_a_recording_is_told_as_that(cuda):
+    calls = []
+
+    def greedy(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory (pretended)")
+        return denoise(*args)
+
+    with pytest.raises(torch.OutOfMemoryError):
+        CudaGraphs(greedy)(*inputs(4, 1.0))
+
+
+def test_what_fails_before_a_recording_runs_without_one(cuda):
+    failures = [RuntimeError("cuBLAS is not initialised")]
+
+    def fails_once(*args):
+        if failures:
+            raise failures.pop()
+        return denoise(*args)
+
+    graphs = CudaGraphs(fails_once)
+    output, _ = graphs(*inputs(4, 1.0))
+    assert torch.equal(output, torch.full_like(output, 1 + 3 + 1 + 1))
+    assert "cuBLAS" in graphs.error and not cuda.pools

@@ -1,0 +1,191 @@
+"""From admission to pixels, no tensor crosses between host and device but through `send`, and the host never waits.
+
+The device is `meta`, which has shapes and no values: whatever needs a value fails there.
+"""
+
+from __future__ import annotations
+
+import checkpoints
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from picture_rows import mask, photo
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from sdbatch.diffusion import sampling, slots
+from sdbatch.diffusion.accelerate.quantization import quantize_int8
+from sdbatch.diffusion.decoding import to_pixels
+from sdbatch.diffusion.embeddings import Text
+from sdbatch.diffusion.families import (
+    Components,
+    StableDiffusion,
+    StableDiffusionXL,
+    stable_diffusion,
+    stable_diffusion_xl,
+)
+from sdbatch.diffusion.lanes import Lanes
+from sdbatch.diffusion.models.inspection import inspect_model, read_config
+from sdbatch.diffusion.models.loading import load_family
+from sdbatch.diffusion.pictures import picture_encoders, picture_encodings
+from sdbatch.diffusion.pictures.picture import Picture
+from sdbatch.diffusion.request import Request
+from sdbatch.diffusion.sampling import Sampling
+
+META = torch.device("meta")
+WAITS = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "unique", "equal", "allclose")
+MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor)
+
+
+class Crossing(AssertionError):
+    pass
+
+
+class NoCrossings(TorchDispatchMode):
+    """Refuses operations on tensors of two devices, copies between devices, and what makes the host wait."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        devices = {x.device.type for x in tree_iter((args, kwargs)) if isinstance(x, torch.Tensor)}
+        name = function._schema.name.removeprefix("aten::")
+        target = kwargs.get("device")
+        if "copy" in name and target is not None:
+            devices.add(torch.device(target).type)
+        if len(devices) > 1 or (name in WAITS and devices == {"meta"}):
+            raise Crossing(f"{function} on {sorted(devices)}")
+        return function(*args, **kwargs)
+
+
+class NoHostScalars(TorchFunctionMode):
+    """Refuses tensors on the device that are made of numbers on the host: each is a copy that waits."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in MAKERS and torch.device((kwargs or {}).get("device") or "cpu").type != "cpu":
+            raise Crossing(f"{function.__name__} on the device")
+        return function(*args, **(kwargs or {}))
+
+
+def on_meta(folder, dtype=torch.float16, **vae_config) -> StableDiffusion:
+    """A family whose networks are on the device that has no values; its texts are encoded already."""
+    info = inspect_model(folder)
+    real = load_family(info, "fp32", torch.device("cpu"))
+    with META:
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(info.folder / "unet"))
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(info.folder / "vae") | vae_config)
+    upcast = info.family == "sdxl" and vae.config.force_upcast
+    parts = Components(
+        info=info,
+        tokenizers=real._clip._tokenizers,
+        text_encoders=[],
+        unet=unet.to(dtype).eval().requires_grad_(False),
+        vae=vae.to(torch.float32 if upcast else dtype).eval().requires_grad_(False),
+        scheduler_config=read_config(info.folder / "scheduler" / "scheduler_config.json"),
+        index=read_config(info.folder / "model_index.json"),
+    )
+    family = (StableDiffusionXL if info.family == "sdxl" else StableDiffusion)(parts)
+    encoded = {
+        name: torch.empty_like(x, dtype=dtype, device=META)
+        for name, x in real.encode([Text("prompt", "x")] * 8).items()
+    }
+    family.encode = lambda texts: {name: tensor[: len(texts)] for name, tensor in encoded.items()}
+    return family
+
+
+@torch.inference_mode()
+def run(family: StableDiffusion, rows: list[Request], deep_interval: int = 1) -> int:
+    """What an engine does with rows, between `submit` and pixels; returns how many pictures came out."""
+    lanes = Lanes(4, family.latent_shape(family.info.height, family.info.width)[1:], deep_interval)
+    work = Sampling(family)
+    for index, request in enumerate(rows):
+        lanes.submit(work.row(index, request))
+    pictures = 0
+    with NoHostScalars(), NoCrossings():
+        while (lane_set := lanes.select()) is not None:
+            work.admit(lane_set, lanes.admit(lane_set), lanes.waiting(lane_set))
+            work.advance(lane_set, *work.denoise(lane_set))
+            for row in lanes.advance(lane_set):
+                work.narrow(row)
+            for row in lanes.finished(lane_set):
+                pixels, finite = to_pixels(family.decode(work.latents(row)[None]))
+                assert pixels.dtype == torch.uint8 and finite.shape == (1,)
+                pictures += 1
+                lanes.retire(lane_set, row)
+            if lanes.release(lane_set):
+                work.release(lane_set)
+    return pictures
+
+
+ROWS = [
+    Request("a", seed=0, steps=3, sampler="ddpm"),
+    Request("b", seed=1, steps=2, sampler="euler_a", guidance_scale=1.0),
+    Request("c", seed=2, steps=4, sampler="dpmpp_2m", guidance_rescale=0.7, negative_prompt="d"),
+    Request("e", seed=3, steps=3, sampler="unipc", guidance_stop=0.5),
+    Request("f", seed=4, steps=3, sampler="pndm", height=128, width=64),
+]
+
+
+@pytest.fixture(autouse=True)
+def sending(monkeypatch):
+    def send(tensor, device):
+        return tensor if device.type == "cpu" else torch.empty_like(tensor, device=device)
+
+    for module in (stable_diffusion, stable_diffusion_xl, sampling, slots, picture_encoders, picture_encodings):
+        monkeypatch.setattr(module, "send", send)
+
+
+@pytest.mark.parametrize("deep_interval", [1, 2])
+@pytest.mark.parametrize("model", ["sd", "sd_v", "sdxl"])
+def test_rows_go_from_noise_to_pixels_without_crossing(model, deep_interval, request):
+    family = on_meta(request.getfixturevalue(model))
+    if deep_interval > 1:
+        family.cache_deep_features()
+    assert run(family, ROWS, deep_interval) == len(ROWS)
+
+
+def test_so_do_those_of_the_packaged_model():
+    assert run(on_meta("tiny"), ROWS) == len(ROWS)
+
+
+def test_so_do_those_of_a_model_that_is_told_its_guidance(tmp_path):
+    assert run(on_meta(checkpoints.build_sd(tmp_path / "lcm", time_cond_proj_dim=16)), ROWS[:2]) == 2
+
+
+@pytest.mark.parametrize("model", ["sd", "sdxl"])
+def test_so_do_those_that_start_from_pictures(model, request):
+    image, painted = Picture(photo(64, 64, 1)), Picture(mask(64, 64, 1))
+    rows = [
+        Request("a", seed=0, steps=4, task="image-to-image", extra={"image": image}),
+        Request("b", seed=1, steps=4, task="inpainting", extra={"image": image, "mask_image": painted}),
+        Request("c", seed=2, steps=4, sampler="euler_a", task="image-to-image"),
+    ]
+    assert run(on_meta(request.getfixturevalue(model)), rows) == 3
+
+
+def test_so_do_those_of_eight_bit_weights(sd):
+    family = on_meta(sd)
+    quantize_int8(family.denoiser, family.keep_whole())
+    assert run(family, ROWS) == len(ROWS)
+
+
+def test_so_do_latents_with_a_mean_and_a_deviation_of_their_own(sdxl):
+    family = on_meta(sdxl, latents_mean=[0.1] * 4, latents_std=[0.9] * 4)
+    assert run(family, ROWS) == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda x: x.sum().item(),
+        lambda x: bool(x.sum() > 0),
+        lambda x: x.to("cpu"),
+        lambda x: x + torch.ones(2),
+        lambda x: x * torch.tensor(2.0),
+        lambda x: x * torch.tensor([0.5, 2.0], device=META),
+        lambda x: x[x > 0],
+        lambda x: torch.ones(2).to(META),
+    ],
+)
+def test_what_would_cross_is_seen(wrong):
+    with pytest.raises((Crossing, NotImplementedError)), NoHostScalars(), NoCrossings():
+        wrong(torch.ones(2, device=META))

@@ -1,0 +1,131 @@
+"""Diffusion transformers through the whole command, on folders that `save_pretrained` made."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdbatch.diffusion.request import COMMON, Request
+from tests.diffusion import flow_checkpoints, flow_references
+from tests.outputs import metadata, write_table
+
+PROMPTS = ["a red fox", "misty forest at dawn, " * 9]
+
+
+class Family(NamedTuple):
+    """How to build a checkpoint, what a row of it has, and how its pipeline is called for such a row."""
+
+    build: Callable[[Path], Path]
+    options: dict[str, object]
+    arguments: flow_references.Arguments
+
+
+def guided(request: Request) -> dict:
+    return {"guidance_scale": request.guidance_scale, "negative_prompt": request.negative_prompt}
+
+
+def as_it_stands(request: Request) -> dict:
+    return guided(request) | {"use_resolution_binning": False, "clean_caption": False}
+
+
+EULER = {"sampler": "flow_euler", "steps": 3, "guidance_scale": 3.0}
+FAMILIES = {
+    "sd3": Family(flow_checkpoints.build_sd3, EULER | {"negative_prompt": "dull"}, guided),
+    "flux-dev": Family(
+        flow_checkpoints.build_flux,
+        EULER | {"negative_prompt": "dull", "true_cfg_scale": 2.0},
+        lambda request: guided(request) | dict(request.extra),
+    ),
+    "flux2-klein": Family(
+        lambda folder: flow_checkpoints.build_klein(folder, distilled=False),
+        EULER,
+        lambda request: {"guidance_scale": request.guidance_scale},
+    ),
+    "z-image": Family(flow_checkpoints.build_z_image, EULER | {"negative_prompt": "dull"}, guided),
+    "qwen-image": Family(
+        flow_checkpoints.build_qwen_image,
+        EULER | {"negative_prompt": "dull"},
+        lambda request: {"true_cfg_scale": request.guidance_scale, "negative_prompt": request.negative_prompt},
+    ),
+    "pixart-sigma": Family(
+        flow_checkpoints.build_pixart, EULER | {"sampler": "dpmpp_2m", "negative_prompt": "dull"}, as_it_stands
+    ),
+    "sana": Family(
+        flow_checkpoints.build_sana, EULER | {"sampler": "flow_dpmpp_2m", "negative_prompt": "dull"}, as_it_stands
+    ),
+}
+
+
+def as_options(settings: dict) -> list[str]:
+    return [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+
+
+# Their pictures are compared with the pipelines' in tests/diffusion, family by family; here two go all the way.
+EVERYDAY = ("flux-dev", "qwen-image")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in EVERYDAY else pytest.param(name, marks=pytest.mark.long) for name in FAMILIES]
+)
+def test_a_family_through_the_command(name, tmp_path, sdbatch_command):
+    family = FAMILIES[name]
+    folder = family.build(tmp_path / "model")
+    table = write_table(tmp_path / "prompts.parquet", {"prompt": PROMPTS, "seed": [7, 8]})
+    settings = family.options | {"height": 64, "width": 96}
+    sdbatch_command("generate", table, tmp_path / "out", "--model", folder, "--lanes", "2", *as_options(settings))
+    rows = metadata(tmp_path / "out")
+    assert [row["status"] for row in rows] == ["ok", "ok"]
+    reference = flow_references.Reference(folder, family.arguments)
+    for row in rows:
+        picture = Image.open(io.BytesIO((tmp_path / "out" / row["file_name"]).read_bytes())).convert("RGB")
+        common = {name: value for name, value in settings.items() if name in COMMON}
+        extra = {name: row[name] for name in settings if name not in COMMON}
+        wanted = reference.pixels(Request(row["prompt"], seed=row["seed"], **common, extra=extra))
+        assert flow_references.distance(np.asarray(picture), wanted) <= 2
+
+
+@pytest.fixture(scope="module")
+def schnell(tmp_path_factory) -> Path:
+    return flow_checkpoints.build_flux(tmp_path_factory.mktemp("models") / "schnell", dev=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--sampler", "euler"), "sampler euler does not go with FLUX.1 schnell, which has: flow_euler,"),
+        (("--guidance-rescale", "0.5"), "--guidance-rescale: FLUX.1 schnell does not use it"),
+        (("--guidance-scale", "4"), "--guidance-scale: FLUX.1 schnell does not use it"),
+        (("--cfg-truncation", "0.5"), "--cfg-truncation: FLUX.1 schnell does not use it"),
+        (("--height", "72"), "height must be a multiple of 16, not 72"),
+        (("--deep-cache", "2"), "deep-cache does not go with FLUX.1"),
+        (("--column", "guidance_scale=dislikes"), "'guidance_scale'"),
+    ],
+)
+def test_what_a_family_cannot_use_is_refused_in_the_plan(options, reason, schnell, tmp_path, sdbatch_command):
+    table = write_table(tmp_path / "prompts.parquet", {"prompt": ["x"], "dislikes": [2.0]})
+    process = sdbatch_command("plan", table, tmp_path / "out", "--model", schnell, *options, status=2)
+    assert reason in process.stderr and process.stderr.count("\n") == 1
+
+
+def test_a_column_that_a_family_cannot_use_is_carried(schnell, tmp_path, stand_in_command):
+    columns = {"prompt": ["x", "y"], "guidance_rescale": [0.5, None], "cfg": [4.0, 9.0]}
+    table = write_table(tmp_path / "prompts.parquet", columns)
+    arguments = (table, tmp_path / "out", "--model", schnell, "--lanes", "2")
+    said = stand_in_command("plan", *arguments).stdout
+    assert "column 'guidance_rescale'" in said and "column 'cfg'" in said and "FLUX.1 schnell does not use it" in said
+    size = ("--height", "64", "--width", "64", "--shard-size", "1")
+    stand_in_command("generate", *arguments, *size)
+    rows = metadata(tmp_path / "out")
+    assert [row["input_guidance_rescale"] for row in rows] == [0.5, None]
+    assert [(row["steps"], row["guidance_scale"]) for row in rows] == [(4, 1.0), (4, 1.0)]
+    assert [row["cfg"] for row in rows] == [4.0, 9.0]
+    # A resumed run reads the table in the same way.
+    (tmp_path / "out" / "00001_stats.json").unlink()
+    stand_in_command("generate", *arguments, *size)
+    assert metadata(tmp_path / "out") == rows

@@ -1,0 +1,84 @@
+"""Addresses that name no file, no folder and no store: one line, exit 2, through the real command."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from sdbatch.cli import main
+from sdbatch.cli import plan_command as plan
+from tests.tables import write_table
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path / "p.parquet", {"prompt": ["a red circle"]})
+    os.mkfifo("pipe.csv")
+    os.symlink("loop", "loop")
+    Path("mixed").mkdir()
+    Path("mixed/a.csv").write_text("prompt\na cat\n")
+    os.mkfifo("mixed/b.csv")
+    Path("dangling").mkdir()
+    Path("dangling/a.csv").write_text("prompt\na cat\n")
+    os.symlink("/nowhere", "dangling/b.csv")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["plan", "", "out"], "a path is empty"),
+        (["status", ""], "a path is empty"),
+        (["plan", "data:,a", "out"], "data: URLs are not read"),
+        (["plan", "s3://", "out"], "s3://: names no bucket"),
+        (["plan", "pipe.csv", "out"], "pipe.csv: is a pipe"),
+        (["plan", "/dev/stdin", "out"], "/dev/stdin: is a pipe"),
+        (["plan", "mixed", "out"], "mixed/b.csv: is a pipe"),
+        (["plan", "dangling", "out"], "dangling/b.csv: is a pipe, a device, or a link to what is not there"),
+        (["plan", "loop", "out"], "levels of symbolic links"),
+        (["plan", "x" * 5000 + ".csv", "out"], "File name too long"),
+        (["plan", "http://127.0.0.1:1/p.parquet", "out"], "Connect call failed"),
+        (["plan", "p.parquet", "out", "--model", "x" * 5000], "no such folder"),
+        (["plan", "p.parquet", "out", "--model", "loop"], "no such folder"),
+        (["plan", "p.parquet", "out", "--model", ""], "the model's name is empty"),
+        (["plan", "p.parquet", "out", "--storage-options", '{"a":' + "[" * 100_000], "is not JSON"),
+    ],
+)
+def test_an_address_that_names_nothing_is_one_line(here, capsys, arguments, words):
+    began = time.monotonic()
+    try:
+        status = main(arguments)
+    except SystemExit as ended:  # argparse's own way
+        status = ended.code
+    error = capsys.readouterr().err
+    assert status == 2 and len(error.splitlines()) == 1 and words in error
+    assert time.monotonic() - began < 20
+
+
+def test_links_to_tables_are_tables(here, capsys):
+    """What the caches of hubs hold are links."""
+    Path("links").mkdir()
+    os.symlink(here / "p.parquet", "links/a.parquet")
+    os.symlink(here / "p.parquet", "links/b.parquet")
+    assert main(["plan", "links", "out"]) == 0
+    assert "2 rows in 2 files" in capsys.readouterr().out
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_and_a_file(here, capsys, monkeypatch):
+    def broken(options: object) -> None:
+        raise ZeroDivisionError("no number")
+
+    monkeypatch.setattr(plan.RunSettings, "from_options", broken)
+    secret = json.dumps({"key": "a-secret"})
+    assert main(["plan", "p.parquet", "out", "--storage-options", secret]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "unexpected error (ZeroDivisionError: no number)" in line
+    log = Path(line.rpartition(" ")[2])
+    text = log.read_text()
+    log.unlink()
+    assert "in broken" in text and "a-secret" not in text
