@@ -1,4 +1,4 @@
-"""Writes examples/demo.parquet, the prompts of `make demo`: what `tiny` knows, with settings that differ by row."""
+"""Writes examples/demo.parquet, the prompts of `make demo`: what `tiny` can draw, with settings that differ by row."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-# Prompt, sampler, steps, guidance scale; None is the run's own.
+# Prompt, sampler, steps, guidance scale; None means the run's setting.
 ROWS = [
     ("a big red circle on white", None, None, None),
     ("a big blue square on gray", None, None, None),
