@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-cluster test-gpu test-crash test-obedience lint bench tiny clean chromium
+.PHONY: coverage docs image install demo test test-fast test-long test-cluster test-gpu test-crash test-obedience fuzz lint bench tiny clean chromium
 
 install: $(INSTALLED)
 
@@ -19,8 +19,21 @@ demo: $(INSTALLED)
 	$(BIN)/sdbatch sheet demo-out demo-out/sheet.png
 	$(BIN)/sdbatch gallery demo-out
 
+# Processes that share out the test files; each has a Ray and an object store of its own.
+JOBS ?= 2
+# tests/conftest.py puts the files first that take longest, which pytest-xdist would undo.
+PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
 test: $(INSTALLED) chromium
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
+
+# For the inner loop: without Ray, object stores and browsers, and one failure is enough.
+test-fast: $(INSTALLED)
+	$(BIN)/pytest -q -x $(PARALLEL) -m "not slow and not long and not cluster and not gpu" --durations 10
+
+# What the everyday tests show on a part, on everything: whole grids, every family, every stage.
+test-long: $(INSTALLED)
+	$(BIN)/pytest -m long
 
 # Several Ray nodes, autoscaling, ray job submit: minutes each.
 test-cluster: $(INSTALLED)
@@ -38,9 +51,23 @@ test-obedience: $(INSTALLED)
 chromium:
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || (apt-get update -q && apt-get install -qy chromium chromium-driver)
 
+# What clusters pull; needs docker and nothing else. IMAGE_KIND= is for nodes without a GPU.
+IMAGE := sdbatch:0.1.0
+IMAGE_KIND := -gpu
+image:
+	docker build --build-arg KIND=$(IMAGE_KIND) --tag $(IMAGE) .
+
+# What follows from the declarations of settings: tables of the docs, and the keywords of `sdbatch.generate`.
+docs: $(INSTALLED)
+	$(BIN)/python docs/generate.py
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+coverage: $(INSTALLED)
+	$(BIN)/pytest -q $(PARALLEL) -m "not slow and not long and not cluster and not gpu" --cov sdbatch --cov-report term:skip-covered
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/mixed.py
@@ -50,11 +77,15 @@ bench: $(INSTALLED)
 
 # The embedded model again, from nothing: an hour and a half on two cores. Kill it at any time, the same command goes on.
 tiny: $(INSTALLED)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m sdbatch.tiny.train
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m training.tiny.train
 
 clean:
 	rm -rf $(VENV) demo-out cluster-out
 
-# Thirty rounds on each store of what CI does three of.
+# Two thousand examples of each of what CI tries with twenty: damaged tables, models, outputs, options.
+fuzz: $(INSTALLED)
+	SDBATCH_FUZZ=2000 $(BIN)/pytest $(PARALLEL) tests/fuzz
+
+# Thirty rounds on each store of what CI does one of.
 test-crash: $(INSTALLED)
 	CRASH_ROUNDS=30 $(BIN)/pytest -s tests/pipeline/test_crash.py

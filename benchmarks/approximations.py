@@ -17,7 +17,7 @@ from engine_measure import add_options, alternate, make_engine, run_engine, unif
 from engine_models import model_folder
 
 from sdbatch.diffusion.engine import Engine
-from sdbatch.tiny.judge import describe, questions, scores
+from training.tiny.judge import describe, questions, scores
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def unet_megabytes(engine: Engine) -> float:
-    unet = engine.family.unet
+    unet = engine.family.denoiser
     return sum(tensor.nbytes for tensor in (*unet.parameters(), *unet.buffers())) / 1e6
 
 

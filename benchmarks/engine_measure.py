@@ -17,10 +17,11 @@ from diffusers.utils import logging
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdbatch.diffusion.calls import lane_calls
+from sdbatch.diffusion.embeddings import Text
 from sdbatch.diffusion.engine import Engine
-from sdbatch.diffusion.loading import DTYPES
+from sdbatch.diffusion.models.loading import DTYPES
 from sdbatch.diffusion.request import Request
-from sdbatch.diffusion.tables import build_scheduler
+from sdbatch.diffusion.samplers.coefficients import build_scheduler
 
 __all__ = ["Diffusers", "add_options", "alternate", "make_engine", "report_device", "run_engine", "uniform_table"]
 
@@ -130,10 +131,10 @@ def unet_flops(engine: Engine) -> int:
     family = engine.family
     request = Request("x", guidance_scale=1.0)
     shape = family.latent_shape(engine.info.height, engine.info.width)
-    (named,) = family.conditioning(request, [_first(family.encode(["x"]))], shape)
+    (named,) = family.conditioning(request, [_first(family.encode([Text("prompt", "x")]))], shape)
     latents = torch.zeros(1, *shape, device=family.device)
     timesteps = torch.zeros(1, device=family.device)
-    # What linear layers on a CPU go through (sdbatch/diffusion/cpu.py), which torch's counter does not know.
+    # What linear layers on a CPU go through (sdbatch/diffusion/accelerate/cpu.py), which torch's counter does not know.
     known = {torch.ops.mkldnn._linear_pointwise: _linear_flops}
     with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=known) as counter:
         family.denoise(latents, timesteps, {name: tensor[None] for name, tensor in named.items()})

@@ -19,9 +19,9 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from sdbatch.diffusion.models import TINY
+from sdbatch.diffusion.models.inspection import TINY
 
-__all__ = ["ARCHITECTURES", "model_folder"]
+__all__ = ["ARCHITECTURES", "UNETS", "model_folder"]
 
 VAE = {
     "block_out_channels": (128, 256, 512, 512),

@@ -29,11 +29,11 @@ import pyarrow.parquet as pq
 
 from benchmarks.standin import StandIn
 from sdbatch.output import finished_shards, marker_name
-from sdbatch.plan import make_plan
+from sdbatch.plan.planning import make_plan
 from sdbatch.prompts import check_table, list_inputs, read_rows
+from sdbatch.prompts.shards import Cut
 from sdbatch.settings import RunSettings
-from sdbatch.shards import cut
-from sdbatch.storage import Store
+from sdbatch.storage.store import Store
 
 GPUS_A_NODE = 4
 T = TypeVar("T")
@@ -64,7 +64,7 @@ def run(address: str, shards: int, rows: int, actors: int, stand_in: StandIn) ->
 
 
 def _drive(table: str, out: str, address: str, rows: int, actors: int, stand_in: StandIn) -> dict[str, Any]:
-    from sdbatch.pipeline import generate
+    from sdbatch.run.pipeline import generate
 
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
     report = generate(
@@ -118,7 +118,7 @@ def read_in_shards(path: Path, shard_size: int) -> int:
     """Read a file as the read tasks of a run would; returns the count of shards."""
     (file,) = list_inputs(str(path), {})
     columns = check_table([file], RunSettings())
-    ranges = [(shard.first_row, shard.rows) for shard in cut([file], shard_size)]
+    ranges = [(shard.first_row, shard.rows) for shard in Cut(shard_size, (file.rows,))]
     return sum(1 for _ in read_rows(file, columns, ranges, {}))
 
 

@@ -20,12 +20,17 @@ from sdbatch.diffusion.request import GeneratedImage, Request
 
 __all__ = ["StandIn", "StandInEngine"]
 
+TINY_SIZE = 64  # of the embedded model's pictures, where a row names none
+
 
 class StandInEngine:
     """As many rows a step as it has lanes; every step takes `step_seconds`."""
 
-    def __init__(self, lanes: int, step_seconds: float, on_request: Callable[[Request], None]) -> None:
+    def __init__(
+        self, lanes: int, step_seconds: float, on_request: Callable[[Request], None], full_size: bool = False
+    ) -> None:
         self.lanes = lanes
+        self._full_size = full_size
         self._step_seconds = step_seconds
         self._on_request = on_request
         self._waiting: deque[tuple[int, Request]] = deque()
@@ -67,35 +72,44 @@ class StandInEngine:
     def _image(self, index: int, request: Request) -> GeneratedImage:
         self._on_request(request)
         noise = np.random.default_rng(request.seed).integers(0, 256, (8, 8, 3), np.uint8)
+        if self._full_size:
+            height, width = request.height or TINY_SIZE, request.width or TINY_SIZE
+            noise = np.repeat(np.repeat(noise, height // 8, axis=0), width // 8, axis=1)
         return GeneratedImage(request, index, noise, prompt_tokens=len(request.prompt.split()))
 
 
 @dataclass(frozen=True)
 class StandIn:
-    """Makes stand-in engines; what `sdbatch.pipeline.generate(make_engine=…)` takes.
+    """Makes stand-in engines; what `sdbatch.run.pipeline.generate(make_engine=…)` takes.
 
     Args:
         step_seconds: time of a step.
         log: a file that gets a line for every image that is made, to count what was made twice.
         deadly: a prompt that kills the worker's process.
         stuck: a prompt that never ends.
+        faulty: a prompt on which the engine fails; "every" for each.
         unfit: a node (its id) on which no engine starts, or "every".
+        full_size: pictures have the size of their row; of 8 by 8 pixels otherwise.
     """
 
     step_seconds: float = 0.05
     log: str | None = None
     deadly: str | None = None
     stuck: str | None = None
+    faulty: str | None = None
     unfit: str | None = None
+    full_size: bool = False
 
     def __call__(self, job: Any) -> StandInEngine:
         if self.unfit in ("every", ray.get_runtime_context().get_node_id()):
             raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
-        return StandInEngine(job.engine["lanes"], self.step_seconds, self._meet)
+        return StandInEngine(job.engine.lanes, self.step_seconds, self._meet, self.full_size)
 
     def _meet(self, request: Request) -> None:
         if request.prompt == self.deadly:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.faulty in ("every", request.prompt):
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED\nCUDA kernel errors might be reported late")
         if request.prompt == self.stuck:
             time.sleep(3600)
         if self.log is not None:

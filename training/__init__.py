@@ -1,0 +1,1 @@
+"""Training of what ships inside; not part of the wheel."""
