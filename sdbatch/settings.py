@@ -38,7 +38,7 @@ DTYPES = ("auto", "fp16", "bf16", "fp32")
 DEVICES = ("auto", "cpu", "cuda")
 SWITCHES = ("auto", "on", "off")
 QUANTIZATIONS = ("none", "int8")
-MAX_IMAGES_A_SHARD = 10_000
+MAX_IMAGES_PER_SHARD = 10_000
 SECONDS = Number(1, 1_000_000_000)
 
 MODEL, APPROXIMATIONS, TABLE = "model", "approximations, for all rows alike", "table"
@@ -116,7 +116,7 @@ class RunSettings:
     extra: Mapping[str, Any] = FrozenMapping()
 
     images_per_prompt: Annotated[
-        int, _of_the_run(Whole(1, MAX_IMAGES_A_SHARD), "image i uses seed + i", OUTPUT, metavar="N")
+        int, _of_the_run(Whole(1, MAX_IMAGES_PER_SHARD), "image i uses seed + i", OUTPUT, metavar="N")
     ] = 1
     layout: Annotated[str, _of_the_run(Choice(LAYOUTS), "", OUTPUT)] = "files"
     image_format: Annotated[str, _of_the_run(Choice(IMAGE_FORMATS), "", OUTPUT)] = "png"
@@ -150,7 +150,7 @@ class RunSettings:
     shard_size: Annotated[
         int | None,
         _unimportant(
-            Whole(1, MAX_IMAGES_A_SHARD), "images per shard; default: chosen by the table's size", OUTPUT, metavar="N"
+            Whole(1, MAX_IMAGES_PER_SHARD), "images per shard; default: chosen by the table's size", OUTPUT, metavar="N"
         ),
     ] = None
 

@@ -30,7 +30,7 @@ def lane_calls(request: Request, info: ModelInfo, *, compiled: bool = True) -> i
             up to seconds, and keep it; or only count.
 
     Raises:
-        SamplerError: the sampler does not go with this model, or, if `compiled`, not with that many steps.
+        SamplerError: the model does not support the sampler, or, if `compiled`, not with this number of steps.
     """
     calls = _calls(request, info, compiled)
     return calls + paired_calls(guidance_scales(request, info, calls)) * (task_of(request).branches - 1)

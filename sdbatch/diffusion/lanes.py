@@ -23,7 +23,7 @@ Place = tuple[Shape, Hashable]
 # bounds how far a row of a rare size is overtaken, and gives every size enough rows to fill its lanes.
 WINDOW = 32
 # A small picture gets more lanes, but a set with many must not run nearly empty for a few rows.
-MOST_GROWTH = 4
+MAX_GROWTH = 4
 
 
 def halved(lanes: int) -> int:
@@ -198,7 +198,7 @@ class Lanes:
     def size(self, shape: Shape) -> int:
         """Lanes of a set of this shape: even, and a function of the settings alone."""
         area = self.base[0] * self.base[1] / (shape[0] * shape[1])
-        return max(self.least, int(self.lanes * min(area, MOST_GROWTH)) // 2 * 2)
+        return max(self.least, int(self.lanes * min(area, MAX_GROWTH)) // 2 * 2)
 
     def submit(self, row: Row) -> None:
         self._newest = row.index

@@ -42,7 +42,7 @@ class ModelTables:
         """The row's table.
 
         Raises:
-            SamplerError: its sampler and steps do not go with this model.
+            SamplerError: the model does not support its sampler with these steps.
         """
         key = resolve(request.sampler), self._run(request)
         if key not in self._tables:
@@ -53,7 +53,7 @@ class ModelTables:
         """How many calls of the model the row's sampler makes; sooner known than its table.
 
         Raises:
-            SamplerError: its sampler does not go with this model.
+            SamplerError: the model does not support its sampler.
         """
         scheduler = build_scheduler(resolve(request.sampler), self._config, self._forced)
         return count_calls(scheduler, self._run(request))

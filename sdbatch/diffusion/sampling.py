@@ -91,7 +91,7 @@ class Sampling:
         """A valid request as a row that can wait for lanes.
 
         Raises:
-            SamplerError: its sampler and steps do not go with this model.
+            SamplerError: the model does not support its sampler with these steps.
             PictureError: its picture can't be read, or is too large.
             PromptError: its prompt can't be read in its syntax.
             AdapterError: a LoRA can't be read, or does not fit the model; or it has a ControlNet, and this engine can
@@ -99,7 +99,7 @@ class Sampling:
         """
         family, info, task = self._family, self._family.info, task_of(request)
         if family.controls is None and controls_of(request):
-            raise AdapterError("a controlnet does not go with deep-cache, which leaves out layers that it adds to")
+            raise AdapterError("a controlnet does not work with deep-cache, which leaves out layers that it adds to")
         size = task.size(request, info)
         if reason := check_area(*size, info):
             raise PictureError(reason)

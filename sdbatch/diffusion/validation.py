@@ -21,8 +21,8 @@ __all__ = ["check_area", "validate"]
 # What not every family has a use for.
 OPTIONAL = ("negative_prompt", "guidance_rescale", "guidance_start", "guidance_stop")
 # Attention grows with the square of the area: one row of such a size would hold up everything else for hours.
-MOST_AREA_FACTOR = 16
-MOST_AREA_AT_LEAST = 1024 * 1024
+MAX_AREA_FACTOR = 16
+MAX_AREA_FLOOR = 1024 * 1024
 WITHOUT_ADD_NOISE = ("IPNDMScheduler",)
 
 
@@ -65,7 +65,7 @@ def _sampler(request: Request, info: ModelInfo) -> str | None:
     except SamplerError as error:
         return str(error)
     if sampler not in info.samplers:
-        return f"sampler {sampler} does not go with {info.title}, which has: {', '.join(info.samplers)}"
+        return f"sampler {sampler} does not work with {info.title}, which has: {', '.join(info.samplers)}"
     return None
 
 
@@ -117,7 +117,7 @@ def _size(request: Request, info: ModelInfo) -> str | None:
 
 def check_area(height: int, width: int, info: ModelInfo) -> str | None:
     """The reason why a picture of that many pixels is too large for this model, or None if it is not."""
-    most = max(MOST_AREA_FACTOR * info.height * info.width, MOST_AREA_AT_LEAST)
+    most = max(MAX_AREA_FACTOR * info.height * info.width, MAX_AREA_FLOOR)
     if height * width > most:
         return f"{height}x{width} is too large: this model takes at most {most:,} pixels"
     return None

@@ -19,7 +19,7 @@ from sdbatch.storage.store import Store
 
 __all__ = ["write_gallery"]
 
-ROWS_A_FILE = 1000
+ROWS_PER_FILE = 1000
 LARGEST_INPUT = 512  # pixels a side
 WRITERS = 16
 
@@ -58,7 +58,7 @@ def write_gallery(out: str, *, limit: int = 50_000, options: Mapping[str, Any] |
 
 def _chunks(rows: Iterable[SourceRow]) -> Iterator[list[SourceRow]]:
     rows = iter(rows)
-    while chunk := list(islice(rows, ROWS_A_FILE)):
+    while chunk := list(islice(rows, ROWS_PER_FILE)):
         yield chunk
 
 

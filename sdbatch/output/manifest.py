@@ -38,7 +38,7 @@ __all__ = [
 
 FORMAT_VERSION = 2
 # Where a model was found; `model_source.check_recorded` compares its content.
-WHERE_A_MODEL_IS = {"source", "revision", "commit", "variant", "identity", "files"}
+MODEL_LOCATION_KEYS = {"source", "revision", "commit", "variant", "identity", "files"}
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow")
 HINT = "use another OUT, or --overwrite to replace this one"
 
@@ -139,7 +139,7 @@ class RunRecord:
             InputError: an input file was changed or removed, or the table has other columns.
         """
         for ours, theirs, what in ((self.settings, new.settings, "--"), (self.model, new.model, "model ")):
-            names = (set(ours) | set(theirs)) - WHERE_A_MODEL_IS
+            names = (set(ours) | set(theirs)) - MODEL_LOCATION_KEYS
             for name in sorted(names, key=lambda name: (name != "task", name)):  # others follow from the task
                 if ours.get(name) != theirs.get(name):
                     option = f"{what}{name.replace('_', '-')}"

@@ -20,7 +20,7 @@ from sdbatch.kinds import Choice, Flag, Picture, Pictures, Seed, Several, Text, 
 
 __all__ = ["LARGEST", "Bad", "accepts", "read_cells"]
 
-MOST_CHARACTERS = 4_000_000  # with these a PNG's text still opens in Pillow, which allows 64 MB
+MAX_CHARACTERS = 4_000_000  # with these a PNG's text still opens in Pillow, which allows 64 MB
 LARGEST = 2**63 - 1
 # The smallest whole number of which a float may be a neighbour's stand-in.
 INEXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
@@ -193,8 +193,8 @@ def _text(column: str, value: bytes | None) -> Any:
         text = value.decode()
     except UnicodeDecodeError:
         return Bad(f"{column} is not valid UTF-8")
-    if len(text) > MOST_CHARACTERS:
-        return Bad(f"{column} has {len(text):,} characters; at most {MOST_CHARACTERS:,}", text[:MOST_CHARACTERS])
+    if len(text) > MAX_CHARACTERS:
+        return Bad(f"{column} has {len(text):,} characters; at most {MAX_CHARACTERS:,}", text[:MAX_CHARACTERS])
     return text
 
 

@@ -8,9 +8,9 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-__all__ = ["MOST_JSON_BYTES", "as_lines"]
+__all__ = ["MAX_JSON_BYTES", "as_lines"]
 
-MOST_JSON_BYTES = 128 << 20  # an array is read whole, and its objects take several times as much
+MAX_JSON_BYTES = 128 << 20  # an array is read whole, and its objects take several times as much
 EXPECTED = 'expected an array of objects, such as [{"prompt": "a cat"}], or of prompts'
 
 
@@ -20,9 +20,9 @@ def as_lines(file: BinaryIO) -> BinaryIO:
     Raises:
         pa.ArrowInvalid: it is too large, is not JSON, or holds something else.
     """
-    text = file.read(MOST_JSON_BYTES + 1)
-    if len(text) > MOST_JSON_BYTES:
-        raise pa.ArrowInvalid(f"is larger than {MOST_JSON_BYTES >> 20} MB, and a .json is read whole; use JSON Lines")
+    text = file.read(MAX_JSON_BYTES + 1)
+    if len(text) > MAX_JSON_BYTES:
+        raise pa.ArrowInvalid(f"is larger than {MAX_JSON_BYTES >> 20} MB, and a .json is read whole; use JSON Lines")
     try:
         items = json.loads(text)
     except (ValueError, RecursionError) as exc:

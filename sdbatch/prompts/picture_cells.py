@@ -29,7 +29,7 @@ __all__ = [
     "unread",
 ]
 
-MOST_BYTES = 256 << 20
+MAX_BYTES = 256 << 20
 THREADS, AHEAD = 8, 32
 WEB = ("http", "https", "ftp")
 
@@ -136,7 +136,7 @@ class PictureReader:
         place = self._place(path, folder)
         scheme, _, _ = place.partition("://")
         is_beside = "://" not in place or folder.startswith(f"{scheme}://")
-        return Store(place, self.options if is_beside else {}).read("", most=MOST_BYTES)
+        return Store(place, self.options if is_beside else {}).read("", most=MAX_BYTES)
 
     def _place(self, path: str, folder: str) -> str:
         if path in self.given:

@@ -31,9 +31,9 @@ __all__ = ["mended_texts", "read_rows", "read_table"]
 MENDED = b"sdbatch.mended_texts"
 
 COLUMN_BYTES = 4 << 20  # of each column, read at a time
-MOST_ROWS = 16_384  # decoded at a time
-MOST_PIECE_BYTES = 512 << 20  # that a piece may come to if each of its values is the largest that there is
-MOST_TABLE_BYTES = 1 << 30  # of a shard's rows
+MAX_ROWS = 16_384  # decoded at a time
+MAX_PIECE_BYTES = 512 << 20  # that a piece may come to if each of its values is the largest that there is
+MAX_TABLE_BYTES = 1 << 30  # of a shard's rows
 
 
 def read_table(
@@ -63,7 +63,7 @@ def read_table(
         for piece in span:
             parts.append(next(tables))
             size += _bytes(parts[-1])
-            if size > MOST_TABLE_BYTES:
+            if size > MAX_TABLE_BYTES:
                 raise _too_large(files[piece.file].path, piece.first_row, piece.first_row + piece.rows)
         yield parts[0] if len(parts) == 1 else _marked(_joined(parts), sum(map(mended_texts, parts)))
 
@@ -101,7 +101,7 @@ def _bytes(table: pa.Table | pa.RecordBatch) -> int:
 
 def _too_large(path: str, first: int, end: int) -> InputError:
     return InputError(
-        f"{path}: rows {first:,} to {end - 1:,} hold more than {MOST_TABLE_BYTES / 2**30:g} GB; "
+        f"{path}: rows {first:,} to {end - 1:,} hold more than {MAX_TABLE_BYTES / 2**30:g} GB; "
         "make shards smaller (--shard-size), or leave the largest column out of the table"
     )
 
@@ -229,12 +229,12 @@ def _rows_at_a_time(store: Store, group: pq.RowGroupMetaData) -> int:
 
     A dictionary of one long text, and a thousand rows that refer to it, are a few bytes in the file.
     """
-    rows = min(MOST_ROWS, PIECE_BYTES * group.num_rows // max(1, group.total_byte_size))
+    rows = min(MAX_ROWS, PIECE_BYTES * group.num_rows // max(1, group.total_byte_size))
     for place in range(group.num_columns):
         chunk = group.column(place)
-        values_a_row = -(-chunk.num_values // max(1, group.num_rows))
+        values_per_row = -(-chunk.num_values // max(1, group.num_rows))
         largest = max(8, dictionary_bytes(store, "", chunk))
-        rows = min(rows, MOST_PIECE_BYTES // (largest * max(1, values_a_row)))
+        rows = min(rows, MAX_PIECE_BYTES // (largest * max(1, values_per_row)))
     return max(1, rows)
 
 
@@ -259,7 +259,7 @@ def _cut(
                 texts += int(mended[at - start :][: parts[-1].num_rows].sum())
             at += parts[-1].num_rows
             size += _bytes(parts[-1])
-            if size > MOST_TABLE_BYTES:
+            if size > MAX_TABLE_BYTES:
                 raise _too_large(file.path, first, at)
         yield _marked(pa.Table.from_batches(parts, schema), texts)
 

@@ -14,17 +14,17 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 
 from sdbatch.prompts import InputFile, Piece
-from sdbatch.settings import MAX_IMAGES_A_SHARD
+from sdbatch.settings import MAX_IMAGES_PER_SHARD
 
 __all__ = ["Cut", "ReadGroup", "Selection", "Shard", "default_shard_size", "group_reads", "shard_rows"]
 
 SHARDS_AIMED_AT = 64
 SMALLEST_SHARD = 16
 LARGEST_SHARD = 512
-SHARDS_AT_MOST = 100_000
-BYTES_A_SHARD = 512 << 20
-SHARDS_A_READ = 256
-FILES_A_READ = 4096
+MAX_SHARDS = 100_000
+BYTES_PER_SHARD = 512 << 20
+SHARDS_PER_READ = 256
+FILES_PER_READ = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +164,8 @@ def default_shard_size(images: int, height: int, width: int) -> int:
     price in the driver then counts more; a shard's raw pixels stay below 512 MB throughout.
     """
     wanted = min(max(images // SHARDS_AIMED_AT, SMALLEST_SHARD), LARGEST_SHARD)
-    wanted = max(wanted, min(images // SHARDS_AT_MOST, MAX_IMAGES_A_SHARD))
-    wanted = max(1, min(wanted, BYTES_A_SHARD // (3 * height * width)))
+    wanted = max(wanted, min(images // MAX_SHARDS, MAX_IMAGES_PER_SHARD))
+    wanted = max(1, min(wanted, BYTES_PER_SHARD // (3 * height * width)))
     return 1 << (wanted.bit_length() - 1)
 
 
@@ -178,7 +178,7 @@ def group_reads(files: Sequence[InputFile], cut: Cut, shards: Iterable[Shard]) -
     """Group shards into few read tasks, none of which is so long that much is lost with it.
 
     Shards that begin in the same row group stay together, so that it is decoded once for all of them. Other than
-    that, a task has at most `SHARDS_A_READ` shards, and takes rows out of at most `FILES_A_READ` files unless a
+    that, a task has at most `SHARDS_PER_READ` shards, and takes rows out of at most `FILES_PER_READ` files unless a
     single shard needs more.
     """
     shards_here: list[Shard] = []
@@ -190,7 +190,7 @@ def group_reads(files: Sequence[InputFile], cut: Cut, shards: Iterable[Shard]) -
         if file != ends_of:
             ends_of, ends = file, list(accumulate(files[file].row_groups))
         before, place = place, (file, bisect_right(ends, first_row))
-        full = len(shards_here) >= SHARDS_A_READ or taken + len(pieces) > FILES_A_READ
+        full = len(shards_here) >= SHARDS_PER_READ or taken + len(pieces) > FILES_PER_READ
         if shards_here and full and place != before:
             yield ReadGroup(tuple(shards_here), tuple(pieces_here))
             shards_here, pieces_here, taken = [], [], 0

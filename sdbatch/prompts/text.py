@@ -42,8 +42,8 @@ DELIMITERS = {"csv": ",", "tsv": "\t"}
 OTHER_DELIMITERS = (";", "\t")
 SAID_DELIMITER = re.compile(rb"sep=(.)\r?\n")
 PIECE_BYTES = 16 << 20  # read and decoded at a time
-MOST_LINE_BYTES = 64 << 20
-MOST_UNPACKED_BYTES = 256 << 20  # of compressed text that has to be decoded whole
+MAX_LINE_BYTES = 64 << 20
+MAX_UNPACKED_BYTES = 256 << 20  # of compressed text that has to be decoded whole
 DEEPEST = 256  # brackets inside of one another, in JSON
 WIDE_WHOLE = pa.decimal128(38, 0)
 MIXED = "holds whole numbers beyond 64 bits beside fractions, which no type holds exactly; store them as text"
@@ -129,11 +129,9 @@ def _opened(
 
 def _bounded(file: BinaryIO) -> BinaryIO:
     """A compressed file's text in memory, which a small file may fill."""
-    text = file.read(MOST_UNPACKED_BYTES + 1)
-    if len(text) > MOST_UNPACKED_BYTES:
-        raise pa.ArrowInvalid(
-            f"is larger than {MOST_UNPACKED_BYTES >> 20} MB unpacked, and not UTF-8; save it as UTF-8"
-        )
+    text = file.read(MAX_UNPACKED_BYTES + 1)
+    if len(text) > MAX_UNPACKED_BYTES:
+        raise pa.ArrowInvalid(f"is larger than {MAX_UNPACKED_BYTES >> 20} MB unpacked, and not UTF-8; save it as UTF-8")
     return io.BytesIO(text)
 
 
@@ -156,9 +154,9 @@ def _header(file: BinaryIO, kind: str) -> tuple[str, list[str]]:
     one. A line `sep=;` before it, which Excel writes and reads, says what stands there.
     """
     delimiter, start = DELIMITERS[kind], file.tell()
-    first = file.readline(MOST_LINE_BYTES)
-    if len(first) == MOST_LINE_BYTES:
-        raise pa.ArrowInvalid(f"a line is longer than {MOST_LINE_BYTES >> 20} MB")
+    first = file.readline(MAX_LINE_BYTES)
+    if len(first) == MAX_LINE_BYTES:
+        raise pa.ArrowInvalid(f"a line is longer than {MAX_LINE_BYTES >> 20} MB")
     if said := SAID_DELIMITER.fullmatch(first):
         delimiter, start = said[1].decode("ascii", "replace"), file.tell()
     elif kind == "csv" and b"," not in first:
@@ -259,9 +257,9 @@ def _lines(file: BinaryIO) -> Iterator[pa.RecordBatch]:
 def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
     while lines := file.read(PIECE_BYTES):
         if not lines.endswith(b"\n"):
-            lines += (rest := file.readline(MOST_LINE_BYTES))
-            if len(rest) == MOST_LINE_BYTES:
-                raise pa.ArrowInvalid(f"a line is longer than {MOST_LINE_BYTES >> 20} MB")
+            lines += (rest := file.readline(MAX_LINE_BYTES))
+            if len(rest) == MAX_LINE_BYTES:
+                raise pa.ArrowInvalid(f"a line is longer than {MAX_LINE_BYTES >> 20} MB")
         if lines.strip():
             yield lines
 

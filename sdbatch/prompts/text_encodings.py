@@ -20,9 +20,9 @@ MARKS |= {codecs.BOM_UTF16_BE: "utf-16"}
 WESTERN = "cp1252"
 OTHERS = ("cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp932", "gb18030", "big5", "euc_jp", "euc_kr")
 SURE = 0.1  # coherence with some language
-MOST_MARKED = 1 / 3  # of Western text's characters are beyond ASCII
+MAX_MARKED_SHARE = 1 / 3  # of Western text's characters are beyond ASCII
 SAMPLE_BYTES = 64 << 10
-MOST_LINE_BYTES = 64 << 20
+MAX_LINE_BYTES = 64 << 20
 
 
 def find_encoding(file: BinaryIO, path: str) -> str:
@@ -36,7 +36,7 @@ def find_encoding(file: BinaryIO, path: str) -> str:
         return MARKS[mark]
     file.seek(0)
     line, at, sample, bad, has_utf8 = 0, 0, b"", "", False
-    while len(sample) < SAMPLE_BYTES and (text := file.readline(MOST_LINE_BYTES)):
+    while len(sample) < SAMPLE_BYTES and (text := file.readline(MAX_LINE_BYTES)):
         line += 1
         try:
             text.decode()
@@ -80,4 +80,4 @@ def _is_western(sample: bytes) -> bool:
         return False
     marked = [character for character in text if not character.isascii()]
     fits = all(character.isalpha() or unicodedata.category(character)[0] in "PSZ" for character in marked)
-    return fits and len(marked) <= MOST_MARKED * len(text)
+    return fits and len(marked) <= MAX_MARKED_SHARE * len(text)

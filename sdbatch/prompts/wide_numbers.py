@@ -14,7 +14,7 @@ __all__ = ["wide_columns"]
 # In a line that holds none of these, texts included, no number is too wide.
 CANDIDATE = re.compile(rb"(?<![\w.+])-?\d{19,}(?![\d.eE])")
 LEAST, MOST = -(2**63), 2**63 - 1
-MOST_DIGITS = 38  # of Arrow's decimals
+MAX_DIGITS = 38  # of Arrow's decimals
 
 
 def wide_columns(lines: bytes, first_line: int) -> dict[str, int]:
@@ -34,8 +34,8 @@ def wide_columns(lines: bytes, first_line: int) -> dict[str, int]:
         if CANDIDATE.search(line):
             for name, value in _values(line):
                 for wide, is_nested in _wide(value):
-                    if is_nested or abs(wide) >= 10**MOST_DIGITS:
-                        where = "inside of a value" if is_nested else f"of more than {MOST_DIGITS} digits"
+                    if is_nested or abs(wide) >= 10**MAX_DIGITS:
+                        where = "inside of a value" if is_nested else f"of more than {MAX_DIGITS} digits"
                         raise pa.ArrowInvalid(
                             f"line {number:,}: column {name!r} has a whole number beyond 64 bits {where}; "
                             "store it as text"
@@ -54,7 +54,7 @@ def _values(line: bytes) -> list[tuple[str, Any]]:
 
 def _whole(digits: str) -> int:
     # Python takes the square of their count, and refuses thousands.
-    return int(digits) if len(digits) <= MOST_DIGITS + 1 else 10**MOST_DIGITS
+    return int(digits) if len(digits) <= MAX_DIGITS + 1 else 10**MAX_DIGITS
 
 
 def _wide(value: Any, is_nested: bool = False) -> Iterator[tuple[int, bool]]:

@@ -32,7 +32,7 @@ class Aesthetic(Scorer):
         device: of CLIP.
 
     Raises:
-        ModelError: a file cannot be read, or the head does not go with this CLIP.
+        ModelError: a file cannot be read, or the head does not fit this CLIP.
     """
 
     batch = BATCH

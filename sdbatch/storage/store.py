@@ -37,7 +37,7 @@ __all__ = ["Listing", "Store", "StoredFile"]
 PART_BYTES = 16 << 20  # of a multipart upload
 READ_AHEAD = 1 << 20
 READERS = 32  # requests in flight where many small files are read
-MOST_BYTES = 2 << 30  # of a file that is read in one go
+MAX_BYTES = 2 << 30  # of a file that is read in one go
 GLOB_CHARACTERS = "*?["
 REMOVED_AT_ONCE = 1000
 
@@ -45,7 +45,7 @@ REMOVED_AT_ONCE = 1000
 class Store(Connection):
     """A folder (or file, or glob) on any file system: `Connection` with what is read, written, listed and removed."""
 
-    def read(self, name: str, most: int = MOST_BYTES) -> bytes:
+    def read(self, name: str, most: int = MAX_BYTES) -> bytes:
         """The content of a file. Raises `StorageError`, also where there is no such file.
 
         On a local disk, what is no regular file, or is larger than `most` bytes, is refused and never opened.
@@ -74,7 +74,7 @@ class Store(Connection):
 
         def attempt() -> bytes | None:
             try:
-                self._check_local(name, MOST_BYTES)
+                self._check_local(name, MAX_BYTES)
                 return self._fs.cat_file(self._path(name))
             except FileNotFoundError as exc:
                 if not is_absence(exc):

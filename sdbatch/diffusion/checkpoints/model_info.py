@@ -39,7 +39,7 @@ class ModelInfo:
         tasks: the kinds of rows that it can make; the first is its default.
         vae_scale: pixels of a picture per side of a latent pixel.
         extra_channels: input channels of its denoiser besides the latents'.
-        most_noise_level: of tasks that have one, the largest.
+        max_noise_level: of tasks that have one, the largest.
     """
 
     name: str = ""
@@ -66,4 +66,4 @@ class ModelInfo:
     tasks: tuple[str, ...] = ("text-to-image",)
     vae_scale: int = 8
     extra_channels: int = 0
-    most_noise_level: int = 0
+    max_noise_level: int = 0

@@ -14,17 +14,17 @@ import PIL.ImageOps
 
 from sdbatch.errors import PictureError
 
-__all__ = ["MOST_PIXELS", "Picture"]
+__all__ = ["MAX_PIXELS", "Picture"]
 
 # Pillow's own limit, above which a small file may well have been made to fill the memory.
-MOST_PIXELS = 89_478_485
+MAX_PIXELS = 89_478_485
 # What people keep pictures in. Pillow would also start Ghostscript for an EPS.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 ORIENTATION = 0x0112
 TURNED = range(5, 9)
 # A mask is cut at half: black is kept, white is painted. Grey this far from both, on more than this share of it,
 # means something that no cut can say.
-GREY, MOST_GREY = range(26, 230), 0.25
+GREY, MAX_GREY_SHARE = range(26, 230), 0.25
 
 
 class Picture:
@@ -63,7 +63,7 @@ class Picture:
         """Height and width in pixels as it is to be seen, from its headers alone.
 
         Raises:
-            PictureError: it is no picture that can be read, or has more than `MOST_PIXELS`.
+            PictureError: it is no picture that can be read, or has more than `MAX_PIXELS`.
         """
         with self._opened() as image:
             width, height = image.size
@@ -97,7 +97,7 @@ class Picture:
                 "save it without: white is painted, black is kept"
             )
         shades = image.convert("L").histogram()
-        if sum(shades[GREY.start : GREY.stop]) > MOST_GREY * sum(shades):
+        if sum(shades[GREY.start : GREY.stop]) > MAX_GREY_SHARE * sum(shades):
             raise PictureError(
                 f"{self.name}: a soft mask (mostly grey), but a mask is cut at half: white is painted, black is kept"
             )
@@ -130,10 +130,10 @@ class Picture:
             raise PictureError(f"{self.name}: no such file") from None
         except Exception as error:
             raise PictureError(f"{self.name}: can't be read: {_reason(error)}") from error
-        if image.width * image.height > MOST_PIXELS:
+        if image.width * image.height > MAX_PIXELS:
             image.close()
             raise PictureError(
-                f"{self.name}: {image.width}x{image.height} is more than the {MOST_PIXELS:,} pixels that are read"
+                f"{self.name}: {image.width}x{image.height} is more than the {MAX_PIXELS:,} pixels that are read"
             )
         return image
 

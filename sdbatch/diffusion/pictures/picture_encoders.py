@@ -193,7 +193,7 @@ class _Depths(PictureEncoder):
 
     def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
         dtype = self._estimator.dtype
-        # DPT's batch norms do not go with half precision; its pipeline runs it like this, too.
+        # DPT's batch norms do not work in half precision; its pipeline runs it like this, too.
         is_half = dtype != torch.float32
         with torch.autocast(pixels.device.type, dtype=dtype) if is_half else nullcontext():
             return {"depth": self._estimator(pixels.to(dtype)).predicted_depth.float()}

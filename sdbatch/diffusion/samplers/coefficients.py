@@ -95,7 +95,7 @@ def build_scheduler(sampler: str, config: Mapping[str, object], forced: Mapping[
         try:
             return cls.from_config(dict(config), **settings, **entry.config)
         except (ValueError, NotImplementedError, ImportError, TypeError) as error:
-            raise SamplerError(f"sampler {sampler} does not go with this model's scheduler: {error}") from error
+            raise SamplerError(f"sampler {sampler} does not work with this model's scheduler: {error}") from error
 
 
 def compile_table(scheduler, steps: int, **schedule: object) -> Table:
