@@ -41,9 +41,9 @@ QUANTIZATIONS = ("none", "int8")
 MAX_IMAGES_PER_SHARD = 10_000
 SECONDS = Number(1, 1_000_000_000)
 
-MODEL, APPROXIMATIONS, TABLE = "model", "approximations, for all rows alike", "table"
+MODEL, APPROXIMATIONS, TABLE = "model", "approximations, for all rows", "table"
 ADAPTERS = "adapters"
-OUTPUT, SCORES, WORKERS, MONITORING = "output", "scores, and trying again", "workers", "monitoring"
+OUTPUT, SCORES, WORKERS, MONITORING = "output", "scores and retries", "workers", "monitoring"
 
 
 def _of_the_run(kind: Any, help: str, group: str, **rest: Any) -> Field:
@@ -158,7 +158,7 @@ class RunSettings:
         str | None,
         _of_the_run(
             Text(),
-            "folder of LoRA files, local or s3://…: relative paths begin here, and <lora:name:0.8> in a prompt is one",
+            "folder of LoRA files, local or s3://…: base of relative paths, and of <lora:name:0.8> in prompts",
             ADAPTERS,
             metavar="DIR",
             before=None,
@@ -169,7 +169,7 @@ class RunSettings:
         bool,
         _of_the_run(
             Flag(),
-            "add the LoRAs of --lora to the model's weights: faster, and in half precision not quite the same",
+            "merge the LoRAs of --lora into the model's weights: faster; slightly different in half precision",
             ADAPTERS,
             before=False,
         ),

@@ -34,7 +34,7 @@ class ModelTables:
 
     @classmethod
     def of(cls, info: ModelInfo) -> ModelTables:
-        """Those of a model whose folder is there. Raises `ModelError` where its configurations can't be read."""
+        """The tables of a local model. Raises `ModelError` if its configurations can't be read."""
         config = read_config(info.folder / "scheduler" / "scheduler_config.json")
         return cls(info, config, read_config(info.folder / "model_index.json"))
 
@@ -50,7 +50,7 @@ class ModelTables:
         return self._tables[key]
 
     def count_calls(self, request: Request) -> int:
-        """How many calls of the model the row's sampler makes; sooner known than its table.
+        """The number of calls of the row's sampler, without compiling its table.
 
         Raises:
             SamplerError: the model does not support its sampler.

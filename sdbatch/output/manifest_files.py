@@ -226,7 +226,7 @@ def _networks(content: TypedObject) -> list[dict[str, str]]:
 
 
 def _networks_json(networks: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """Nothing for rows that name none: what runs without them write stays as it was."""
+    """The networks; nothing if there are none, so that the file is the same as without this key."""
     return {"networks": [dict(network) for network in networks]} if networks else {}
 
 

@@ -110,12 +110,12 @@ def test_the_first_frame_is_taken():
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        (b"", "no picture of a known format"),
-        (b"neither this", "no picture of a known format"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "no picture of a known format"),
+        (b"", "not a picture in a supported format"),
+        (b"neither this", "not a picture in a supported format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not a picture in a supported format"),
         (cut_short(encoded(RGB)), "can't be decoded"),
         (cut_short(encoded(RGB, "JPEG")), "can't be"),
-        (cut_short(encoded(RGB, "TIFF", compression="tiff_lzw")), "can't be|no picture of a known format"),
+        (cut_short(encoded(RGB, "TIFF", compression="tiff_lzw")), "can't be|not a picture in a supported format"),
         (encoded(RGB.convert("F"), "TIFF"), "floating-point"),
         (RGB.convert("I").point(lambda value: value * 100_000), "32-bit"),
         ("nowhere/at/all.png", "nowhere/at/all.png: no such file"),
