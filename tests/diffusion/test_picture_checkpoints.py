@@ -158,7 +158,7 @@ def test_every_part_of_it_belongs_to_its_identity(built):
         ("inpainting", {"task": "text-to-image", "extra": {}}, "not made for text-to-image, but for inpainting"),
         ("inpainting", {"extra": {}}, "inpainting with this model needs an image"),
         ("depth-to-image", {"extra": {}}, "depth-to-image needs an image"),
-        ("depth-to-image", {"sampler": "ipndm"}, "ipndm can not add noise"),
+        ("depth-to-image", {"sampler": "ipndm"}, "ipndm can't add noise"),
         ("upscaling", {"height": 64}, "upscaling takes no height and width: it makes 4 times"),
         ("upscaling", {"extra": {"noise_level": 351}}, "noise_level 351 is more than the 350 of this model"),
         ("image-variation", {"extra": {"noise_level": 1000}}, "noise_level 1000 is more than the 999"),
@@ -196,7 +196,7 @@ def test_a_picture_without_depth_fails_its_row_alone(built):
     finally:
         bias.weight.copy_(weight)
         bias.bias.copy_(offset)
-    assert failed.pixels is None and "no depth to use" in failed.error
+    assert failed.pixels is None and "its estimated depth is constant" in failed.error
     assert np.array_equal(next(engine.generate([good])).pixels, wanted.pixels)
 
 
