@@ -122,8 +122,9 @@ def pipelines(sd):
     return Pipelines(sd, SD)
 
 
-def test_every_sampler_paints_into_pictures_and_from_them_beside_text(engine, pipelines):
-    rows = mixed(NOISING)
+@pytest.mark.parametrize("every", [2, pytest.param(1, marks=pytest.mark.long)])
+def test_every_sampler_paints_into_pictures_and_from_them_beside_text(every, engine, pipelines):
+    rows = mixed(NOISING[::every])
     seen = passes(engine)
     images = list(engine.generate(rows))
     assert {"text-to-image", "image-to-image", "inpainting"} in seen
