@@ -123,7 +123,7 @@ def _short_table() -> str:
 def _other_names(field: Field) -> str:
     names = ", ".join(f"`{name}`" for name in field.names[1:])
     last = ", ".join(f"`{name}`" for name in field.last_aliases)
-    return f"{names}; {last} where there is none of these" if last else names
+    return f"{names}; {last} if there is none of these" if last else names
 
 
 def _types(field: Field) -> str:

@@ -1,4 +1,4 @@
-"""What all tests share: one Ray for the session, and the real command."""
+"""Common fixtures: one Ray for the session, and the real command."""
 
 from __future__ import annotations
 

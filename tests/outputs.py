@@ -1,4 +1,4 @@
-"""Looking at an OUT folder with tools that are not ours."""
+"""Reads an OUT folder with third-party tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Addresses that name no file, no folder and no store: one line, exit 2, through the real command."""
+"""Invalid addresses of files, folders and stores: one line, exit status 2, through the real command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker needs, against what a cluster has and could have."""
+"""A worker's requirements against what a cluster has and could add."""
 
 from __future__ import annotations
 

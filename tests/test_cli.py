@@ -1,4 +1,4 @@
-"""The command as people meet it: help, mistakes, one prompt, completion, silence."""
+"""The command line: help, errors, a single prompt, completion, quiet mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A setting is declared once: a task or a family brings one of its own, and nothing else knows of it."""
+"""A setting is declared once, by a task or a family, and nowhere else."""
 
 from __future__ import annotations
 

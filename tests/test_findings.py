@@ -1,4 +1,4 @@
-"""What workers' descriptions mean, in a line each."""
+"""Workers' descriptions reported in one line each."""
 
 from __future__ import annotations
 

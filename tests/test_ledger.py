@@ -1,4 +1,4 @@
-"""Which shard is to blame for a worker's death, and from when on it is on its own."""
+"""Which shard caused a worker's death, and when it runs alone."""
 
 from __future__ import annotations
 

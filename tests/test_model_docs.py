@@ -1,4 +1,4 @@
-"""The page of models that run says what the families say."""
+"""The page of models that run agrees with the families' declarations."""
 
 from __future__ import annotations
 

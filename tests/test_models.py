@@ -1,4 +1,4 @@
-"""Models behind URLs: fetched whole, once, without pickles, however many ask at the same moment."""
+"""Models behind URLs: fetched completely, once, without pickles, even by many processes at once."""
 
 from __future__ import annotations
 

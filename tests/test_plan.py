@@ -1,4 +1,4 @@
-"""`sdbatch plan` through the real command: what it says of a table, and that it says what generate then does."""
+"""`sdbatch plan` through the real command: its report on a table agrees with what generate then does."""
 
 from __future__ import annotations
 

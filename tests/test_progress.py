@@ -1,4 +1,4 @@
-"""What a run says of itself, on streams of every kind."""
+"""A run's progress output, on streams of every kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that rows name: fetched from a URL, and told from others of the same name."""
+"""Networks that rows name: fetched from a URL, and distinguished from others of the same name."""
 
 from __future__ import annotations
 

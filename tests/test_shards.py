@@ -1,4 +1,4 @@
-"""Cutting the table into shards, as policy: property tests, without Ray and without files."""
+"""Division of the table into shards: property tests, without Ray and files."""
 
 from __future__ import annotations
 

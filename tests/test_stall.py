@@ -1,4 +1,4 @@
-"""A process whose work stands still ends itself, even while a library holds the interpreter lock."""
+"""A process that makes no progress ends itself, even while a library holds the interpreter lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When starting workers goes wrong: whom to avoid, when to give up."""
+"""Failing worker starts: which nodes to avoid, and when to give up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One face for every file system: local disks here, a real S3 server in test_s3.py."""
+"""One interface for every file system: local disks here, a real S3 server in test_s3.py."""
 
 from __future__ import annotations
 

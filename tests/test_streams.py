@@ -1,4 +1,4 @@
-"""Streams that are closed, full, or of another encoding cost no work and change no exit status."""
+"""Streams that are closed, full, or of another encoding lose no work and do not change the exit status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker tells its process before the engine is made."""
+"""The environment of a worker's process before the engine is created."""
 
 from __future__ import annotations
 

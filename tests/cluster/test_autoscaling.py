@@ -1,4 +1,4 @@
-"""A pool on nodes that come when they are wanted and go when they are not, with pretended GPUs."""
+"""A pool on nodes that are added when needed and removed when not, with simulated GPUs."""
 
 from __future__ import annotations
 

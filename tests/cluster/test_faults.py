@@ -1,4 +1,4 @@
-"""Killed with -9, again and again, a run writes the bytes that an undisturbed one writes, and little of it twice."""
+"""A run whose processes are killed repeatedly writes the same bytes as an undisturbed one, and makes little twice."""
 
 from __future__ import annotations
 

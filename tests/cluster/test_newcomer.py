@@ -1,4 +1,4 @@
-"""The README word for word, by somebody who has nothing but a clone of it, Python and make."""
+"""Follows the README literally, with only a clone, Python and make."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever keeps a run from going on is said, with numbers, and ends it or is got over."""
+"""Anything that blocks a run is reported, with numbers, and ends the run or is overcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""cluster.yaml against Ray's own schema and against the parameters that EC2 takes."""
+"""cluster.yaml against Ray's own schema and against EC2's parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image that clusters pull, as far as it shows without docker."""
+"""The image for clusters, as far as it can be checked without Docker."""
 
 from __future__ import annotations
 

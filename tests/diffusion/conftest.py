@@ -1,4 +1,4 @@
-"""Checkpoints that the engine's tests share, built once a session."""
+"""Checkpoints that the engine's tests share, built once per session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small ControlNets with random weights, and the picture that diffusers' pipelines make of a row that has some."""
+"""Small ControlNets with random weights, and the pictures of diffusers' pipelines for rows with ControlNets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a family of diffusion transformers must keep: its pipeline's pictures, the same bytes beside any neighbours."""
+"""Checks for families of diffusion transformers: their pipeline's pictures, the same bytes beside any neighbours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA files of random numbers for a small checkpoint, made with peft's own layers, in the formats that people have."""
+"""LoRA files of random numbers for a small checkpoint, made with peft's own layers, in the common formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small random-weight checkpoints of pipelines that are given pictures."""
+"""Small random-weight checkpoints of pipelines with input pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that are given pictures, and the picture that diffusers' own pipeline makes of each."""
+"""Rows with input pictures, and the results of diffusers' own pipelines."""
 
 from __future__ import annotations
 

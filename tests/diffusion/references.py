@@ -1,4 +1,4 @@
-"""The picture that diffusers' own pipeline makes of a request."""
+"""The picture of diffusers' own pipeline for a request."""
 
 from __future__ import annotations
 

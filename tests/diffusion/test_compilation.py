@@ -1,4 +1,4 @@
-"""What goes through torch.compile, with which options, and how often."""
+"""What is compiled with torch.compile, with which options, and how often."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ControlNets of single rows: the pictures that diffusers' pipelines make, in the same passes as rows without."""
+"""ControlNets per row: the pictures of diffusers' pipelines, in the same passes as rows without."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counting a sampler's calls without torch: the rules say what the compiled tables have, or nothing."""
+"""Counting a sampler's calls without torch: the rules agree with the compiled tables, or give no number."""
 
 from __future__ import annotations
 

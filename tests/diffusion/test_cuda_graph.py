@@ -1,4 +1,4 @@
-"""Passes played from CUDA graphs, on a pretended torch.cuda that records operations and plays them again."""
+"""Passes replayed from CUDA graphs, on a simulated torch.cuda that records operations and replays them."""
 
 from __future__ import annotations
 

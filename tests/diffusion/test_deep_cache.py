@@ -1,4 +1,4 @@
-"""DeepCache in lanes: the pictures of its authors' own package, and still none that depends on its neighbours."""
+"""DeepCache in lanes: the pictures of its authors' own package, independent of neighbours."""
 
 from __future__ import annotations
 

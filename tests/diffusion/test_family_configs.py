@@ -1,4 +1,4 @@
-"""Configurations of transformers with values of any kind: taken, or refused in one line that names the file."""
+"""Configurations of transformers with values of any kind: accepted, or refused in one line that names the file."""
 
 from __future__ import annotations
 

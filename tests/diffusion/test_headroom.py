@@ -1,4 +1,4 @@
-"""How many lanes fit, on a GPU whose memory is made up."""
+"""The number of lanes that fit, on a simulated GPU."""
 
 from __future__ import annotations
 

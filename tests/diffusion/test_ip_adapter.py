@@ -1,4 +1,4 @@
-"""IP-Adapters of single rows: the pictures that diffusers' pipelines make, in the same passes as rows without."""
+"""IP-Adapters per row: the pictures of diffusers' pipelines, in the same passes as rows without."""
 
 from __future__ import annotations
 

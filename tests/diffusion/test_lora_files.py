@@ -1,4 +1,4 @@
-"""LoRA files are judged by their headers alone: which are taken, and why the others are refused."""
+"""LoRA files are checked by their headers alone: which are accepted, and why others are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows with LoRAs of their own share passes, and each is diffusers' picture with peft."""
+"""Rows with different LoRAs share passes, and each equals diffusers' picture with peft."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model folder must be, and that anything else is refused before weights are read."""
+"""Requirements on a model folder; anything else is refused before weights are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a GPU rounds: the switches, which can be set without one."""
+"""The switches of a GPU's rounding, which can be set without a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine makes the pictures that diffusers' pipelines make, whatever rows share a pass."""
+"""The engine's pictures equal those of diffusers' pipelines, whatever rows share a pass."""
 
 from __future__ import annotations
 

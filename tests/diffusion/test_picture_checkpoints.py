@@ -1,4 +1,4 @@
-"""Checkpoints that are made for pictures: each against its own pipeline of diffusers, all samplers among them."""
+"""Checkpoints for input pictures: each against its own pipeline of diffusers, with all samplers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image to image and inpainting: the pictures that diffusers' pipelines make, in the same passes as text to image."""
+"""Image to image and inpainting: the pictures of diffusers' pipelines, in the same passes as text to image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures as rows get them: of every mode as diffusers' `load_image` gives it, or refused with the reason."""
+"""Input pictures: every mode as in diffusers' `load_image`, or refused with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights in eight bits: as far from the real ones as rounding takes them, and the picture that those make."""
+"""Weights in eight bits: they differ from the originals only by rounding, and so does the picture."""
 
 from __future__ import annotations
 

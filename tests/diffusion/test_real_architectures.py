@@ -1,4 +1,4 @@
-"""Configurations of the published checkpoints, at their real sizes: read, and never filled with numbers."""
+"""Configurations of the published checkpoints, at their real sizes: read without allocating weights."""
 
 from __future__ import annotations
 

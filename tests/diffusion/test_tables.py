@@ -1,4 +1,4 @@
-"""Schedulers as tables: what compiles follows the scheduler exactly, what can't be tabulated is refused."""
+"""Schedulers as tables: a table follows its scheduler exactly, and schedulers that can't be tabulated are refused."""
 
 from __future__ import annotations
 

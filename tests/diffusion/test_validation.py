@@ -1,4 +1,4 @@
-"""What is wrong with a request is said before a model is loaded."""
+"""Errors in a request are reported before a model is loaded."""
 
 from __future__ import annotations
 

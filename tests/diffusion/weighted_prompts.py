@@ -1,4 +1,4 @@
-"""Prompts with weights as they are published: by AUTOMATIC1111's wiki and its users, by compel and diffusers."""
+"""Published prompts with weights: from AUTOMATIC1111's wiki and its users, compel and diffusers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fuzzers share: values that no file should hold, ways to damage one, and the command that must say so.
+"""Common parts of the fuzzers: invalid values, ways to damage a file, and the command that must report it.
 
 SDBATCH_FUZZ is the number of examples of each fuzzer (20; `make fuzz`: 2,000).
 """

@@ -1,4 +1,4 @@
-"""Whatever a table, a model's configuration, an option or a file of options holds: a status and a line."""
+"""For any content of a table, a model's configuration, an option or a config file: an exit status and one line."""
 
 from __future__ import annotations
 

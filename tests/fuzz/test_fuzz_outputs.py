@@ -1,4 +1,4 @@
-"""Whatever lies in an output, its readers end with a status and a line, and write nowhere else."""
+"""For any content of an output, its readers end with an exit status and one line, and write nowhere else."""
 
 from __future__ import annotations
 

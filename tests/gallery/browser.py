@@ -1,4 +1,4 @@
-"""A gallery page in a real, headless Chromium, with the verbs that the tests speak in."""
+"""A gallery page in a real, headless Chromium, with the actions that the tests use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outputs of made-up rows, small, in every layout: sdbatch's own layouts write them, and no model makes them."""
+"""Small outputs of artificial rows in every layout, written by sdbatch's own layouts without a model."""
 
 from __future__ import annotations
 

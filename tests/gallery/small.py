@@ -1,4 +1,4 @@
-"""The small dataset that most tests of the page look at."""
+"""The small dataset that most tests of the page use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the gallery writes: beside the dataset, never into it, and the same bytes every time."""
+"""The gallery's files: beside the dataset, never in it, with the same bytes every time."""
 
 from __future__ import annotations
 

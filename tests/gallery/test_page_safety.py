@@ -1,4 +1,4 @@
-"""What the page lets in: pictures of its own dataset, texts as texts, and nothing else."""
+"""The page loads only pictures of its own dataset, and shows texts only as text."""
 
 from __future__ import annotations
 

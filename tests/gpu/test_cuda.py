@@ -1,4 +1,4 @@
-"""What only a GPU can show. `make test-gpu`, on a machine that has one; deselected anywhere else."""
+"""Tests that need a GPU: `make test-gpu`; deselected elsewhere."""
 
 from __future__ import annotations
 

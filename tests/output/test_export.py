@@ -1,4 +1,4 @@
-"""A choice of an output's images, as other tools read it."""
+"""Exports of selected images, read with other tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts and columns are data: whatever they hold comes back as it was, and names no file."""
+"""Prompts and columns are data: any content comes back unchanged, and never names a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each layout, opened with the tools that people open such datasets with."""
+"""Each layout, opened with the usual tools for such datasets."""
 
 from __future__ import annotations
 

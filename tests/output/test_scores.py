@@ -1,4 +1,4 @@
-"""Scores beside an output that is there already."""
+"""Scores of an existing output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a shard's files hold, whatever the layout, and that nothing but input and settings decides it."""
+"""The content of a shard's files in all layouts, which depends only on input and settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One OUT over time: files that come later, files that change, settings that change."""
+"""One OUT over time: files added later, changed files, changed settings."""
 
 from __future__ import annotations
 

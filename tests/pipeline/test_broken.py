@@ -1,4 +1,4 @@
-"""Runs that break: the reason is said once and plainly, and running again resumes."""
+"""Failing runs: the reason is reported once and clearly, and running again resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Killed at a random moment, again and again: what comes out in the end is what an undisturbed run writes.
+"""Killed repeatedly at random moments, a run writes in the end what an undisturbed one writes.
 
 The seed is printed, and taken from CRASH_SEED if that is set; CRASH_ROUNDS says how often (1; `make test-crash`: 30).
 """

@@ -1,4 +1,4 @@
-"""Text of any encoding goes through the real command, and what is not UTF-8 is said."""
+"""Text of any encoding through the real command; encodings other than UTF-8 are reported."""
 
 from __future__ import annotations
 

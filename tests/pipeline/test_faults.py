@@ -1,4 +1,4 @@
-"""What a worker or a read task dies of costs its own shards, or ends the run in one line that says why."""
+"""The death of a worker or a read task costs only its shards, or ends the run with one line that says why."""
 
 from __future__ import annotations
 

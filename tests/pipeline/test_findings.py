@@ -1,4 +1,4 @@
-"""What a run says of its devices and libraries: checks that fail, and what is not as it was."""
+"""A run's warnings about devices and libraries: failed checks, and differences from earlier runs."""
 
 from __future__ import annotations
 

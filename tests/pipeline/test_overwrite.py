@@ -1,4 +1,4 @@
-"""--overwrite: nothing old goes before something new is certain, and no orphan stays behind."""
+"""--overwrite removes nothing before the new run is certain to start, and leaves no orphans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A family that another package brings, with a setting of its own, runs through the whole command."""
+"""A family from another package, with its own setting, through the whole command."""
 
 from __future__ import annotations
 

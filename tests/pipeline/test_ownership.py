@@ -1,4 +1,4 @@
-"""What is not this OUT's by its manifest is never deleted or written over, whatever it is called."""
+"""Files that do not belong to this OUT by its manifest are never deleted or overwritten, whatever their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the plan calls good ends as ok, and what it calls bad as failed, for tables of chance."""
+"""Rows that the plan calls good end as ok, and bad ones as failed, for random tables."""
 
 from __future__ import annotations
 

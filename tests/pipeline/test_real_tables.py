@@ -1,4 +1,4 @@
-"""The prompt tables that people have, with the very schemas in which they are published."""
+"""Well-known prompt tables with their published schemas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`verify --remake`: a dataset that can prove where it came from."""
+"""`verify --remake`: a dataset can be reproduced from its metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every type that Parquet can hold goes through the real command, alone and nested."""
+"""Every Parquet type through the real command, alone and nested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the columns of a table are for, and which tables are refused."""
+"""The meaning of a table's columns, and which tables are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which columns hold settings is said, and is what happens: through the real command."""
+"""The reported meaning of columns is what happens, through the real command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding the files of a prompt table, and refusing what is none."""
+"""Finding the files of a prompt table, and refusing other files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of very many small files are planned with one read a file, and in time that grows as their number."""
+"""Tables of very many small files are planned with one read per file, in time linear in their number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Carried texts that are not UTF-8 are mended, and counted where they are read."""
+"""Carried texts that are not UTF-8 are repaired and counted."""
 
 from __future__ import annotations
 

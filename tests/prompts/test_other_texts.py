@@ -1,4 +1,4 @@
-"""Forms of tables that other tools write: packed text, arrays of JSON, semicolons, numbers as text."""
+"""Tables as other tools write them: compressed text, JSON arrays, semicolons, numbers as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shards read out of Parquet files are the rows that pyarrow itself reads there."""
+"""Shards read from Parquet files equal the rows that pyarrow reads."""
 
 from __future__ import annotations
 

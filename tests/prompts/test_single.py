@@ -1,4 +1,4 @@
-"""Which words are a prompt, and which the name of a file that is not there."""
+"""Which words are a prompt, and which the name of a missing file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table that is replaced between the plan and the reading is not made from."""
+"""A table that is replaced between planning and reading is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV, TSV, JSON Lines and one prompt a line go in like Parquet."""
+"""CSV, TSV, JSON Lines and one prompt per line are read like Parquet."""
 
 from __future__ import annotations
 

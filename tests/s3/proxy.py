@@ -1,4 +1,4 @@
-"""A proxy that misbehaves on purpose, to stand between a client and an S3 server."""
+"""A proxy between a client and an S3 server that misbehaves on purpose."""
 
 from __future__ import annotations
 

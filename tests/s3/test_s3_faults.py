@@ -1,4 +1,4 @@
-"""A store that answers with errors, slowly, or not at all: the output is the same, or one clear line says why not."""
+"""A store that answers with errors, slowly, or not at all: the output is the same, or one line gives the reason."""
 
 from __future__ import annotations
 

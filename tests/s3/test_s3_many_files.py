@@ -1,4 +1,4 @@
-"""Rows of many small files on a real S3 server, put together into shards."""
+"""Rows of many small files on a real S3 server, combined into shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On an object store, too, nothing is deleted or written over that is not this output's."""
+"""On object stores, too, only this output's files are deleted or overwritten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An engine that tries again: what is kept, that company decides nothing, and what a bad scorer costs."""
+"""The engine with retries: what is kept, independence of other rows, and the effect of a bad scorer."""
 
 from __future__ import annotations
 

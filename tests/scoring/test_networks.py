@@ -1,4 +1,4 @@
-"""Scores of networks against what their authors' code gives, on small random weights."""
+"""Scores of networks against their authors' code, with small random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scorers by name, of other packages, and of the user's own."""
+"""Scorers by name, from other packages, and user-defined ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caption names is what was drawn for it."""
+"""A caption is parsed to the scene that was drawn for it."""
 
 from __future__ import annotations
 

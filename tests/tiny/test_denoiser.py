@@ -1,4 +1,4 @@
-"""What the denoiser trains on."""
+"""The denoiser's training data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reader finds what was drawn, and finds nothing by luck."""
+"""The reader finds what was drawn, and nothing by chance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The world: what is drawn, what is said of it, and what training never sees."""
+"""Scenes: their pictures, their captions, and the ones that training never sees."""
 
 from __future__ import annotations
 

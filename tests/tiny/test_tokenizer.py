@@ -1,4 +1,4 @@
-"""Any text has tokens; the words of captions have one each."""
+"""Any text has tokens; each word of a caption is one token."""
 
 from __future__ import annotations
 

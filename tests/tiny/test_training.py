@@ -1,4 +1,4 @@
-"""A training that was killed ends with the weights of one that was not."""
+"""A killed and resumed training ends with the same weights as an uninterrupted one."""
 
 from __future__ import annotations
 

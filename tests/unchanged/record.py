@@ -1,4 +1,4 @@
-"""Make the runs and keep what they give: `python -m tests.unchanged.record`."""
+"""Make the runs and record their results: `python -m tests.unchanged.record`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs whose every picture and metadata value stays as it is, whatever becomes of the code.
+"""Runs whose pictures and metadata must not change when the code changes.
 
 `python -m tests.unchanged.record` makes them and keeps what they give in `recorded/`. That is done where a picture
 changes on purpose, and at no other time: the commit says why.

@@ -1,4 +1,4 @@
-"""Pictures and metadata are what earlier versions made: the same bytes on the same processor, 2 of 255 elsewhere."""
+"""Pictures and metadata equal those of earlier versions: the same bytes on the same processor, 2 of 255 elsewhere."""
 
 from __future__ import annotations
 
