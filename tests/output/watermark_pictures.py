@@ -1,7 +1,7 @@
 """A picture that a formula gives, for `watermarks.npz`: what the package invisible-watermark 0.2.0 adds to it.
 
-With OpenCV 5.0 and PyWavelets 1.9: `text` is its mark StableDiffusionV1, `sdxl` diffusers' message in real numbers; each
-is int8 (H, W, 3), the picture with the mark minus the picture without. `bits` is what its decoder reads of the first.
+With OpenCV 5.0 and PyWavelets 1.9: `text` is its mark StableDiffusionV1, `sdxl` diffusers' message in real numbers; both
+int8 (H, W, 3), the picture with the mark minus the picture without. `bits` is what its decoder reads of the first.
 """
 
 from __future__ import annotations
