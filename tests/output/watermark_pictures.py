@@ -1,6 +1,6 @@
 """A picture that a formula gives, for `watermarks.npz`: what the package invisible-watermark 0.2.0 adds to it.
 
-With OpenCV 5.0 and PyWavelets 1.9: `text` is its mark StableDiffusionV1, `sdxl` diffusers' message in real numbers; both
+With OpenCV 5.0 and PyWavelets 1.9: `text` is its mark StableDiffusionV1, `sdxl` diffusers' message in real numbers,
 int8 (H, W, 3), the picture with the mark minus the picture without. `bits` is what its decoder reads of the first.
 """
 
