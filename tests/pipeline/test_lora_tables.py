@@ -94,7 +94,9 @@ def test_a_file_that_does_not_fit_is_refused_before_anything_is_loaded(folder, t
     names = [["loras/one.safetensors:1"], ["loras/one.safetensors:1", "loras/bad.safetensors:0.5"]]
     prompts = write_table(folder / "p.parquet", {"prompt": ["a", "b"], "lora": names})
     refused = sdbatch_command("generate", prompts, tmp_path / "out", status=2).stderr
-    assert f"{prompts}: row 1 (from 0), lora: loras/bad.safetensors: is cut short" in refused
+    assert (
+        f"{prompts}: row 1 (from 0), lora: loras/bad.safetensors: is shorter or longer than its header says" in refused
+    )
     assert not (tmp_path / "out").exists()
     missing = sdbatch_command("plan", "a red circle", tmp_path / "out", "--lora", "nowhere.safetensors", status=2)
     assert "--lora: " in missing.stderr and "nowhere.safetensors: is missing" in missing.stderr
