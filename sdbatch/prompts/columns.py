@@ -21,6 +21,7 @@ from sdbatch.prompts.cells import accepts
 from sdbatch.prompts.input_file import InputFile
 from sdbatch.prompts.made_rows import FORMAT as MADE
 from sdbatch.prompts.names import ambiguous, candidates, exact_candidates, resembled
+from sdbatch.prompts.unified import unified_schema
 from sdbatch.scoring.judging import judged_columns
 from sdbatch.settings import RunSettings
 
@@ -53,6 +54,8 @@ class Columns:
         held: columns that hold pictures themselves, which never go through Ray: workers read them.
         judged: the metadata's further columns, of attempts and scores: "count", "flag", "number" or "text" by name.
         sources: those of the carried columns that are among `SOURCES` and come from no file.
+        table: the columns of the whole table, where its files' own differ; None where they do not.
+        differences: how they differ, in one line; empty where it is only that a column is all null in some file.
     """
 
     settings: Mapping[str, str]
@@ -67,6 +70,8 @@ class Columns:
     judged: Mapping[str, str] = dataclasses.field(default_factory=dict)
     networks: Mapping[str, str] = dataclasses.field(default_factory=dict)
     sources: tuple[str, ...] = ()
+    table: pa.Schema | None = None
+    differences: str = ""
 
     @property
     def needed(self) -> list[str]:
@@ -111,7 +116,8 @@ def check_table(
 ) -> Columns:
     """Checks that the files make one table that can be run, and finds out what its columns are for.
 
-    A column that is all null in one file (type null) goes with any type in the others. `--column NAME=COLUMN`
+    Files whose columns differ are united by name (`unified_schema`), but each must have the prompts.
+    `--column NAME=COLUMN`
     says which column holds a setting; `--column NAME=` that none does, and a column of that name is then
     carried through as `input_NAME`.
 
@@ -124,7 +130,7 @@ def check_table(
         sources: which of `SOURCES` the output has; the table's own columns of these names go before them.
 
     Raises:
-        InputError: files that differ, no prompt column, a wrong type, a name that the output needs; names
+        InputError: files that do not go together, no prompt column, a wrong type, a name that the output needs; names
             file and column.
         UsageError: a `--column` that names what there is not.
     """
@@ -132,7 +138,7 @@ def check_table(
         files = [replace(file, schema=file.own_schema) for file in files]
     if fields is None:
         fields = FIRST_FIELDS if before else ROW_FIELDS
-    schema = _one_schema(files)
+    schema, differences = unified_schema(files)
     first = files[0].path
     _refuse_duplicates(schema, first)
     find = exact_candidates if before else candidates
@@ -146,7 +152,8 @@ def check_table(
     else:
         _refuse_missing(mapping, schema, first)
         used = dict(mapping)
-    text = files[0].format in ("csv", "tsv")
+    text = files[0].format in ("csv", "tsv", "xlsx")
+    _refuse_without_prompts(files, used["prompt"])
     for setting, column in used.items():
         _check_type(known[setting], column, schema.field(column).type, first)
     idle = _idle_columns(schema, used, unused)
@@ -169,30 +176,16 @@ def check_table(
         held=_held_pictures(schema, used, known),
         judged=judged,
         sources=added,
+        table=schema if differences or schema is not files[0].schema else None,
+        differences=differences,
     )
 
 
-def _one_schema(files: list[InputFile]) -> pa.Schema:
-    first = files[0]
-    types: dict[str, pa.Field] = {field.name: field for field in first.schema}
-    for file in files[1:]:
-        if file.schema is first.schema:
-            continue
-        for name in types:
-            if name not in file.schema.names:
-                raise InputError(f"{file.path}: has no column {name!r}, which {first.path} has")
-        for field in file.schema:
-            known = types.get(field.name)
-            if known is None:
-                raise InputError(f"{file.path}: has a column {field.name!r}, which {first.path} has not")
-            if pt.is_null(known.type):
-                types[field.name] = field
-            elif field.type != known.type and not pt.is_null(field.type):
-                raise InputError(
-                    f"{file.path}: column {field.name!r} holds {field.type}; in {first.path} it holds {known.type}"
-                )
-    fields = [field.with_nullable(True) for field in types.values()]
-    return pa.schema(fields) if len(types) == len(first.schema) else first.schema
+def _refuse_without_prompts(files: Sequence[InputFile], column: str) -> None:
+    for file in files:
+        if file.schema.get_field_index(column) < 0:
+            has = next(other.path for other in files if column in other.schema.names)
+            raise InputError(f"{file.path}: has no column {column!r}, from which {has} has its prompts")
 
 
 def _refuse_duplicates(schema: pa.Schema, path: str) -> None:

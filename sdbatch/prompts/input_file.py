@@ -21,13 +21,16 @@ class InputFile:
         stamp: changes when the content does: an etag, else the time of change.
         rows: rows in the file.
         row_groups: rows in each of its row groups; a row group can only be decoded from its beginning.
-        format: "parquet", "csv", "tsv", "jsonl", "json" or "txt"; "output", a shard that another run has made, of
-            which the images that were made are the rows; or "prompt", of which the path is the prompt itself.
+        format: "parquet", "arrow", "xlsx", "csv", "tsv", "jsonl", "json" or "txt"; "prompt file", a text that is one
+            row; "output", a shard that another run has made, of which the images that were made are the rows; or
+            "prompt", of which the path is the prompt itself.
         schema: its columns, as they are read: in the types of `plain_schema`; those of its partitions are the last.
         encoding: of text.
-        partitions: the columns that are not in the file, but in its folders' names: name to value.
+        partitions: the columns that are not in the file, but in its name or its folders' names: name to value.
         name: what the metadata calls it: its path below the folder that was named, or below that of the glob's fixed
             part, with its partitions, so that it stays when the whole table moves; None of a prompt itself.
+        said: how the file is read, where its name does not say ("is read with ';' between its columns").
+        sha256: of its content, of a table that Python gave and OUT keeps; else empty.
     """
 
     path: str
@@ -40,6 +43,8 @@ class InputFile:
     encoding: str = "utf-8"
     partitions: Mapping[str, Any] = field(default_factory=dict)
     name: str | None = None
+    said: str = ""
+    sha256: str = ""
 
     @property
     def own_schema(self) -> pa.Schema:

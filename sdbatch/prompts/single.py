@@ -13,7 +13,7 @@ SCHEMA = pa.schema([("prompt", pa.string())])
 # Whoever names a file of these types means a file, be it one that sdbatch can't read.
 FILE_ENDINGS = (
     *(".parquet", ".pq", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt"),
-    *(".arrow", ".feather", ".orc", ".xlsx", ".gz", ".bz2", ".xz", ".zst", ".zip"),
+    *(".arrow", ".arrows", ".feather", ".ipc", ".orc", ".xlsx", ".gz", ".bz2", ".xz", ".zst", ".zip"),
 )
 
 
