@@ -65,8 +65,10 @@ def _content(path: str, options: Mapping[str, Any] | None, content: bytes | None
 
 def _sheet(path: str, content: bytes) -> tuple[list[str], Iterator[list[str | None]], str]:
     """The columns' names, the rows without empty ones, and which sheet these are of."""
-    from python_calamine import CalamineError, CalamineWorkbook, SheetVisibleEnum  # not worth a start without one
-
+    try:  # here, since every start without a workbook would wait for it
+        from python_calamine import CalamineError, CalamineWorkbook, SheetVisibleEnum
+    except ImportError as exc:
+        raise InputError(f"{path}: workbooks are read with python-calamine, which is not installed here") from exc
     _refuse_bombs(path, content)
     try:
         book = CalamineWorkbook.from_filelike(io.BytesIO(content))

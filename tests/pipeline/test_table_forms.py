@@ -1,9 +1,11 @@
-"""`sdbatch.generate` with a table itself, and `sdbatch.ImageGenerator` in a graph of Ray Data."""
+"""Tables in other forms than Parquet are run as they are planned: files of other tools, and what Python holds."""
 
 from __future__ import annotations
 
 import io
+import os
 
+import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -15,6 +17,8 @@ import sdbatch
 from benchmarks.standin import StandIn
 from sdbatch.output.manifest_files import read_manifest
 from sdbatch.output.verify import verify
+from sdbatch.plan.planning import make_plan
+from sdbatch.settings import RunSettings
 from sdbatch.storage.store import Store
 from tests.conftest import REPOSITORY
 
@@ -26,13 +30,45 @@ STAND_IN = StandIn(step_seconds=0.0, full_size=True)
 
 @pytest.fixture(scope="module")
 def connected(ray_session):
-    ray.init(ray_session, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY)}})
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    ray.init(ray_session, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": path}})
     yield
     ray.shutdown()
 
 
 def kept(out):
     return sorted(path.name for path in (out / "__prompts").iterdir())
+
+
+def forms(folder):
+    """Tables of the same prompts, and the options that they need."""
+    FRAME.to_excel(folder / "p.xlsx", index=False)
+    yield folder / "p.xlsx", {}
+    FRAME.to_feather(folder / "p.feather", chunksize=2)
+    yield folder / "p.feather", {}
+    datasets.Dataset.from_pandas(FRAME).save_to_disk(folder / "saved", num_shards=2)
+    yield folder / "saved", {}
+    (folder / "texts").mkdir()
+    for name, prompt in zip(FRAME["id"], FRAME["prompt"], strict=True):
+        (folder / "texts" / f"{name}.txt").write_text(f"{prompt}\n")
+    yield folder / "texts", {"prompt_per_file": True}
+    (folder / "differ").mkdir()
+    FRAME[:1].astype({"steps": float}).to_parquet(folder / "differ" / "0.parquet")
+    FRAME[1:].drop(columns="seed").to_parquet(folder / "differ" / "1.parquet")
+    yield folder / "differ", {}
+
+
+def test_each_form_is_run_as_it_is_planned(tmp_path, connected):
+    for path, options in forms(tmp_path):
+        out = str(tmp_path / f"out-{path.name}")
+        plan = make_plan(str(path), out, RunSettings.from_options(options))
+        report = sdbatch.generate(str(path), out, make_engine=STAND_IN, **options)
+        assert (report.rows, report.ok, report.failed) == (plan.rows, 2, 1), path
+        made = sdbatch.open(out).to_pandas()
+        assert made["id"].tolist() == list("xyz"), path
+        assert made["prompt"].fillna("").tolist() == FRAME["prompt"].tolist(), path
+        if "steps" in plan.columns.settings:
+            assert made["steps"].tolist() == [2, 2, 3], path
 
 
 def test_a_given_table_is_kept_continued_and_replaced(tmp_path, connected):
