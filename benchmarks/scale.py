@@ -35,7 +35,7 @@ from sdbatch.prompts.shards import Cut
 from sdbatch.settings import RunSettings
 from sdbatch.storage.store import Store
 
-GPUS_A_NODE = 4
+GPUS_PER_NODE = 4
 T = TypeVar("T")
 
 
@@ -48,8 +48,8 @@ def pretended_cluster(gpus: int) -> Iterator[str]:
         head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
-            for _ in range(math.ceil(gpus / GPUS_A_NODE)):
-                cluster.add_node(num_cpus=GPUS_A_NODE, num_gpus=min(gpus, GPUS_A_NODE))
+            for _ in range(math.ceil(gpus / GPUS_PER_NODE)):
+                cluster.add_node(num_cpus=GPUS_PER_NODE, num_gpus=min(gpus, GPUS_PER_NODE))
             yield cluster.address
         finally:
             cluster.shutdown()

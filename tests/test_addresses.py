@@ -39,7 +39,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["plan", "pipe.csv", "out"], "pipe.csv: is a pipe"),
         (["plan", "/dev/stdin", "out"], "/dev/stdin: is a pipe"),
         (["plan", "mixed", "out"], "mixed/b.csv: is a pipe"),
-        (["plan", "dangling", "out"], "dangling/b.csv: is a pipe, a device, or a link to what is not there"),
+        (["plan", "dangling", "out"], "dangling/b.csv: is a pipe, a device, or a broken link"),
         (["plan", "loop", "out"], "levels of symbolic links"),
         (["plan", "x" * 5000 + ".csv", "out"], "File name too long"),
         (["plan", "http://127.0.0.1:1/p.parquet", "out"], "Connect call failed"),

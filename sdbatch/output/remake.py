@@ -106,9 +106,9 @@ def _request(row: Mapping[str, Any], record: RunRecord, options: Mapping[str, An
 
 
 def _with_own_size(request: Request, record: RunRecord) -> Request:
-    """The request without a height and a width that nobody gave: the metadata has those that came of its picture.
+    """The request without a height and width that follow from its picture, although the metadata has them.
 
-    A picture of another shape is cut to a size that was given, and stretched to whole cells where none was.
+    With a given size a picture of another shape is cropped; without one it is stretched to whole cells.
     """
     given = {name for name in ("height", "width") if record.settings.get(name) or name in (record.columns or {})}
     return request if given else dataclasses.replace(request, height=None, width=None)

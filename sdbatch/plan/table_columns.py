@@ -79,7 +79,7 @@ def refuse_adapters(columns: Columns, settings: RunSettings) -> None:
     column = columns.settings.get("controlnet")
     if column is not None or settings.extra.get("controlnet"):
         given = "--controlnet" if column is None else f"column {column!r}"
-        raise UsageError(f"{given}: a controlnet does not go with --deep-cache; leave one of them out")
+        raise UsageError(f"{given}: a controlnet does not work with --deep-cache; leave one of them out")
 
 
 def _is_used(field: Field, files: list[InputFile], settings: RunSettings) -> bool:

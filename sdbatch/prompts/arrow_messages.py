@@ -18,11 +18,11 @@ __all__ = ["MAGIC", "Message", "messages"]
 MAGIC = b"ARROW1"
 FEATHER_1 = b"FEA1"
 CONTINUATION = 0xFFFFFFFF
-MOST_HEADER_BYTES = 64 << 20
-MOST_BODY_BYTES = 1 << 30  # of a record batch, and unpacked
-MOST_ROWS = 2**31 - 1  # of a record batch: other implementations count no further
+MAX_HEADER_BYTES = 64 << 20
+MAX_BODY_BYTES = 1 << 30  # of a record batch, and unpacked
+MAX_ROWS = 2**31 - 1  # of a record batch: other implementations count no further
 SCHEMA, DICTIONARY, BATCH = 1, 2, 3
-TOO_LARGE = f"holds more than {MOST_BODY_BYTES >> 30} GB in one record batch; write it in smaller ones"
+TOO_LARGE = f"holds more than {MAX_BODY_BYTES >> 30} GB in one record batch; write it in smaller ones"
 CUT_SHORT = "is cut short"
 
 
@@ -31,7 +31,7 @@ class Message:
     """A message of a stream.
 
         Attributes:
-            kind: MOST_ROWS = 2**31 - 1  # of a record batch: other implementations count no further
+            kind: MAX_ROWS = 2**31 - 1  # of a record batch: other implementations count no further
     SCHEMA, DICTIONARY or BATCH.
             rows: of a record batch.
             content: as it stands in the stream; empty if it was skipped.
@@ -91,7 +91,7 @@ def _header(file: BinaryIO) -> bytes:
     (size,) = struct.unpack("<I", start[-4:])
     if size == 0:
         return b""
-    if size > MOST_HEADER_BYTES:
+    if size > MAX_HEADER_BYTES:
         raise pa.ArrowInvalid("is not Arrow's format, or damaged")
     flat = file.read(size)
     if len(flat) < size:
@@ -102,19 +102,19 @@ def _header(file: BinaryIO) -> bytes:
 def _read(file: BinaryIO, header: bytes, wanted: Iterator[bool] | None) -> Message:
     table = _Table(header[8 if header.startswith(b"\xff\xff\xff\xff") else 4 :])
     kind, size = table.number(1, "<B"), table.number(3, "<q")
-    if not 0 <= size <= MOST_BODY_BYTES:
+    if not 0 <= size <= MAX_BODY_BYTES:
         raise pa.ArrowInvalid(TOO_LARGE)
     if kind not in (DICTIONARY, BATCH):
         return Message(kind, 0, header + _body(file, size))
     batch = table.table(2) if kind == BATCH else table.table(2).table(1)
     rows = batch.number(0, "<q")
-    if not 0 <= rows <= MOST_ROWS:
+    if not 0 <= rows <= MAX_ROWS:
         raise pa.ArrowInvalid("is not Arrow's format, or damaged")
     if kind == BATCH and (wanted is None or not next(wanted, False)):
         _skip(file, size)
         return Message(kind, rows, b"")
     body = _body(file, size)
-    if batch.has(3) and _unpacked(batch, body) > MOST_BODY_BYTES:
+    if batch.has(3) and _unpacked(batch, body) > MAX_BODY_BYTES:
         raise pa.ArrowInvalid(TOO_LARGE)
     return Message(kind, rows, header + body)
 

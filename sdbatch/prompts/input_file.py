@@ -17,20 +17,20 @@ class InputFile:
 
     Attributes:
         path: absolute path or URL.
-        size: bytes.
-        stamp: changes when the content does: an etag, else the time of change.
+        size: its size in bytes.
+        stamp: changes when the content does: an etag, or the modification time.
         rows: rows in the file.
         row_groups: rows in each of its row groups; a row group can only be decoded from its beginning.
-        format: "parquet", "arrow", "xlsx", "csv", "tsv", "jsonl", "json" or "txt"; "prompt file", a text that is one
-            row; "output", a shard that another run has made, of which the images that were made are the rows; or
-            "prompt", of which the path is the prompt itself.
-        schema: its columns, as they are read: in the types of `plain_schema`; those of its partitions are the last.
-        encoding: of text.
-        partitions: the columns that are not in the file, but in its name or its folders' names: name to value.
-        name: what the metadata calls it: its path below the folder that was named, or below that of the glob's fixed
-            part, with its partitions, so that it stays when the whole table moves; None of a prompt itself.
-        said: how the file is read, where its name does not say ("is read with ';' between its columns").
-        sha256: of its content, of a table that Python gave and OUT keeps; else empty.
+        format: "parquet", "arrow", "xlsx", "csv", "tsv", "jsonl", "json" or "txt"; "prompt file" for a text file
+            that is one row; "output" for a shard of another run, whose rows are the finished images; or "prompt", whose
+            path is the prompt itself.
+        schema: its columns in the types of `plain_schema`; those of partitions come last.
+        encoding: the encoding of a text file.
+        partitions: the columns in its own name or in those of its folders: name to value.
+        name: its name in the metadata: the path below the given folder, or below the glob's fixed part, with its
+            partitions, so that the name stays the same if the whole table moves; None for a prompt.
+        note: how the file is read, if its name does not tell ("is read with ';' between its columns").
+        sha256: the hash of a table from Python that OUT keeps; otherwise empty.
     """
 
     path: str
@@ -43,12 +43,12 @@ class InputFile:
     encoding: str = "utf-8"
     partitions: Mapping[str, Any] = field(default_factory=dict)
     name: str | None = None
-    said: str = ""
+    note: str = ""
     sha256: str = ""
 
     @property
     def own_schema(self) -> pa.Schema:
-        """The columns that are in the file itself."""
+        """The columns in the file itself, without partitions."""
         if not self.partitions:
             return self.schema
         return pa.schema([column for column in self.schema if column.name not in self.partitions], self.schema.metadata)

@@ -1,4 +1,4 @@
-"""The files of a prompt table, and what their footers say."""
+"""Lists the files of a prompt table and reads their footers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sdbatch.prompts.table_kinds import is_table, kind_of_table, left_out, of_on
 from sdbatch.prompts.text import MIXED, common_schema, describe_text
 from sdbatch.prompts.text_encodings import UTF8
 from sdbatch.prompts.types import plain_schema
-from sdbatch.prompts.wide_tables import MOST_COLUMNS, too_wide
+from sdbatch.prompts.wide_tables import MAX_COLUMNS, too_wide
 from sdbatch.prompts.workbooks import FORMAT as WORKBOOK
 from sdbatch.prompts.workbooks import describe_workbook
 from sdbatch.storage.parquet import opened_parquet
@@ -33,12 +33,12 @@ from sdbatch.storage.store import GLOB_CHARACTERS, Listing, Store, StoredFile
 __all__ = ["InputFile", "Inputs", "find_inputs", "list_inputs"]
 
 READERS = 32  # footers read at a time
-NO_FILE = "is a pipe, a device, or a link to what is not there; write the table into a file"
+NO_FILE = "is a pipe, a device, or a broken link; write the table into a file"
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files of a table, by path, and messages about what lies beside them and is not read."""
+    """The files of a table, sorted by path, and messages about files beside them that are not read."""
 
     files: list[InputFile]
     notices: tuple[str, ...] = ()
@@ -50,27 +50,27 @@ def list_inputs(prompts: str, options: Mapping[str, Any] | None = None, *, per_f
 
 
 def find_inputs(prompts: str, options: Mapping[str, Any] | None = None, *, per_file: bool = False) -> Inputs:
-    """The files that `prompts` names: one file, a folder's own files, or a glob's matches.
+    """The files of the table `prompts`, sorted by path: one file, a folder's own files, or a glob's matches.
 
-    A prompt in the place of a path (`single.is_prompt`) is a table of one row.
+    A prompt instead of a path (`single.is_prompt`) is a table of one row.
 
-    Files whose names begin with a dot or an underscore are not part of a table, as in Spark and Hive; nor, among
-    several, are those of other types, and those of text where there is Parquet; compressed ones where there are others,
-    and `.json` beside a table: the notices say so. A file of no known type that is named by itself is taken for
-    Parquet. Of a folder that `datasets` has saved, the files are those that it names.
+    As in Spark and Hive, files whose names begin with a dot or an underscore are not part of a table. Among several
+    files, those of other types are left out, as well as text beside Parquet, compressed files beside others, and
+    `.json` beside a table; the notices say so. A single file of unknown type is read as Parquet. In a folder saved by
+    `datasets`, the files are those that its `state.json` names.
 
-    Hive partitions, which are folders named `key=value`, are columns. To a folder or a glob without tables belong those
-    of its partitions, to any depth. The unbroken run of partitions directly above a file counts, of a folder's files
-    only below that folder.
+    Hive partitions, folders named `key=value`, are columns. A folder or a glob without tables includes the files of its
+    partitions, at any depth. A file's partitions are the unbroken run of such folders directly above it; for the files
+    of a folder, only those below that folder.
 
     Args:
         per_file: each text file is one prompt.
 
     Raises:
-        InputError: nothing found, types mixed, or a file that is not what its name says, or cut short; tables and
-            partitions in one folder, files that differ in their partitions, or a partition that a file has as a
-            column, too; names the file.
-        StorageError: the store refuses.
+        InputError: nothing was found, types are mixed, a file is truncated or not what its name says, tables and
+            partitions are in one folder, files differ in their partitions, or a file has a column named like its
+            partition; the message names the file.
+        StorageError: the store failed.
     """
     if isinstance(prompts, str) and single.is_prompt(prompts):
         if per_file:
@@ -97,7 +97,7 @@ def find_inputs(prompts: str, options: Mapping[str, Any] | None = None, *, per_f
 def _chosen(
     url: str, found: list[StoredFile], is_folder: bool, per_file: bool, options: Mapping[str, Any] | None
 ) -> tuple[str, list[StoredFile], list[str]]:
-    """The format of the files that are read, these files, and a message about those that are left out."""
+    """The format of the files to read, these files, and a message about those left out."""
     if per_file:
         files = prompt_files(url, found)
         return PROMPT_FILE, files, left_out(url, found, files)
@@ -111,20 +111,20 @@ def _chosen(
 
 
 def _of_one_schema(files: list[InputFile], kind: str) -> list[InputFile]:
-    """Of JSON, a file shows only the keys and types that it uses; all are read with those of all, where these agree."""
+    """Give JSON files one schema, if their types agree: a file shows only the keys and types that it uses."""
     if kind not in ("jsonl", "json"):
         return files
     try:
         schema = common_schema([file.schema for file in files])
     except pa.ArrowException as exc:
         if MIXED in str(exc):
-            raise InputError(f"{files[0].path} and the files beside it: {exc}") from exc
-        return files  # `unified_schema` unites, or refuses, them by name
+            raise InputError(f"{files[0].path} and the files beside it do not form one table ({exc})") from exc
+        return files  # for `unified_schema`
     return [replace(file, schema=schema) for file in files]
 
 
 def _fixed_part(url: str, alone: bool) -> str:
-    """The folder of a file, or the one that a glob begins with, above the partitions in which it may lie."""
+    """The folder of a file or the fixed part of a glob, above any partitions."""
     place = len(url) if alone else min((url.find(c) for c in GLOB_CHARACTERS if c in url), default=len(url))
     folder = url[:place].rpartition("/")[0]
     while is_partition(folder.rpartition("/")[2]):
@@ -133,7 +133,7 @@ def _fixed_part(url: str, alone: bool) -> str:
 
 
 def _below(base: str, path: str) -> str:
-    """The path of a file below `base`, without the parameters of an address."""
+    """The path of a file below `base`, without a URL's parameters."""
     if path.startswith(("http://", "https://")):
         path = path.partition("?")[0]
     below = path.removeprefix(base.rstrip("/") + "/")
@@ -141,7 +141,7 @@ def _below(base: str, path: str) -> str:
 
 
 def _with_partitions(listed: Listing, below: str | None, options: Mapping[str, Any] | None) -> list[StoredFile]:
-    """The files that are listed, and those of the partitions beside them, level by level."""
+    """The listed files, and those in partitions beside them, level by level."""
     found: dict[str, StoredFile] = {}
     level = [listed]
     with ThreadPoolExecutor(READERS) as pool:
@@ -162,23 +162,23 @@ def _partition_folders(listing: Listing, below: str | None) -> list[str]:
     if folders and tables and listing.is_folder:
         raise InputError(
             f"{tables[0]}: lies beside the partition {folders[0]}; "
-            "a folder holds tables or partitions, not both: name those you mean by a glob"
+            "a folder holds tables or partitions, not both: select files with a glob"
         )
     for folder in folders:
-        partitions_of(f"{folder}/", below)  # a link to a folder above it has no end, but a key that comes twice
-    return [] if tables else folders  # of what a glob matches, the files are meant
+        partitions_of(f"{folder}/", below)  # a link to a parent folder would never end, but repeats a key
+    return [] if tables else folders  # a glob means the files that it matches
 
 
 def _partitioned(files: list[InputFile], below: str | None) -> list[InputFile]:
-    """The files with the columns of their partitions."""
+    """The files, with the columns of their partitions."""
     added, values = partition_columns([file.path for file in files], below)
     if not added.names:
         return files
-    whole: dict[int, pa.Schema] = {}  # by the identity of the schema without: equal ones stay one object
+    whole: dict[int, pa.Schema] = {}  # by the identity of the original schema: equal schemas stay one object
     for file in files:
         if id(file.schema) not in whole:
             if both := [name for name in added.names if name in file.schema.names]:
-                raise InputError(f"{file.path}: has a column {both[0]!r}, and lies in a partition of that key, too")
+                raise InputError(f"{file.path}: has a column {both[0]!r}, but is also in a partition with that key")
             whole[id(file.schema)] = pa.schema([*file.schema, *added], file.schema.metadata)
     return [
         replace(file, schema=whole[id(file.schema)], partitions={**file.partitions, **partitions})
@@ -194,11 +194,11 @@ def _prompt_itself(text: str) -> InputFile:
 
 
 def _described(files: list[StoredFile], kind: str, options: Mapping[str, Any] | None) -> Iterator[InputFile]:
-    """What the files hold. Small ones are fetched whole, many at a time, and large ones looked into meanwhile."""
+    """Describe the files' contents. Small ones are fetched whole and in parallel; large ones are opened meanwhile."""
     small = [file.path for file in files if len(files) > 1 and 0 < file.size <= SMALL_FILE_BYTES]
-    # Footers of equal tables are equal: keep one schema object, so that a plan of many files stays small.
+    # Equal schemas are kept as one object, so that a plan of many files stays small.
     schemas: dict[bytes, pa.Schema] = {}
-    known: set[int] = set()  # of those that are kept
+    known: set[int] = set()  # only of the schemas kept
     with ThreadPoolExecutor(READERS) as pool:
         are_small = set(small)
         large = pool.map(lambda file: _describe(file, kind, options), [f for f in files if f.path not in are_small])
@@ -217,18 +217,18 @@ def _describe(
 ) -> InputFile:
     if kind == PROMPT_FILE:
         return describe_prompt_file(file, options, content)
-    encoding, said = UTF8, ""
+    encoding, note = UTF8, ""
     if kind == "parquet":
         groups, schema = _parquet(file, options, content)
     elif kind == ARROW:
         groups, schema = describe_arrow(file.path, options, content)
     elif kind == WORKBOOK:
-        rows, schema, said = describe_workbook(file.path, options, content)
+        rows, schema, note = describe_workbook(file.path, options, content)
         groups = (rows,)
     else:
-        rows, schema, encoding, said = describe_text(file.path, kind, options, content)
+        rows, schema, encoding, note = describe_text(file.path, kind, options, content)
         groups = (rows,)
-    return InputFile(file.path, file.size, file.stamp, sum(groups), groups, kind, schema, encoding, said=said)
+    return InputFile(file.path, file.size, file.stamp, sum(groups), groups, kind, schema, encoding, note=note)
 
 
 def _parquet(
@@ -236,10 +236,10 @@ def _parquet(
 ) -> tuple[tuple[int, ...], pa.Schema]:
     with opened_parquet(Store(file.path, options), "", InputError, content=content) as parquet:
         footer = parquet.metadata
-        if footer.num_columns > MOST_COLUMNS:
+        if footer.num_columns > MAX_COLUMNS:
             raise InputError(f"{file.path}: {too_wide(footer.num_columns)}")
         schema = plain_schema(parquet.schema_arrow)
     groups = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
     if min(groups, default=0) < 0 or sum(groups) != footer.num_rows:
-        raise InputError(f"{file.path}: is damaged (its row groups have not the rows that it says it has)")
+        raise InputError(f"{file.path}: is damaged (its row groups and its footer differ in their number of rows)")
     return groups, schema

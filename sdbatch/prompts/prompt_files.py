@@ -17,7 +17,7 @@ __all__ = ["FORMAT", "describe_prompt_file", "prompt_batch"]
 
 FORMAT = "prompt file"
 SCHEMA = pa.schema([("prompt", pa.string()), ("id", pa.string())])
-MOST_BYTES = 16 << 20
+MAX_BYTES = 16 << 20
 
 
 def describe_prompt_file(
@@ -42,9 +42,9 @@ def prompt_batch(file: InputFile, options: Mapping[str, Any] | None, content: by
         StorageError: the store refuses.
     """
     with opened_text(file.path, "txt", options, file.encoding, content) as stream:
-        text = stream.read(MOST_BYTES + 1)
-    if len(text) > MOST_BYTES:
-        raise InputError(f"{file.path}: is larger than {MOST_BYTES >> 20} MB, and with --prompt-per-file one prompt")
+        text = stream.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise InputError(f"{file.path}: is larger than {MAX_BYTES >> 20} MB, and with --prompt-per-file one prompt")
     # Not decoded: a text that is not UTF-8 is for its row to fail by.
     prompt = pa.array([text.strip()], pa.binary()).cast(pa.string(), safe=False)
     return pa.RecordBatch.from_arrays([prompt], names=["prompt"])

@@ -1,4 +1,4 @@
-"""What the columns of a table are for, said in a line or two."""
+"""Describes the meaning of a table's columns in a line or two."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN = 40  # of the carried columns
 
 
 def setting_columns(columns: Columns) -> str:
-    """The settings that the table holds, with their columns' names where these differ."""
+    """The settings in the table, with the names of their columns if these differ."""
     parts = (
         setting if setting == column else f"{setting} (column {column!r})"
         for setting, column in columns.settings.items()
@@ -24,7 +24,7 @@ def setting_columns(columns: Columns) -> str:
 
 
 def carried_columns(columns: Columns) -> str:
-    """The columns that only go through to the output."""
+    """The columns that are only carried through to the output."""
     names = [
         _shown(column) if column == name else f"{_shown(column)} as {_shown(name)}"
         for column, name in columns.carried.items()
@@ -35,7 +35,7 @@ def carried_columns(columns: Columns) -> str:
 
 
 def unused_settings(columns: Columns) -> Iterator[str]:
-    """A warning for every carried column that may have been meant for a setting, or holds one that is of no use."""
+    """A warning for each carried column that resembles a setting, or is one that the run does not use."""
     for column, reason in columns.unused.items():
         yield f"column {column!r} is carried to the output and sets nothing: {reason}"
     for column, setting in columns.resembling.items():
@@ -46,11 +46,11 @@ def unused_settings(columns: Columns) -> Iterator[str]:
 
 
 def readings(files: Iterable[InputFile], columns: Columns) -> Iterator[str]:
-    """A line for each way of reading that the files' names do not say, and one if their columns differ."""
+    """A line for each special way in which files are read, and one if their columns differ."""
     alike: dict[str, list[str]] = {}
     for file in files:
-        said = [file.said] if file.said else []
-        for text in [*([f"is read as {file.encoding}"] if file.encoding != UTF8 else []), *said]:
+        encoding = f"is read as {file.encoding}" if file.encoding != UTF8 else ""
+        for text in filter(None, (encoding, file.note)):
             alike.setdefault(text, []).append(file.path)
     for text, paths in alike.items():
         yield f"{paths[0]} {text}" + (f", and {len(paths) - 1:,} more like it" if len(paths) > 1 else "")

@@ -46,16 +46,18 @@ def of_one_kind(url: str, found: list[StoredFile]) -> tuple[str, list[StoredFile
         if is_table(file.path):
             by_kind.setdefault(kind_of_table(file.path) or "", []).append(file)
     if not by_kind:
-        raise InputError(f"{url}: no prompt table in it; those of deeper folders go by a glob, like {url}/**/*.parquet")
+        raise InputError(
+            f"{url}: no prompt table in it; select those in subfolders with a glob, like {url}/**/*.parquet"
+        )
     if "parquet" in by_kind:
         return "parquet", by_kind["parquet"]
-    # What lies beside a table has not become one because it could be read: a packed copy, a list of settings.
+    # Files beside a table are ignored although they could be read: a compressed copy, a list of settings.
     plain = {kind: [file for file in files if inner_name(file.path) == file.path] for kind, files in by_kind.items()}
     by_kind = {kind: files for kind, files in plain.items() if files} or by_kind
     if len(by_kind) > 1:
         by_kind.pop("json", None)
     if len(by_kind) > 1:
-        raise InputError(f"{url}: holds {' and '.join(sorted(by_kind))} files; name those you mean by a glob")
+        raise InputError(f"{url}: holds {' and '.join(sorted(by_kind))} files; select files with a glob")
     return by_kind.popitem()
 
 
@@ -75,4 +77,4 @@ def left_out(url: str, found: Iterable[StoredFile], chosen: Iterable[StoredFile]
         return []
     kinds = " and ".join(sorted({"." + path.rpartition(".")[2] for path in others}))
     count = f"{len(others):,} {kinds} file{'s' * (len(others) > 1)}"
-    return [f"{url}: {count} left out, such as {others[0].rpartition('/')[2]}; to read others, name them by a glob"]
+    return [f"{url}: {count} left out, such as {others[0].rpartition('/')[2]}; to read others, select them with a glob"]

@@ -6,21 +6,21 @@ import re
 
 import pyarrow as pa
 
-__all__ = ["MOST_COLUMNS", "refuse_many_keys", "refuse_wide", "too_wide"]
+__all__ = ["MAX_COLUMNS", "refuse_many_keys", "refuse_wide", "too_wide"]
 
-MOST_COLUMNS = 16_384  # Excel's own bound
+MAX_COLUMNS = 16_384  # Excel's own bound
 TEXT = re.compile(rb'"((?:[^"\\]|\\.)*)"\s*(:?)')
 
 
 def refuse_wide(columns: int) -> None:
     """Raises `pa.ArrowInvalid` if these are more columns than a table may have."""
-    if columns > MOST_COLUMNS:
+    if columns > MAX_COLUMNS:
         raise pa.ArrowInvalid(too_wide(columns))
 
 
 def too_wide(columns: int) -> str:
     """Why a table with so many columns is refused."""
-    return f"has {columns:,} columns, more than {MOST_COLUMNS:,}; leave out what is not needed"
+    return f"has {columns:,} columns, more than {MAX_COLUMNS:,}; leave out what is not needed"
 
 
 def refuse_many_keys(lines: bytes) -> None:
@@ -29,5 +29,5 @@ def refuse_many_keys(lines: bytes) -> None:
     Raises:
         pa.ArrowInvalid: it has.
     """
-    if lines.count(b":") > MOST_COLUMNS:
+    if lines.count(b":") > MAX_COLUMNS:
         refuse_wide(len({name for name, colon in TEXT.findall(lines) if colon}))

@@ -21,10 +21,10 @@ __all__ = ["FORMAT", "WORKBOOK_SUFFIX", "describe_workbook", "workbook_batches"]
 
 FORMAT = "xlsx"
 WORKBOOK_SUFFIX = ".xlsx"
-MOST_BYTES = 128 << 20
-MOST_UNPACKED_BYTES = 256 << 20
-MOST_CELLS = 8_000_000  # of the rectangle that holds all cells of a sheet, which is in memory whole
-MOST_FILES = 10_000
+MAX_BYTES = 128 << 20
+MAX_UNPACKED_BYTES = 256 << 20
+MAX_CELLS = 8_000_000  # of the rectangle that holds all cells of a sheet, which is in memory whole
+MAX_FILES = 10_000
 PIECE = 1 << 20
 PIECE_ROWS = 4096
 PLACE = re.compile(rb"""\br\s*=\s*["']\s*([A-Za-z]{0,3})(\d{1,10})""")
@@ -57,9 +57,9 @@ def workbook_batches(
 
 def _content(path: str, options: Mapping[str, Any] | None, content: bytes | None) -> bytes:
     if content is None:
-        content = Store(path, options).head("", MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise InputError(f"{path}: is larger than {MOST_BYTES >> 20} MB, and a workbook is read whole; save it as CSV")
+        content = Store(path, options).head("", MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise InputError(f"{path}: is larger than {MAX_BYTES >> 20} MB, and a workbook is read whole; save it as CSV")
     return content
 
 
@@ -68,7 +68,7 @@ def _sheet(path: str, content: bytes) -> tuple[list[str], Iterator[list[str | No
     try:  # here, since every start without a workbook would wait for it
         from python_calamine import CalamineError, CalamineWorkbook, SheetVisibleEnum
     except ImportError as exc:
-        raise InputError(f"{path}: workbooks are read with python-calamine, which is not installed here") from exc
+        raise InputError(f"{path}: workbooks are read with python-calamine, which is not installed on this machine") from exc
     _refuse_bombs(path, content)
     try:
         book = CalamineWorkbook.from_filelike(io.BytesIO(content))
@@ -125,21 +125,21 @@ def _refuse_bombs(path: str, content: bytes) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as book:
             parts = book.infolist()
-            if len(parts) > MOST_FILES:
+            if len(parts) > MAX_FILES:
                 raise InputError(f"{path}: holds {len(parts):,} files; no workbook has so many")
             total = 0
             for part in parts:
                 rows, columns, tail = 0, 0, b""
                 for piece in _unpacked(part, content):
                     total += len(piece)
-                    if total > MOST_UNPACKED_BYTES:
+                    if total > MAX_UNPACKED_BYTES:
                         raise InputError(
-                            f"{path}: is larger than {MOST_UNPACKED_BYTES >> 20} MB unpacked; save it as CSV or Parquet"
+                            f"{path}: is larger than {MAX_UNPACKED_BYTES >> 20} MB unpacked; save it as CSV or Parquet"
                         )
                     for letters, digits in PLACE.findall(tail + piece):
                         rows, columns = max(rows, int(digits)), max(columns, _column(letters))
                     tail = piece[-LONGEST_PLACE:]
-                if rows * columns > MOST_CELLS:
+                if rows * columns > MAX_CELLS:
                     raise InputError(
                         f"{path}: its cells spread over {rows:,} rows and {columns:,} columns, more than can be "
                         "held in memory; delete what is far from the table, or save it as CSV"

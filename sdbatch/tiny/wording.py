@@ -16,7 +16,7 @@ SHADES = {word: shade for shade in BACKGROUNDS for word in SHADE_WORDS.get(shade
 PLACES = {words: place for place, several in RELATIONS.items() for words in several}
 # The longest first: "to the left of" has "left of" in it.
 BETWEEN = re.compile(rf"\b({'|'.join(sorted((re.escape(words) for words in PLACES), key=len, reverse=True))}|and)\b")
-MOST_THINGS = 4
+MAX_THINGS = 4
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def wanted(caption: str) -> Wanted:
     text = caption.lower()
     background = next((SHADES[word] for word in re.findall(r"[a-z]+", text) if word in SHADES), "")
     parts = BETWEEN.split(text)
-    things = [thing for thing in map(_thing, parts[::2]) if any(thing)][:MOST_THINGS]
+    things = [thing for thing in map(_thing, parts[::2]) if any(thing)][:MAX_THINGS]
     axis, forward = next((PLACES[words] for words in parts[1::2] if words in PLACES), ("", True))
     if len(things) != 2:
         axis = ""

@@ -98,7 +98,7 @@ def test_damaged_arrow_files_end_in_one_line(tmp_path):
 
 
 def test_arrow_bombs(tmp_path, monkeypatch):
-    monkeypatch.setattr(arrow_messages, "MOST_BODY_BYTES", 1 << 20)
+    monkeypatch.setattr(arrow_messages, "MAX_BODY_BYTES", 1 << 20)
     table = pa.table({"prompt": ["a" * (2 << 20)]})
     for name, options in {"packed.arrow": {"compression": "zstd"}, "plain.arrow": {}}.items():
         with pa.ipc.new_stream(tmp_path / name, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
@@ -178,7 +178,7 @@ def test_workbooks_that_are_none(tmp_path, monkeypatch):
     path.write_bytes(b"prompt\n")
     with pytest.raises(InputError, match="is not an Excel workbook, or damaged"):
         list_inputs(str(path))
-    monkeypatch.setattr(workbooks, "MOST_UNPACKED_BYTES", 1 << 20)
+    monkeypatch.setattr(workbooks, "MAX_UNPACKED_BYTES", 1 << 20)
     packed = io.BytesIO(whole)
     with zipfile.ZipFile(packed, "a", zipfile.ZIP_DEFLATED) as book:
         book.writestr("xl/more.xml", bytes(2 << 20))
