@@ -68,7 +68,9 @@ def _sheet(path: str, content: bytes) -> tuple[list[str], Iterator[list[str | No
     try:  # here, since every start without a workbook would wait for it
         from python_calamine import CalamineError, CalamineWorkbook, SheetVisibleEnum
     except ImportError as exc:
-        raise InputError(f"{path}: workbooks are read with python-calamine, which is not installed on this machine") from exc
+        raise InputError(
+            f"{path}: workbooks are read with python-calamine, which is not installed on this machine"
+        ) from exc
     _refuse_bombs(path, content)
     try:
         book = CalamineWorkbook.from_filelike(io.BytesIO(content))
