@@ -124,6 +124,17 @@ class RunSettings:
         int | None,
         _of_the_run(Whole(1, 100), "1 to 100; default: 95 for JPEG, lossless for WebP", OUTPUT, metavar="Q"),
     ] = None
+    watermark: Annotated[
+        str | None,
+        _of_the_run(
+            Text(),
+            "put TEXT into the pictures as an invisible watermark (dwtDct), as Stable Diffusion's repositories do with "
+            "StableDiffusionV1; sdxl is the one of diffusers' SDXL pipelines",
+            OUTPUT,
+            metavar="TEXT",
+            before=None,
+        ),
+    ] = None
     column: Annotated[
         Mapping[str, str],
         _of_the_run(

@@ -34,7 +34,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         (["plan", "", "out"], "a path is empty"),
         (["status", ""], "a path is empty"),
-        (["plan", "data:,a", "out"], "data: URLs are not read"),
+        (["plan", "data:,a", "out"], "data: URLs are not supported"),
         (["plan", "s3://", "out"], "s3://: names no bucket"),
         (["plan", "pipe.csv", "out"], "pipe.csv: is a pipe"),
         (["plan", "/dev/stdin", "out"], "/dev/stdin: is a pipe"),

@@ -10,6 +10,7 @@ from typing import Any
 from sdbatch.diffusion.request import GeneratedImage, Request
 from sdbatch.output.encoding import encode
 from sdbatch.output.metadata import Outcome
+from sdbatch.output.watermark import lack_of_room, watermarked
 from sdbatch.prompts import Columns, PromptRow
 from sdbatch.settings import RunSettings
 
@@ -41,6 +42,8 @@ class OutcomeMaker:
 
     def outcome(self, index: int, image: GeneratedImage) -> tuple[Outcome, bytes | None]:
         """The outcome of image `index`, made or failed, and its encoded picture; None of one that failed."""
+        if image.pixels is not None and (reason := lack_of_room(*image.pixels.shape[:2], self._settings.watermark)):
+            image = replace(image, pixels=None, error=reason)
         return (self._failed(index, image), None) if image.pixels is None else self._made(image)
 
     def row_of(self, index: int) -> PromptRow:
@@ -50,9 +53,10 @@ class OutcomeMaker:
     def _made(self, image: GeneratedImage) -> tuple[Outcome, bytes]:
         height, width = image.pixels.shape[:2]
         request = replace(image.request, height=height, width=width)
+        pixels = watermarked(image.pixels, self._settings.watermark)
         fields = self._columns.fields
         row = Outcome(request).row(self._model.name, fields, self._columns.networks) | {"model_hash": self._model.hash}
-        data = encode(image.pixels, self._settings.image_format, self._settings.image_quality, row, fields)
+        data = encode(pixels, self._settings.image_format, self._settings.image_quality, row, fields)
         digest = hashlib.sha256(data).hexdigest()
         return Outcome(request, None, digest, image.prompt_tokens, image.prompt_truncated, self._judged(image)), data
 

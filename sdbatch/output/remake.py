@@ -23,6 +23,7 @@ from sdbatch.output.keys import place_of
 from sdbatch.output.manifest import RunRecord
 from sdbatch.output.manifest_files import read_manifest
 from sdbatch.output.stored import open_shard
+from sdbatch.output.watermark import watermarked
 from sdbatch.prompts.lora_cells import LoraReader
 from sdbatch.prompts.picture_cells import PictureReader, folder_of, picture_names
 from sdbatch.row_networks import finder
@@ -123,7 +124,8 @@ def row_folder(row: Mapping[str, Any], record: RunRecord) -> str:
 
 
 def _as_written(pixels: Any, row: Mapping[str, Any], record: RunRecord) -> Any:
-    return blurred(pixels) if record.settings["on_nsfw"] == "blur" and row.get("nsfw") else pixels
+    kept = blurred(pixels) if record.settings["on_nsfw"] == "blur" and row.get("nsfw") else pixels
+    return watermarked(kept, record.settings["watermark"])
 
 
 def _digest(pixels: Any, row: Mapping[str, Any], record: RunRecord) -> str:

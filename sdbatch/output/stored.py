@@ -160,7 +160,7 @@ class StoredWebDataset(StoredShard):
                         content = tar.extractfile(member)
                         yield member.name, content.read() if content else b""
             except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError) as exc:
-                raise StorageError(f"{self.store.name(name)}: is cut short or damaged ({exc})") from exc
+                raise StorageError(f"{self.store.name(name)}: is truncated or damaged ({exc})") from exc
 
     def companions(self) -> set[str]:
         return {f"{key}.{extension}" for key in self._rows for extension in ("txt", "json")}

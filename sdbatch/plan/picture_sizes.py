@@ -67,7 +67,7 @@ def expected_fill(
     windows = [sizes[start : start + at_once] for start in range(0, len(sizes), at_once)]
     filled = given = 0.0
     for window in windows:
-        # A sample smaller than what a worker has at a time stands for all of that.
+        # A sample smaller than a worker's rows at a time represents all of them.
         factor = at_once / len(window) if len(windows) == 1 else 1.0
         for size, count in Counter(window).items():
             wanted = count * factor * lanes_per_row

@@ -1,4 +1,4 @@
-"""Lack of memory is recognised by whatever name a library gives it, and nothing else is taken for it."""
+"""Out-of-memory errors of all libraries are recognised, and no other errors."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_one_file_and_a_glob_have_the_columns_too(tmp_path: Path) -> None:
     for glob in ("*/*/*.parquet", "**/*.parquet", "style=*/steps=*/part-0.parquet", "style=*", "*", "**/*=*"):
         assert list_inputs(f"{url}/{glob}") == whole, glob
     assert list_inputs(whole[0].path) == whole[:1]
-    # What a folder is named for itself is no part of its table.
+    # The folder's own name is not part of its table.
     (file,) = list_inputs(f"{url}/style=flat")
     assert file.partitions == {"steps": 1}
     (file,) = list_inputs(f"{url}/style=flat/steps=1")

@@ -91,7 +91,7 @@ def test_a_damaged_page_is_an_input_error(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[100:4000] = bytes(3900)
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"p\.parquet: is cut short or damaged"):
+    with pytest.raises(InputError, match=r"p\.parquet: is truncated or damaged"):
         shards(str(path), [(0, 3000)])
 
 

@@ -1,6 +1,6 @@
 "use strict";
 
-// What nobody filters by: the search field covers the prompt, and the others name a single row.
+// Columns without a filter: the search field covers the prompt, and the others identify a single row.
 const UNFILTERED = new Set(["prompt", "key", "file_name", "sha256", "picture", "parameters", "started_from"]);
 const FIRST = ["status", "error", "sampler", "steps", "guidance_scale"];
 const LAST = ["seed", "height", "width", "model", "negative_prompt", "prompt_tokens", "prompt_truncated"];
