@@ -19,12 +19,14 @@ from sdbatch.version import __version__ as __version__
 if TYPE_CHECKING:
     from sdbatch.diffusion import Engine, GeneratedImage, Request
     from sdbatch.output.dataset import open_dataset as open
+    from sdbatch.run.image_generator import ImageGenerator
     from sdbatch.run.pipeline import generate
     from sdbatch.run.report import RunReport
 
 __all__ = [
     "Engine",
     "GeneratedImage",
+    "ImageGenerator",
     "InputError",
     "ModelError",
     "Request",
@@ -42,6 +44,7 @@ __all__ = [
 _LAZY = {
     "Engine": ("sdbatch.diffusion", "Engine"),
     "GeneratedImage": ("sdbatch.diffusion", "GeneratedImage"),
+    "ImageGenerator": ("sdbatch.run.image_generator", "ImageGenerator"),
     "Request": ("sdbatch.diffusion", "Request"),
     "RunReport": ("sdbatch.run.report", "RunReport"),
     "generate": ("sdbatch.run.pipeline", "generate"),

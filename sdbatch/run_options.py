@@ -71,6 +71,7 @@ class RunOptions(TypedDict, total=False):
     part: tuple[int, int]
     price_per_hour: float | None
     prompt_2: str | None
+    prompt_per_file: bool
     prompt_syntax: str | None
     quantization: str | None
     rename_input: bool

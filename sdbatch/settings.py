@@ -149,6 +149,12 @@ class RunSettings:
         bool,
         _of_the_run(Flag(), "carry columns that have names of the output's columns as input_NAME", TABLE, before=False),
     ] = False
+    prompt_per_file: Annotated[
+        bool,
+        _of_the_run(
+            Flag(), "each .txt file of PROMPTS is one prompt, and its name is carried as id", TABLE, before=False
+        ),
+    ] = False
     part: Annotated[
         tuple[int, int],
         _unimportant(

@@ -24,6 +24,7 @@ DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"
 NOT_RUN = {
     "README.md": ["setup", "setup", "hub", "cluster"],
     "formats.md": ["cloud"],
+    "from-python.md": ["gpu"],
     "clusters.md": ["cluster", "cluster", "cloud", "cloud", "cloud", "cloud"],
     "prompts.md": ["hub"],
     "scaling.md": ["cloud"],

@@ -12,7 +12,7 @@ from sdbatch.engine_settings import EngineSettings
 from sdbatch.errors import SdbatchError
 from sdbatch.plan.capacity import PoolSize
 from sdbatch.plan.planning import Plan
-from sdbatch.prompts import encodings, unused_settings
+from sdbatch.prompts import readings, unused_settings
 from sdbatch.run.coordinator import Snapshot
 from sdbatch.run.report import RunReport
 
@@ -46,7 +46,7 @@ class LogLines:
             gpus_per_worker=pool.worker.gpus,
             columns=dict(plan.columns.settings),
             carried=list(plan.columns.carried),
-            text=list(encodings(plan.files)),
+            text=list(readings(plan.files, plan.columns)),
         )
         for text in (*unused_settings(plan.columns), *plan.notices):
             self._write("problem", text=text)

@@ -45,7 +45,8 @@ GROUPS = {
 }
 SELF_EXPLANATORY = ("model", "seed")  # options whose help already states the default
 PROMPTS_HELP = (
-    "a table (Parquet, CSV, TSV, JSON Lines, JSON, .txt), a folder or glob of them, local or s3://…; or one prompt"
+    "a table (Parquet, CSV, TSV, JSON Lines, JSON, Excel, Arrow, .txt), a folder or glob of them, local or s3://…; "
+    "or one prompt"
 )
 
 

@@ -89,13 +89,13 @@ def _print(lines: Iterator[str]) -> None:
 
 
 def _outline(plan: Plan, settings: RunSettings) -> Iterator[str]:
-    from sdbatch.prompts import carried_columns, encodings, setting_columns, unused_settings
+    from sdbatch.prompts import carried_columns, readings, setting_columns, unused_settings
 
     model, images = plan.model, settings.images_per_prompt
     yield f"table   {plan.rows:,} rows in {counted(len(plan.files), 'file')}" + (
         f", {images} images each: {plan.rows * images:,} images" if images > 1 else ""
     )
-    yield from (f"text    {text}" for text in encodings(plan.files))
+    yield from (f"text    {text}" for text in readings(plan.files, plan.columns))
     yield f"columns {setting_columns(plan.columns)}"
     yield f"carried {carried_columns(plan.columns)}"
     yield from (f"warning: {text}" for text in (*unused_settings(plan.columns), *plan.notices))

@@ -13,7 +13,7 @@ from sdbatch.engine_settings import EngineSettings
 from sdbatch.errors import SdbatchError
 from sdbatch.plan.capacity import PoolSize
 from sdbatch.plan.planning import Plan
-from sdbatch.prompts import carried_columns, encodings, setting_columns, unused_settings
+from sdbatch.prompts import carried_columns, readings, setting_columns, unused_settings
 from sdbatch.run.coordinator import Snapshot
 from sdbatch.run.report import RunReport
 
@@ -60,7 +60,7 @@ class ProgressLine:
         if not self._quiet:
             self._say(_intention(plan, engine, pool))
             self._say(f"columns: {setting_columns(plan.columns)}  ·  carried: {carried_columns(plan.columns)}")
-        for text in encodings(plan.files):
+        for text in readings(plan.files, plan.columns):
             self._say(text)
         for text in (*unused_settings(plan.columns), *plan.notices):
             self._say(f"warning: {text}")

@@ -1,8 +1,9 @@
 """The output folder: layouts, metadata, markers, the manifest; status, verify, remake."""
 
 from sdbatch.output.keys import finished_shards, image_key, marker_name, shard_name
+from sdbatch.output.outcomes import ModelLabel
 from sdbatch.output.stats import DamagedMarker, ShardStats
-from sdbatch.output.writer import ModelLabel, ShardWriter
+from sdbatch.output.writer import ShardWriter
 
 __all__ = [
     "DamagedMarker",

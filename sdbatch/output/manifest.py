@@ -20,6 +20,7 @@ from sdbatch.output.footprint import Footprint
 from sdbatch.output.metadata import setting_types
 from sdbatch.prompts import Columns, InputFile
 from sdbatch.prompts.partitions import partition_folders
+from sdbatch.prompts.prompt_files import FORMAT as PROMPT_FILE
 from sdbatch.prompts.shards import Cut
 from sdbatch.prompts.text import TEXT_FORMATS
 from sdbatch.settings import ROW_OPTIONS, RUN_FIELDS, RunSettings
@@ -296,5 +297,7 @@ def versions() -> dict[str, str]:
 
 def input_entry(file: InputFile) -> dict[str, Any]:
     """The manifest's entry for an input file; for a text file, including its encoding."""
-    entry = {"path": file.path, "size": file.size, "stamp": file.stamp, "rows": file.rows}
-    return entry | ({"encoding": file.encoding} if file.format in TEXT_FORMATS.values() else {})
+    stamp = f"sha256:{file.sha256}" if file.sha256 else file.stamp
+    entry = {"path": file.path, "size": file.size, "stamp": stamp, "rows": file.rows}
+    has_encoding = file.format in (*TEXT_FORMATS.values(), PROMPT_FILE)
+    return entry | ({"encoding": file.encoding} if has_encoding else {})

@@ -14,7 +14,7 @@ from fsspec.utils import glob_translate
 from sdbatch.errors import UsageError
 from sdbatch.output.footprint import Footprint
 from sdbatch.output.keys import shard_name
-from sdbatch.output.manifest_files import OWN_NAMES, REPORTS
+from sdbatch.output.manifest_files import OWN_NAMES, REPORTS, TABLES
 from sdbatch.prompts import InputFile
 from sdbatch.prompts.partitions import is_partition
 from sdbatch.storage.addresses import protocol_of
@@ -46,20 +46,25 @@ def check_out(out: str) -> None:
                 raise UsageError(f"OUT {out} is {name}; use a separate folder for the output")
 
 
-def check_sources(out: Store, prompts: str, files: Sequence[InputFile], model: str, options: Mapping[str, Any]) -> None:
+def check_sources(
+    out: Store, prompts: str | None, files: Sequence[InputFile], model: str, options: Mapping[str, Any]
+) -> None:
     """Refuse an OUT that holds the prompt table or the model, or that would be read as part of the table.
+
+    Args:
+        prompts: None for a table that OUT itself keeps.
 
     Raises:
         UsageError: the message says which.
     """
     tables = [file.path for file in files if file.format != "prompt"]
-    for path in [prompts, *tables] if tables else []:
+    for path in [prompts, *tables] if prompts is not None and tables else []:
         if not _is_glob(path, tables) and _is_within(out, Store(path, options)):
             raise UsageError(f"OUT {out.url} holds the prompt table {path}; use a separate folder for the output")
     is_place = model != "tiny" and ("://" in model or os.path.isdir(model))
     if is_place and _is_within(out, Store(model, options)):
         raise UsageError(f"OUT {out.url} holds the model {model}; use a separate folder for the output")
-    if tables and _looks_in(Store(prompts, options), out, _is_glob(prompts, tables)):
+    if prompts is not None and tables and _looks_in(Store(prompts, options), out, _is_glob(prompts, tables)):
         raise UsageError(f"OUT {out.url}: {prompts} would read the output as a prompt table; use another OUT")
 
 
@@ -73,7 +78,7 @@ def name_within(out: Store, target: Store) -> str | None:
 def is_own(footprint: Footprint, name: str) -> bool:
     """Whether a file name (relative to the output) is one that the output can have."""
     first, _, rest = name.partition("/")
-    if OWN_NAMES.fullmatch(name) or first in (REPORTS, CLAIMS, "gallery"):
+    if OWN_NAMES.fullmatch(name) or first in (REPORTS, TABLES, CLAIMS, "gallery"):
         return True
     shard = footprint.shard_of(f"{first}/" if rest else first)
     return shard is not None and (not rest or footprint.has_in_folder(shard, rest))

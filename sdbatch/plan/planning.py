@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sdbatch.diffusion import ModelInfo, Request, validate
-from sdbatch.diffusion.declarations import fields_of, own_fields
+from sdbatch.diffusion.declarations import own_fields
 from sdbatch.diffusion.models.inspection import check_deep_cache
-from sdbatch.diffusion.request import COMMON, ROW_FIELDS
 from sdbatch.diffusion.tasks import task_named, task_of
 from sdbatch.engine_settings import resolve_engine
 from sdbatch.errors import PictureError, UsageError
-from sdbatch.fields import Field
 from sdbatch.kinds import WeightedFiles
 from sdbatch.model_source import ModelSource, check_recorded
 from sdbatch.output import finished_shards
@@ -25,13 +23,15 @@ from sdbatch.output.manifest import RunRecord, new_record
 from sdbatch.output.manifest_files import OWN_NAMES, check_size, load_manifest, replacing
 from sdbatch.output.watermark import lack_of_room
 from sdbatch.plan.destination import check_out, check_sources
+from sdbatch.plan.kept_tables import kept_before, kept_here, placed
 from sdbatch.plan.lora_checks import check_loras
 from sdbatch.plan.named_networks import named_networks
-from sdbatch.prompts import SOURCES, Columns, InputFile, check_table, list_inputs
-from sdbatch.prompts.names import candidates
+from sdbatch.plan.table_columns import columns_of, may_have_pictures, refuse_adapters, refuse_lone
+from sdbatch.prompts import Columns, InputFile, find_inputs
 from sdbatch.prompts.picture_cells import picture_names, unread
+from sdbatch.prompts.python_tables import GivenTable
 from sdbatch.prompts.shards import Cut, Selection, default_shard_size, shard_rows
-from sdbatch.resolution import refuse_unused, resolved, task_name, unused_because, with_task
+from sdbatch.resolution import refuse_unused, resolved, with_task
 from sdbatch.scoring.judging import scorer_weights, wishes_of
 from sdbatch.settings import RunSettings
 from sdbatch.storage.addresses import protocol_of
@@ -56,6 +56,7 @@ class Plan:
         settings: the run's, with the defaults of the model's family filled in.
         replaced: the record of the output that `--overwrite` replaces; None if there is none.
         notices: warnings about PROMPTS and OUT for the user, one line each.
+        given: the table that Python gave, if it is to be written to the path of the one file; None if nothing is.
     """
 
     out: Store
@@ -69,44 +70,46 @@ class Plan:
     settings: RunSettings
     replaced: RunRecord | None = None
     notices: tuple[str, ...] = ()
+    given: GivenTable | None = None
 
     @property
     def rows(self) -> int:
         return self.shards.rows
 
 
-def make_plan(prompts: str, out: str, settings: RunSettings) -> Plan:
+def make_plan(prompts: str | GivenTable, out: str, settings: RunSettings) -> Plan:
     """Plan a run of `prompts` into `out`. The record of a new OUT has no engine settings yet.
 
     Raises:
         InputError, ModelError, StorageError, UsageError: everything that can be found to be wrong before work starts.
     """
     check_out(out)
-    made = made_table(prompts, settings.storage_options)
-    files = made.files if made else list_inputs(prompts, settings.storage_options)
     store = Store(out, settings.storage_options)
-    check_sources(store, prompts, files, settings.model, settings.storage_options)
     found = load_manifest(store)
     earlier, replaced = (None, found) if settings.overwrite else (found, None)
+    given, files, notices = _inputs(prompts, store, settings, earlier)
     # The columns of an OUT depend on its model, and the use of picture columns on the model's task.
-    if earlier is None and (settings.task is not None or not _may_have_pictures(files)):
+    if earlier is None and (settings.task is not None or not may_have_pictures(files)):
         # Report errors in the table before a model is fetched.
-        _columns(files, settings, None, None)
+        columns_of(files, settings, None, None)
     source = settings_source(settings)
     model = source.inspect()
     settings = _with_absolute_loras(_with_absolute_pictures(with_task(settings, model)))
     refuse_unused(settings, model)
-    _refuse_lone(files, settings)
+    refuse_lone(files, settings)
     settings = resolved(settings, model)
-    columns = _columns(files, settings, earlier, model)
+    columns = columns_of(files, settings, earlier, model)
     _check_defaults(settings, model, columns)
     if (settings.deep_cache or 1) > 1:
         check_deep_cache(model)
-        _refuse_adapters(columns, settings)
+        refuse_adapters(columns, settings)
     wishes_of(settings, carried=columns.schema)  # refuses invalid scoring options
     weights = scorer_weights(settings, model.folder)
     networks = named_networks(files, columns, settings, model)
     columns = dataclasses.replace(columns, networks={network.name: network.sha256 for network in networks})
+    check_loras(files, columns, settings, model)
+    if given is not None:  # until here it was read from this machine
+        files = [placed(given, file, store) for file in files]
     record = _new_record(files, columns, settings, source.entry(model), earlier, weights)
     record = dataclasses.replace(record, networks=[network.entry() for network in networks])
     if earlier is not None:
@@ -123,15 +126,30 @@ def make_plan(prompts: str, out: str, settings: RunSettings) -> Plan:
     # Existing shards belong to the replaced output; nothing of this run is done yet.
     is_fresh = replaced is not None or replacing(store, record)
     todo = Selection(shards, set() if is_fresh else finished_shards(entries), settings.part)
-    check_loras(files, columns, settings, model)
-    notices = made.notices if made else ()
-    return Plan(store, files, columns, model, record, earlier is not None, shards, todo, settings, replaced, notices)
+    known = earlier is not None
+    return Plan(store, files, columns, model, record, known, shards, todo, settings, replaced, notices, given)
 
 
-def _may_have_pictures(files: list[InputFile]) -> bool:
-    """Whether a column may hold input pictures, so that its use depends on the model's task."""
-    own = {field.name: field for field in own_fields()}
-    return any(candidates(name, files[0].schema.names, own) for name in picture_names(own.values()))
+def _inputs(
+    prompts: str | GivenTable, out: Store, settings: RunSettings, earlier: RunRecord | None
+) -> tuple[GivenTable | None, list[InputFile], tuple[str, ...]]:
+    """The table that is to be written into OUT, if there is one; the input files; and messages about them."""
+    options, given, path = settings.storage_options, None, prompts
+    if isinstance(prompts, GivenTable):
+        kept = kept_before(prompts, out, earlier)
+        given, path = (None, kept) if kept else (prompts, prompts.path)
+    found = made_table(path, options) or find_inputs(path, options, per_file=settings.prompt_per_file)
+    files = found.files
+    if given is None and (kept_files := kept_here(out, files)):
+        files = kept_files
+        check_sources(out, None, (), settings.model, options)
+    else:
+        check_sources(out, path, files, settings.model, options)
+    notices = [*found.notices]
+    places = [path, out.url, settings.model, settings.lora_dir or ""]
+    if options and not any(protocol_of(place) for place in places if place):
+        notices.append("--storage-options: PROMPTS, OUT and the model are local; only URLs in cells use them")
+    return given, files, tuple(notices)
 
 
 def _with_absolute_pictures(settings: RunSettings) -> RunSettings:
@@ -158,72 +176,6 @@ def _with_absolute_loras(settings: RunSettings) -> RunSettings:
         places = (file.path if protocol_of(file.path) else str(Path(file.path).absolute()) for file in files)
         text = ";".join(str(file._replace(path=place)) for file, place in zip(files, places, strict=True))
     return dataclasses.replace(settings, lora_dir=folder, extra={**settings.extra, "lora": text})
-
-
-def _columns(
-    files: list[InputFile], settings: RunSettings, earlier: RunRecord | None, model: ModelInfo | None
-) -> Columns:
-    """The meaning of the table's columns.
-
-    Args:
-        model: None if it is not known yet. Then a setting of a single family is treated like other columns.
-    """
-    own = own_fields()
-    usable = fields_of(task_name(settings), model)
-    unused: list[tuple[Field, str]] = []
-    if model is not None:
-        fields = (*ROW_FIELDS, *own)
-        lone = [field for field in usable if field.beside and not _is_used(_own_field(field.beside), files, settings)]
-        unused += [(field, f"no row has a {field.beside}") for field in lone]
-        unused += [(field, why) for field in fields if (why := unused_because(field, task_name(settings), model))]
-    else:
-        elsewhere = {field.name for field in own} - {field.name for field in usable}
-        chosen = {name: column for name, column in settings.column.items() if name not in elsewhere}
-        settings = dataclasses.replace(settings, column=chosen)
-    if earlier is None:
-        usable = tuple(field for field in usable if not field.only_if_used or _is_used(field, files, settings))
-        fields = (*ROW_FIELDS, *(field for field in usable if field.name not in COMMON))
-        return check_table(files, settings, fields=fields, unused=unused, sources=tuple(SOURCES))
-    # A continued OUT keeps the columns that it was started with; one without a recorded mapping, its old rules.
-    fields = earlier.known_fields()
-    recorded = {field.name for field in fields}
-    unused += [(field, "OUT was started before it was a column") for field in usable if field.name not in recorded]
-    mapping = earlier.columns
-    if model is None and mapping is not None:  # the model may not use settings for which this OUT has no column
-        unused += [(field, "") for field in fields if field.name not in mapping]
-    carried = {entry["name"] for entry in earlier.schema or ()}
-    sources = [name for name in SOURCES if name in carried]
-    return check_table(
-        files, settings, mapping=mapping, before=mapping is None, fields=fields, unused=unused, sources=sources
-    )
-
-
-def _refuse_adapters(columns: Columns, settings: RunSettings) -> None:
-    """What ControlNets add to layers that DeepCache leaves out would be lost at most calls."""
-    column = columns.settings.get("controlnet")
-    if column is not None or settings.extra.get("controlnet"):
-        given = "--controlnet" if column is None else f"column {column!r}"
-        raise UsageError(f"{given}: a controlnet does not work with --deep-cache; leave one of them out")
-
-
-def _is_used(field: Field, files: list[InputFile], settings: RunSettings) -> bool:
-    """Whether an option or a column says something of a setting, and of the one that it says nothing without."""
-    chosen = settings.column.get(field.name)
-    column = candidates(field.name, files[0].schema.names, {field.name: field}) if chosen is None else chosen
-    if settings.given(field.name) is None and not column:
-        return False
-    return not field.beside or _is_used(_own_field(field.beside), files, settings)
-
-
-def _refuse_lone(files: list[InputFile], settings: RunSettings) -> None:
-    """Refuse an option that says nothing, since neither an option nor a column names what it belongs to."""
-    for field in own_fields():
-        if field.beside and settings.given(field.name) is not None and not _is_used(field, files, settings):
-            raise UsageError(f"{field.option}: no row has a {field.beside}; name one by an option or a column")
-
-
-def _own_field(name: str) -> Field:
-    return next(field for field in own_fields() if field.name == name)
 
 
 def _still_there(store: Store, replaced: RunRecord) -> tuple[Footprint, ...]:

@@ -2,27 +2,29 @@
 
 from sdbatch.prompts.columns import OUTPUT_COLUMNS, SOURCES, Columns, check_table
 from sdbatch.prompts.input_file import InputFile
-from sdbatch.prompts.inputs import list_inputs
+from sdbatch.prompts.inputs import Inputs, find_inputs, list_inputs
 from sdbatch.prompts.pieces import Piece
 from sdbatch.prompts.reading import mended_texts, read_rows, read_table
 from sdbatch.prompts.rows import PromptRow, parse
-from sdbatch.prompts.summary import carried_columns, encodings, setting_columns, unused_settings
+from sdbatch.prompts.summary import carried_columns, readings, setting_columns, unused_settings
 
 __all__ = [
     "OUTPUT_COLUMNS",
     "SOURCES",
     "Columns",
     "InputFile",
+    "Inputs",
     "Piece",
     "PromptRow",
     "carried_columns",
     "check_table",
-    "encodings",
+    "find_inputs",
     "list_inputs",
     "mended_texts",
     "parse",
     "read_rows",
     "read_table",
+    "readings",
     "setting_columns",
     "unused_settings",
 ]

@@ -21,6 +21,7 @@ from sdbatch.prompts.cells import accepts
 from sdbatch.prompts.input_file import InputFile
 from sdbatch.prompts.made_rows import FORMAT as MADE
 from sdbatch.prompts.names import ambiguous, candidates, exact_candidates, resembled
+from sdbatch.prompts.unified import unified_schema
 from sdbatch.scoring.judging import judged_columns
 from sdbatch.settings import RunSettings
 
@@ -53,6 +54,8 @@ class Columns:
         held: columns that contain pictures; workers read them, they never go through Ray.
         judged: the metadata's columns of attempts and scores by name: "count", "flag", "number" or "text".
         sources: the carried columns that are in `SOURCES` and in no file.
+        table: the columns of the whole table, if those of its files differ; otherwise None.
+        differences: how they differ, in one line; empty if columns are only all null in some file.
     """
 
     settings: Mapping[str, str]
@@ -67,6 +70,8 @@ class Columns:
     judged: Mapping[str, str] = dataclasses.field(default_factory=dict)
     networks: Mapping[str, str] = dataclasses.field(default_factory=dict)
     sources: tuple[str, ...] = ()
+    table: pa.Schema | None = None
+    differences: str = ""
 
     @property
     def needed(self) -> list[str]:
@@ -111,9 +116,9 @@ def check_table(
 ) -> Columns:
     """Check that the files form one table that can be run, and decide the meaning of its columns.
 
-    A column that is all null in one file (type null) may have any type in the others. `--column NAME=COLUMN`
-    names the column of a setting; `--column NAME=` means that no column has it, and a column of that name is
-    carried through as `input_NAME`.
+    Files whose columns differ are united by name (`unified_schema`), but each must have the prompts.
+    `--column NAME=COLUMN` names the column of a setting; `--column NAME=` means that no column has it, and a column of
+    that name is carried through as `input_NAME`.
 
     Args:
         mapping: the column of each setting, from the manifest of OUT; by default found by the columns' names.
@@ -124,15 +129,15 @@ def check_table(
         sources: the columns of `SOURCES` in the output; the table's own columns of these names take precedence.
 
     Raises:
-        InputError: files differ, the prompt column is missing, a type is wrong, or the output uses a column's name;
-            the message names file and column.
+        InputError: files do not form one table, the prompt column is missing, a type is wrong, or the output uses a
+            column's name; the message names file and column.
         UsageError: a `--column` names an unknown setting or column.
     """
     if before:
         files = [replace(file, schema=file.own_schema) for file in files]
     if fields is None:
         fields = FIRST_FIELDS if before else ROW_FIELDS
-    schema = _one_schema(files)
+    schema, differences = unified_schema(files)
     first = files[0].path
     _refuse_duplicates(schema, first)
     find = exact_candidates if before else candidates
@@ -146,7 +151,8 @@ def check_table(
     else:
         _refuse_missing(mapping, schema, first)
         used = dict(mapping)
-    text = files[0].format in ("csv", "tsv")
+    text = files[0].format in ("csv", "tsv", "xlsx")
+    _refuse_without_prompts(files, used["prompt"])
     for setting, column in used.items():
         _check_type(known[setting], column, schema.field(column).type, first)
     idle = _idle_columns(schema, used, unused)
@@ -169,30 +175,16 @@ def check_table(
         held=_held_pictures(schema, used, known),
         judged=judged,
         sources=added,
+        table=schema if differences or schema is not files[0].schema else None,
+        differences=differences,
     )
 
 
-def _one_schema(files: list[InputFile]) -> pa.Schema:
-    first = files[0]
-    types: dict[str, pa.Field] = {field.name: field for field in first.schema}
-    for file in files[1:]:
-        if file.schema is first.schema:
-            continue
-        for name in types:
-            if name not in file.schema.names:
-                raise InputError(f"{file.path}: has no column {name!r}, which {first.path} has")
-        for field in file.schema:
-            known = types.get(field.name)
-            if known is None:
-                raise InputError(f"{file.path}: has a column {field.name!r}, which {first.path} does not have")
-            if pt.is_null(known.type):
-                types[field.name] = field
-            elif field.type != known.type and not pt.is_null(field.type):
-                raise InputError(
-                    f"{file.path}: column {field.name!r} holds {field.type}; in {first.path} it holds {known.type}"
-                )
-    fields = [field.with_nullable(True) for field in types.values()]
-    return pa.schema(fields) if len(types) == len(first.schema) else first.schema
+def _refuse_without_prompts(files: Sequence[InputFile], column: str) -> None:
+    for file in files:
+        if file.schema.get_field_index(column) < 0:
+            has = next(other.path for other in files if column in other.schema.names)
+            raise InputError(f"{file.path}: has no column {column!r}, which holds the prompts of {has}")
 
 
 def _refuse_duplicates(schema: pa.Schema, path: str) -> None:

@@ -21,13 +21,16 @@ class InputFile:
         stamp: changes when the content does: an etag, or the modification time.
         rows: rows in the file.
         row_groups: rows in each of its row groups; a row group can only be decoded from its beginning.
-        format: "parquet", "csv", "tsv", "jsonl", "json" or "txt"; "output" for a shard of another run, whose rows are
-            the finished images; or "prompt", whose path is the prompt itself.
+        format: "parquet", "arrow", "xlsx", "csv", "tsv", "jsonl", "json" or "txt"; "prompt file" for a text file
+            that is one row; "output" for a shard of another run, whose rows are the finished images; or "prompt", whose
+            path is the prompt itself.
         schema: its columns in the types of `plain_schema`; those of partitions come last.
         encoding: the encoding of a text file.
-        partitions: the columns in the names of its folders: name to value.
+        partitions: the columns in its own name or in those of its folders: name to value.
         name: its name in the metadata: the path below the given folder, or below the glob's fixed part, with its
             partitions, so that the name stays the same if the whole table moves; None for a prompt.
+        note: how the file is read, if its name does not tell ("is read with ';' between its columns").
+        sha256: the hash of a table from Python that OUT keeps; otherwise empty.
     """
 
     path: str
@@ -40,6 +43,8 @@ class InputFile:
     encoding: str = "utf-8"
     partitions: Mapping[str, Any] = field(default_factory=dict)
     name: str | None = None
+    note: str = ""
+    sha256: str = ""
 
     @property
     def own_schema(self) -> pa.Schema:

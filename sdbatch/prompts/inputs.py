@@ -4,42 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
 from sdbatch.errors import InputError
 from sdbatch.prompts import single
+from sdbatch.prompts.arrow_files import FORMAT as ARROW
+from sdbatch.prompts.arrow_files import describe_arrow
 from sdbatch.prompts.compressed import inner_name
 from sdbatch.prompts.contents import SMALL_FILE_BYTES, contents
 from sdbatch.prompts.input_file import InputFile
 from sdbatch.prompts.partitions import is_partition, partition_columns, partitions_of
-from sdbatch.prompts.text import TEXT_FORMATS, common_schema, describe_text
+from sdbatch.prompts.prompt_files import FORMAT as PROMPT_FILE
+from sdbatch.prompts.prompt_files import describe_prompt_file
+from sdbatch.prompts.saved_datasets import saved_files
+from sdbatch.prompts.table_kinds import is_table, kind_of_table, left_out, of_one_kind, prompt_files
+from sdbatch.prompts.text import MIXED, common_schema, describe_text
 from sdbatch.prompts.text_encodings import UTF8
 from sdbatch.prompts.types import plain_schema
+from sdbatch.prompts.wide_tables import MAX_COLUMNS, too_wide
+from sdbatch.prompts.workbooks import FORMAT as WORKBOOK
+from sdbatch.prompts.workbooks import describe_workbook
 from sdbatch.storage.parquet import opened_parquet
 from sdbatch.storage.store import GLOB_CHARACTERS, Listing, Store, StoredFile
 
-__all__ = ["InputFile", "list_inputs"]
+__all__ = ["InputFile", "Inputs", "find_inputs", "list_inputs"]
 
 READERS = 32  # footers read at a time
 NO_FILE = "is a pipe, a device, or a broken link; write the table into a file"
-PARQUET_SUFFIXES = (".parquet", ".pq")
 
 
-def list_inputs(prompts: str, options: Mapping[str, Any] | None = None) -> list[InputFile]:
+@dataclass(frozen=True)
+class Inputs:
+    """The files of a table, sorted by path, and messages about files beside them that are not read."""
+
+    files: list[InputFile]
+    notices: tuple[str, ...] = ()
+
+
+def list_inputs(prompts: str, options: Mapping[str, Any] | None = None, *, per_file: bool = False) -> list[InputFile]:
+    """The files of `find_inputs`. Raises as it does."""
+    return find_inputs(prompts, options, per_file=per_file).files
+
+
+def find_inputs(prompts: str, options: Mapping[str, Any] | None = None, *, per_file: bool = False) -> Inputs:
     """The files of the table `prompts`, sorted by path: one file, a folder's own files, or a glob's matches.
 
     A prompt instead of a path (`single.is_prompt`) is a table of one row.
 
     As in Spark and Hive, files whose names begin with a dot or an underscore are not part of a table. Among several
-    files, those of other types are ignored, as well as text beside Parquet, compressed files beside others, and `.json`
-    beside a table. A single file of unknown type is read as Parquet.
+    files, those of other types are left out, as well as text beside Parquet, compressed files beside others, and
+    `.json` beside a table; the notices say so. A single file of unknown type is read as Parquet. In a folder saved by
+    `datasets`, the files are those that its `state.json` names.
 
     Hive partitions, folders named `key=value`, are columns. A folder or a glob without tables includes the files of its
     partitions, at any depth. A file's partitions are the unbroken run of such folders directly above it; for the files
     of a folder, only those below that folder.
+
+    Args:
+        per_file: each text file is one prompt.
 
     Raises:
         InputError: nothing was found, types are mixed, a file is truncated or not what its name says, tables and
@@ -48,7 +73,9 @@ def list_inputs(prompts: str, options: Mapping[str, Any] | None = None) -> list[
         StorageError: the store failed.
     """
     if isinstance(prompts, str) and single.is_prompt(prompts):
-        return [_prompt_itself(prompts)]
+        if per_file:
+            raise InputError("--prompt-per-file: PROMPTS is a prompt itself; name a folder of text files")
+        return Inputs([_prompt_itself(prompts)])
     store = Store(prompts, options)
     listed = store.listing()
     below = store.url if listed.is_folder else None
@@ -61,16 +88,39 @@ def list_inputs(prompts: str, options: Mapping[str, Any] | None = None) -> list[
             "(a prompt in its place needs at least two words, and no file's ending)"
         )
     alone = len(found) == 1 and found[0].path == store.url
-    kind, chosen = (_kind(store.url) or "parquet", found) if alone else _of_one_kind(store.url, found)
+    kind, chosen, notices = _chosen(store.url, found, listed.is_folder, per_file, options)
     base = store.url if listed.is_folder else _fixed_part(store.url, alone)
     files = [replace(file, name=_below(base, file.path)) for file in _described(chosen, kind, options)]
-    if kind in ("jsonl", "json"):
-        try:
-            schema = common_schema([file.schema for file in files])
-        except pa.ArrowException as exc:
-            raise InputError(f"{store.url}: its files do not form one table ({exc})") from exc
-        return _partitioned([replace(file, schema=schema) for file in files], below)
-    return _partitioned(files, below)
+    return Inputs(_partitioned(_of_one_schema(files, kind), below), tuple(notices))
+
+
+def _chosen(
+    url: str, found: list[StoredFile], is_folder: bool, per_file: bool, options: Mapping[str, Any] | None
+) -> tuple[str, list[StoredFile], list[str]]:
+    """The format of the files to read, these files, and a message about those left out."""
+    if per_file:
+        files = prompt_files(url, found)
+        return PROMPT_FILE, files, left_out(url, found, files)
+    if len(found) == 1 and found[0].path == url:
+        return kind_of_table(url) or "parquet", found, []
+    saved = saved_files(url, found, options) if is_folder else None
+    if saved is not None:
+        return ARROW, saved, []
+    kind, files = of_one_kind(url, found)
+    return kind, files, left_out(url, found, files)
+
+
+def _of_one_schema(files: list[InputFile], kind: str) -> list[InputFile]:
+    """Give JSON files one schema, if their types agree: a file shows only the keys and types that it uses."""
+    if kind not in ("jsonl", "json"):
+        return files
+    try:
+        schema = common_schema([file.schema for file in files])
+    except pa.ArrowException as exc:
+        if MIXED in str(exc):
+            raise InputError(f"{files[0].path} and the files beside it do not form one table ({exc})") from exc
+        return files  # for `unified_schema`
+    return [replace(file, schema=schema) for file in files]
 
 
 def _fixed_part(url: str, alone: bool) -> str:
@@ -97,7 +147,7 @@ def _with_partitions(listed: Listing, below: str | None, options: Mapping[str, A
     with ThreadPoolExecutor(READERS) as pool:
         while level:
             found.update((file.path, file) for listing in level for file in listing.files)
-            for path in (path for listing in level for path in listing.others if _is_table(path)):
+            for path in (path for listing in level for path in listing.others if is_table(path)):
                 raise InputError(f"{path}: {NO_FILE}")
             folders = [folder for listing in level for folder in _partition_folders(listing, below)]
             level = list(pool.map(lambda folder: Store(folder, options).listing(), folders))
@@ -107,8 +157,8 @@ def _with_partitions(listed: Listing, below: str | None, options: Mapping[str, A
 def _partition_folders(listing: Listing, below: str | None) -> list[str]:
     names = {folder: folder.rpartition("/")[2] for folder in listing.folders}
     folders = [folder for folder, name in names.items() if is_partition(name) and not name.startswith((".", "_"))]
-    files = (file.path for file in listing.files if _is_table(file.path))
-    tables = [path for path in files if _kind(path) != "json" and inner_name(path) == path]
+    files = (file.path for file in listing.files if is_table(file.path))
+    tables = [path for path in files if kind_of_table(path) != "json" and inner_name(path) == path]
     if folders and tables and listing.is_folder:
         raise InputError(
             f"{tables[0]}: lies beside the partition {folders[0]}; "
@@ -131,7 +181,7 @@ def _partitioned(files: list[InputFile], below: str | None) -> list[InputFile]:
                 raise InputError(f"{file.path}: has a column {both[0]!r}, but is also in a partition with that key")
             whole[id(file.schema)] = pa.schema([*file.schema, *added], file.schema.metadata)
     return [
-        replace(file, schema=whole[id(file.schema)], partitions=partitions)
+        replace(file, schema=whole[id(file.schema)], partitions={**file.partitions, **partitions})
         for file, partitions in zip(files, values, strict=True)
     ]
 
@@ -141,37 +191,6 @@ def _prompt_itself(text: str) -> InputFile:
     return InputFile(
         path=text, size=size, stamp="", rows=1, row_groups=(1,), format=single.FORMAT, schema=single.SCHEMA
     )
-
-
-def _of_one_kind(url: str, found: list[StoredFile]) -> tuple[str, list[StoredFile]]:
-    by_kind: dict[str, list[StoredFile]] = {}
-    for file in found:
-        if _is_table(file.path):
-            by_kind.setdefault(_kind(file.path), []).append(file)
-    if not by_kind:
-        raise InputError(
-            f"{url}: no prompt table in it; select those in subfolders with a glob, like {url}/**/*.parquet"
-        )
-    if "parquet" in by_kind:
-        return "parquet", by_kind["parquet"]
-    # Files beside a table are ignored although they could be read: a compressed copy, a list of settings.
-    plain = {kind: [file for file in files if inner_name(file.path) == file.path] for kind, files in by_kind.items()}
-    by_kind = {kind: files for kind, files in plain.items() if files} or by_kind
-    if len(by_kind) > 1:
-        by_kind.pop("json", None)
-    if len(by_kind) > 1:
-        raise InputError(f"{url}: holds {' and '.join(sorted(by_kind))} files; select files with a glob")
-    return by_kind.popitem()
-
-
-def _is_table(path: str) -> bool:
-    return _kind(path) is not None and not path.rpartition("/")[2].startswith((".", "_"))
-
-
-def _kind(path: str) -> str | None:
-    if path.lower().endswith(PARQUET_SUFFIXES):
-        return "parquet"
-    return TEXT_FORMATS.get("." + inner_name(path).lower().rpartition(".")[2])
 
 
 def _described(files: list[StoredFile], kind: str, options: Mapping[str, Any] | None) -> Iterator[InputFile]:
@@ -196,14 +215,31 @@ def _described(files: list[StoredFile], kind: str, options: Mapping[str, Any] | 
 def _describe(
     file: StoredFile, kind: str, options: Mapping[str, Any] | None, content: bytes | None = None
 ) -> InputFile:
-    encoding = UTF8
+    if kind == PROMPT_FILE:
+        return describe_prompt_file(file, options, content)
+    encoding, note = UTF8, ""
     if kind == "parquet":
-        with opened_parquet(Store(file.path, options), "", InputError, content=content) as parquet:
-            footer, schema = parquet.metadata, plain_schema(parquet.schema_arrow)
-        groups = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
-        if min(groups, default=0) < 0 or sum(groups) != footer.num_rows:
-            raise InputError(f"{file.path}: is damaged (its row groups and its footer differ in their number of rows)")
-    else:
-        rows, schema, encoding = describe_text(file.path, kind, options, content)
+        groups, schema = _parquet(file, options, content)
+    elif kind == ARROW:
+        groups, schema = describe_arrow(file.path, options, content)
+    elif kind == WORKBOOK:
+        rows, schema, note = describe_workbook(file.path, options, content)
         groups = (rows,)
-    return InputFile(file.path, file.size, file.stamp, sum(groups), groups, kind, schema, encoding)
+    else:
+        rows, schema, encoding, note = describe_text(file.path, kind, options, content)
+        groups = (rows,)
+    return InputFile(file.path, file.size, file.stamp, sum(groups), groups, kind, schema, encoding, note=note)
+
+
+def _parquet(
+    file: StoredFile, options: Mapping[str, Any] | None, content: bytes | None
+) -> tuple[tuple[int, ...], pa.Schema]:
+    with opened_parquet(Store(file.path, options), "", InputError, content=content) as parquet:
+        footer = parquet.metadata
+        if footer.num_columns > MAX_COLUMNS:
+            raise InputError(f"{file.path}: {too_wide(footer.num_columns)}")
+        schema = plain_schema(parquet.schema_arrow)
+    groups = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
+    if min(groups, default=0) < 0 or sum(groups) != footer.num_rows:
+        raise InputError(f"{file.path}: is damaged (its row groups and its footer differ in their number of rows)")
+    return groups, schema

@@ -14,6 +14,8 @@ import pyarrow.types as pt
 
 from sdbatch.errors import InputError
 from sdbatch.prompts import single
+from sdbatch.prompts.arrow_files import FORMAT as ARROW
+from sdbatch.prompts.arrow_files import arrow_batches
 from sdbatch.prompts.columns import SOURCES, Columns
 from sdbatch.prompts.contents import SMALL_FILE_BYTES, contents
 from sdbatch.prompts.input_file import InputFile
@@ -21,8 +23,13 @@ from sdbatch.prompts.made_rows import FORMAT as MADE
 from sdbatch.prompts.made_rows import made_batches
 from sdbatch.prompts.partitions import constant_column
 from sdbatch.prompts.pieces import Piece
+from sdbatch.prompts.prompt_files import FORMAT as PROMPT_FILE
+from sdbatch.prompts.prompt_files import prompt_batch
 from sdbatch.prompts.text import PIECE_BYTES, text_pieces
 from sdbatch.prompts.types import as_plain
+from sdbatch.prompts.unified import as_unified
+from sdbatch.prompts.workbooks import FORMAT as WORKBOOK
+from sdbatch.prompts.workbooks import workbook_batches
 from sdbatch.storage.parquet import dictionary_bytes, opened_parquet
 from sdbatch.storage.store import Store
 
@@ -126,7 +133,8 @@ def read_rows(
     if file.format == single.FORMAT:
         yield from (_with_sources(single.prompt_table(file.path), file, columns, first) for first, _ in wanted)
         return
-    needed = [name for name in columns.needed if name not in file.partitions]
+    absent = set() if columns.table is None else {*columns.needed} - {*file.schema.names}
+    needed = [name for name in columns.needed if name not in file.partitions and name not in absent]
     _refuse_changed(file, options)
     if needed:
         tables = _own_rows(file, columns, needed, wanted, options, content)
@@ -159,9 +167,23 @@ def _own_rows(
         pieces = _numbered(made_batches(file, needed, options, content), needed)
         plain = ((at, *as_plain(piece, schema, columns.carried)) for at, piece in pieces)
         yield from _cut(plain, wanted, file, schema)
+    elif file.format == ARROW:
+        found = arrow_batches(file, needed, wanted, options, content)
+        yield from _cut(((at, *as_plain(piece, schema, columns.carried)) for at, piece in found), wanted, file, schema)
     else:
-        pieces = _numbered(text_pieces(file, options, content), needed)
+        pieces = _numbered(_plain_pieces(file, options, content), needed)
         yield from _cut(((at, piece, None) for at, piece in pieces), wanted, file, schema)
+
+
+def _plain_pieces(
+    file: InputFile, options: Mapping[str, Any] | None, content: bytes | None
+) -> Iterator[pa.RecordBatch]:
+    """Of formats whose columns are plain already."""
+    if file.format == PROMPT_FILE:
+        return iter([prompt_batch(file, options, content)])
+    if file.format == WORKBOOK:
+        return workbook_batches(file, options, content)
+    return text_pieces(file, options, content)
 
 
 def _no_columns(rows: int) -> pa.Table:
@@ -169,11 +191,13 @@ def _no_columns(rows: int) -> pa.Table:
 
 
 def _with_partitions(table: pa.Table, file: InputFile, columns: Columns) -> pa.Table:
-    """Add the needed columns of the file's partitions to the table."""
+    """Add the needed columns of the file's partitions to the table, and those that only other files have."""
     rows, added = table.num_rows, [name for name in columns.needed if name in file.partitions]
     for name in added:
         column = file.schema.field(name)
         table = table.append_column(column, constant_column(file.partitions[name], column.type, rows))
+    if columns.table is not None:
+        return as_unified(table, columns.table, columns.needed)
     return table.select(columns.needed) if added else table
 
 

@@ -13,7 +13,7 @@ SCHEMA = pa.schema([("prompt", pa.string())])
 # A name with one of these suffixes means a file, even if sdbatch can't read it.
 FILE_ENDINGS = (
     *(".parquet", ".pq", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt"),
-    *(".arrow", ".feather", ".orc", ".xlsx", ".gz", ".bz2", ".xz", ".zst", ".zip"),
+    *(".arrow", ".arrows", ".feather", ".ipc", ".orc", ".xlsx", ".gz", ".bz2", ".xz", ".zst", ".zip"),
 )
 
 

@@ -9,7 +9,7 @@ from sdbatch.prompts.columns import Columns
 from sdbatch.prompts.input_file import InputFile
 from sdbatch.prompts.text_encodings import UTF8
 
-__all__ = ["carried_columns", "encodings", "setting_columns", "unused_settings"]
+__all__ = ["carried_columns", "readings", "setting_columns", "unused_settings"]
 
 SHOWN = 40  # of the carried columns
 
@@ -45,11 +45,17 @@ def unused_settings(columns: Columns) -> Iterator[str]:
         yield f"column {column!r} is carried to the output and sets nothing{instead}"
 
 
-def encodings(files: Iterable[InputFile]) -> Iterator[str]:
-    """A line for each file whose text is not UTF-8."""
+def readings(files: Iterable[InputFile], columns: Columns) -> Iterator[str]:
+    """A line for each special way in which files are read, and one if their columns differ."""
+    alike: dict[str, list[str]] = {}
     for file in files:
-        if file.encoding != UTF8:
-            yield f"{file.path} is read as {file.encoding}"
+        encoding = f"is read as {file.encoding}" if file.encoding != UTF8 else ""
+        for text in filter(None, (encoding, file.note)):
+            alike.setdefault(text, []).append(file.path)
+    for text, paths in alike.items():
+        yield f"{paths[0]} {text}" + (f", and {len(paths) - 1:,} more like it" if len(paths) > 1 else "")
+    if columns.differences:
+        yield columns.differences
 
 
 def _shown(name: str) -> str:

@@ -25,9 +25,19 @@ from sdbatch.prompts.input_file import InputFile
 from sdbatch.prompts.json_arrays import as_lines
 from sdbatch.prompts.text_encodings import UTF8, as_utf8, find_encoding
 from sdbatch.prompts.wide_numbers import wide_columns
+from sdbatch.prompts.wide_tables import refuse_many_keys, refuse_wide
 from sdbatch.storage.store import Store
 
-__all__ = ["PIECE_BYTES", "TEXT_FORMATS", "common_schema", "describe_text", "text_pieces"]
+__all__ = [
+    "MIXED",
+    "PIECE_BYTES",
+    "TEXT_FORMATS",
+    "common_schema",
+    "describe_text",
+    "encoding_of",
+    "opened_text",
+    "text_pieces",
+]
 
 TEXT_FORMATS = {
     ".csv": "csv",
@@ -37,9 +47,10 @@ TEXT_FORMATS = {
     ".txt": "txt",
     ".json": "json",
 }
-DELIMITERS = {"csv": ",", "tsv": "\t"}
+TAB = "\t"
+DELIMITERS = {"csv": ",", "tsv": TAB}
 # For a CSV whose header line has no comma. Excel writes semicolons in locales with decimal commas.
-OTHER_DELIMITERS = (";", "\t")
+OTHER_DELIMITERS = (";", TAB)
 SAID_DELIMITER = re.compile(rb"sep=(.)\r?\n")
 PIECE_BYTES = 16 << 20  # read and decoded at a time
 MAX_LINE_BYTES = 64 << 20
@@ -52,8 +63,10 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 def describe_text(
     path: str, kind: str, options: Mapping[str, Any] | None, content: bytes | None = None
-) -> tuple[int, pa.Schema, str]:
-    """Rows, columns and encoding of a text file. All columns of CSV and TSV are text.
+) -> tuple[int, pa.Schema, str, str]:
+    """Rows, columns and encoding of a text file, and a note on an unusual delimiter.
+
+    All columns of CSV and TSV are text.
 
     `content` is the file's content if it has been read already.
 
@@ -61,27 +74,35 @@ def describe_text(
         InputError: the file is not what its name says; the message names the line.
         StorageError: the store failed.
     """
-    rows, schema = 0, pa.schema([])
-    with _unpacked(path, options, content) as file:
-        encoding = find_encoding(file, path)
-    with _opened(path, kind, options, encoding, content) as file:
+    rows, schema, said = 0, pa.schema([]), ""
+    encoding = encoding_of(path, options, content)
+    with opened_text(path, kind, options, encoding, content) as file:
         if kind in DELIMITERS:
             delimiter, names = _header(file, kind)
             if not names:
                 raise InputError(f"{path}: is empty; its first line must name the columns")
+            refuse_wide(len(names))
             schema = _text_schema(*names)
+            if delimiter != DELIMITERS[kind]:
+                said = f"is read with {'tabs' if delimiter == TAB else repr(delimiter)} between its columns"
             rows = sum(batch.num_rows for batch in _csv(file, names, delimiter, names[:1]))
         else:
             for piece in _pieces(file, kind, None):
                 rows, schema = rows + piece.num_rows, common_schema([schema, piece.schema])
-    return rows, _text_schema("prompt") if kind == "txt" else schema, encoding
+    return rows, _text_schema("prompt") if kind == "txt" else schema, encoding, said
+
+
+def encoding_of(path: str, options: Mapping[str, Any] | None, content: bytes | None = None) -> str:
+    """The encoding of a text file. Raises as `describe_text` does."""
+    with _unpacked_text(path, options, content) as file:
+        return find_encoding(file, path)
 
 
 def text_pieces(
     file: InputFile, options: Mapping[str, Any] | None, content: bytes | None = None
 ) -> Iterator[pa.RecordBatch]:
     """The file's rows, piece by piece. Arguments and errors as for `describe_text`."""
-    with _opened(file.path, file.format, options, file.encoding, content) as stream:
+    with opened_text(file.path, file.format, options, file.encoding, content) as stream:
         yield from _pieces(stream, file.format, file.own_schema)
 
 
@@ -100,7 +121,7 @@ def common_schema(schemas: list[pa.Schema]) -> pa.Schema:
 
 
 @contextmanager
-def _unpacked(path: str, options: Mapping[str, Any] | None, content: bytes | None) -> Iterator[BinaryIO]:
+def _unpacked_text(path: str, options: Mapping[str, Any] | None, content: bytes | None) -> Iterator[BinaryIO]:
     """The file's text, unpacked if it is compressed. Raises `InputError` if it can't be unpacked."""
     source = Store(path, options).open("", block_size=PIECE_BYTES) if content is None else io.BytesIO(content)
     with source as file:
@@ -113,10 +134,11 @@ def _unpacked(path: str, options: Mapping[str, Any] | None, content: bytes | Non
 
 
 @contextmanager
-def _opened(
+def opened_text(
     path: str, kind: str, options: Mapping[str, Any] | None, encoding: str, content: bytes | None = None
 ) -> Iterator[BinaryIO]:
-    with _unpacked(path, options, content) as file:
+    """The file's text, unpacked, in UTF-8 and without a mark. Raises `InputError`, `StorageError`."""
+    with _unpacked_text(path, options, content) as file:
         try:
             if encoding != UTF8:
                 file = as_utf8(file if inner_name(path) == path else _bounded(file), encoding)
@@ -168,7 +190,7 @@ def _header(file: BinaryIO, kind: str) -> tuple[str, list[str]]:
 
 def _names(file: BinaryIO, start: int, delimiter: str) -> list[str]:
     wrapper = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")  # Arrow decodes beyond the first line
-    quoting = {"quoting": csv.QUOTE_NONE} if delimiter == "\t" else {}
+    quoting = {"quoting": csv.QUOTE_NONE} if delimiter == TAB else {}
     names = next(csv.reader(wrapper, delimiter=delimiter, **quoting), [])
     wrapper.detach()
     file.seek(start)
@@ -194,7 +216,7 @@ def _csv(file: BinaryIO, names: list[str], delimiter: str, wanted: list[str]) ->
         source,
         pcsv.ReadOptions(use_threads=False, block_size=PIECE_BYTES),
         # TSV has no quoting: a quote is part of the prompt.
-        pcsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, quote_char=delimiter != "\t" and '"'),
+        pcsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, quote_char=delimiter != TAB and '"'),
         # Read as bytes, text that is not UTF-8 fails its row rather than the whole file.
         pcsv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.binary()),
@@ -212,6 +234,8 @@ def _json(file: BinaryIO, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
     for lines in _whole_lines(file):
         _refuse_null(lines, line)
         _refuse_depth(lines)
+        if schema is None:
+            refuse_many_keys(lines)
         wide = wide_columns(lines, line)
         # By default Arrow reads integers beyond 64 bits as floats.
         known = schema or pa.schema([(name, WIDE_WHOLE) for name in wide])

@@ -26,9 +26,9 @@ from sdbatch.settings import RunSettings
 from sdbatch.storage.store import Store
 
 if TYPE_CHECKING:
-    from sdbatch.diffusion import Engine
+    from sdbatch.diffusion import Engine, ModelInfo
 
-__all__ = ["Job", "described", "judged", "load_engine", "measure_lanes", "packed_functions"]
+__all__ = ["Job", "described", "judged", "load_engine", "measure_lanes", "new_engine", "packed_functions"]
 
 # On clusters, ~/.cache is on the node's disk: kernels are compiled once per node, not once per worker and run.
 COMPILED = Path("~/.cache/sdbatch/compiled")
@@ -69,27 +69,41 @@ def load_engine(job: Job) -> Engine:
         OtherPackages: this node lacks packages that the run's rows need.
         ModelError, RunError: the model cannot be fetched or loaded, or differs from the run's.
     """
+    if family := job.recorded_model.get("family"):  # manifests of 0.1.0 may not say
+        check_declared(job.declared, task_name(job.settings), family)
+    info = job.source.inspect()
+    check_recorded(info, job.recorded_model, job.out.url)
+    find = finder(job.networks, info, job.out.url, job.settings.storage_options) if job.networks else None
+    engine = new_engine(info, job.settings, job.engine, find)
+    # Whoever replaced a file while it was loaded is noticed, too.
+    check_recorded(info, job.recorded_model, job.out.url)
+    return engine
+
+
+def new_engine(
+    info: ModelInfo, settings: RunSettings, engine: EngineSettings, find: Callable[[str], Path] | None = None
+) -> Engine:
+    """Load a model into this process.
+
+    Args:
+        find: where on this machine lies what a row calls by a name, such as its ControlNet.
+
+    Raises:
+        ModelError, RunError: it cannot be loaded.
+    """
     from sdbatch.diffusion import Engine  # brings in torch, which the driver does without
     from sdbatch.diffusion.accelerate.compilation import keep_compiled
     from sdbatch.diffusion.device.headroom import share_gpu
 
-    if family := job.recorded_model.get("family"):  # manifests of 0.1.0 may not say
-        check_declared(job.declared, task_name(job.settings), family)
-    gpus = job.settings.gpus_per_actor or 1
-    if job.engine.compile != "off":
+    gpus = settings.gpus_per_actor or 1
+    if engine.compile != "off":
         keep_compiled(COMPILED.expanduser())
-    if job.engine.device == "cuda" and 0 < gpus < 1:
+    if engine.device == "cuda" and 0 < gpus < 1:
         share_gpu(gpus)
-    info = job.source.inspect()
-    check_recorded(info, job.recorded_model, job.out.url)
-    settings, merged = job.settings, ()
+    merged: tuple[Any, ...] = ()
     if settings.merge_lora:
         merged = LoraReader(settings.lora_dir, settings.storage_options).merged_files(settings.extra["lora"])
-    find = finder(job.networks, info, job.out.url, settings.storage_options) if job.networks else None
-    engine = Engine(info, **job.engine.arguments(), merged=merged, find_adapter=find)
-    # Whoever replaced a file while it was loaded is noticed, too.
-    check_recorded(info, job.recorded_model, job.out.url)
-    return engine
+    return Engine(info, **engine.arguments(), merged=merged, find_adapter=find)
 
 
 def judged(engine: Any, job: Job) -> Any:

@@ -13,6 +13,8 @@ from sdbatch.output.manifest_files import (
     OWN_NAMES,
     REPORT_NAME,
     REPORTS,
+    TABLE_NAME,
+    TABLES,
     append_inputs,
     create_manifest,
     load_manifest,
@@ -105,7 +107,10 @@ def _remove_replaced(store: Store, record: RunRecord, claim: Claim) -> None:
         remove_shards(store, footprint, claim.check)
     names = [name for name in store.entries() if OWN_NAMES.fullmatch(name) and name not in KEPT]
     reports = [f"{REPORTS}/{name}" for name in store.entries(REPORTS) if REPORT_NAME.fullmatch(name)]
+    own = {str(entry["path"]).rpartition("/")[2] for entry in record.inputs}
+    found = [name for name in store.entries(TABLES) if TABLE_NAME.fullmatch(name) and name not in own]
     claim.check()
-    store.remove_many([*names, *reports])
+    store.remove_many([*names, *reports, *(f"{TABLES}/{name}" for name in found)])
     store.remove_folder(REPORTS)
+    store.remove_folder(TABLES)
     remove_gallery(store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,15 +14,17 @@ import ray
 from ray.exceptions import RayError
 
 from sdbatch.engine_settings import EngineSettings, resolve_engine
-from sdbatch.errors import RunError
+from sdbatch.errors import RunError, UsageError
 from sdbatch.output import ModelLabel
 from sdbatch.output.manifest import RunRecord
 from sdbatch.output.manifest_files import write_report
 from sdbatch.plan.capacity import Capacity, PoolSize, pool_size
 from sdbatch.plan.finished import without_unfinished
+from sdbatch.plan.kept_tables import put
 from sdbatch.plan.planning import Plan, make_plan, settings_source
 from sdbatch.prompts.lora_cells import names_loras
 from sdbatch.prompts.picture_cells import folder_of, picture_names
+from sdbatch.prompts.python_tables import GIVEN, GivenTable, written
 from sdbatch.resolution import task_name
 from sdbatch.run.cluster import connected, free_resources, live_nodes, survey
 from sdbatch.run.coordinator import Snapshot, start_coordinator
@@ -52,7 +55,7 @@ class Progress(Protocol):
 
 
 def generate(
-    prompts: str,
+    prompts: Any,
     out: str,
     *,
     progress: Progress | None = None,
@@ -62,8 +65,10 @@ def generate(
     """Make the images of a prompt table, like the command `sdbatch generate`.
 
     Args:
-        prompts: a table (Parquet, CSV, TSV, JSON, JSON Lines or text), a folder or glob of tables, local or any
-            fsspec URL; or one prompt.
+        prompts: a table (Parquet, CSV, TSV, JSON, JSON Lines, Excel, Arrow or text), a folder or glob of tables, local
+            or any fsspec URL; or one prompt. Or the table itself: a pandas or polars frame, an Arrow table, a Hugging
+            Face or Ray `Dataset`, a list of prompts, or of rows as dicts; OUT keeps it as a Parquet file in
+            `__prompts`, and another call with equal rows continues the output.
         out: the folder or URL to fill; existing images are kept, and only missing ones are made.
         progress: receives the progress, about twice a second.
         make_engine: makes a worker's engine, to replace the real one; see `worker.Job`.
@@ -75,9 +80,29 @@ def generate(
         RunError: the run itself broke; running it again resumes.
     """
     settings = _with_absolute_model(RunSettings.from_options(options))
+    if isinstance(prompts, str | os.PathLike):
+        return _planned(os.fspath(prompts), out, settings, progress, make_engine)
+    if settings.prompt_per_file:
+        raise UsageError("prompt_per_file: prompts is a table; it goes with a folder of text files")
+    with written(prompts) as given:
+        try:
+            return _planned(given, out, settings, progress, make_engine)
+        except UsageError as exc:
+            raise type(exc)(str(exc).replace(given.path, GIVEN)) from exc
+
+
+def _planned(
+    prompts: str | GivenTable,
+    out: str,
+    settings: RunSettings,
+    progress: Progress | None,
+    make_engine: Callable[[Job], Any],
+) -> RunReport:
     for _ in range(MAX_PLANS):
         plan = make_plan(prompts, out, settings)
         plan.out.probe()
+        if plan.given is not None:
+            plan = dataclasses.replace(plan, files=[put(plan.given, file, plan.out) for file in plan.files])
         try:
             return _made(plan, plan.settings, progress, make_engine)
         except Overtaken:

@@ -21,8 +21,8 @@ from sdbatch.output import DamagedMarker, ShardStats, ShardWriter, marker_name
 from sdbatch.output.json_rows import python_rows
 from sdbatch.output.manifest_files import manifest_id
 from sdbatch.prompts import Piece, PromptRow, mended_texts, parse, read_table
-from sdbatch.prompts.lora_cells import LoraReader, names_loras
-from sdbatch.prompts.picture_cells import PictureReader, PicturesAhead, RowReader, paths_in, picture_names
+from sdbatch.prompts.picture_cells import PicturesAhead
+from sdbatch.prompts.row_readers import row_readers
 from sdbatch.prompts.shards import Shard
 from sdbatch.run.engine_loop import EngineLoop
 from sdbatch.run.faults.shard_attempts import ALONE_AFTER, GIVE_UP_AFTER
@@ -234,7 +234,7 @@ class ShardWorker:
     def _readable(self, requests: list[Request], runnable: Sequence[int], pieces: Sequence[Piece]) -> Sequence[Request]:
         """The requests; those with pictures or LoRAs read them while others are made."""
         job = self._job
-        readers = _readers(job)
+        readers = row_readers(job.columns, job.settings)
         if not readers:
             return requests
         files = [piece.file for piece in pieces for _ in range(piece.rows)]
@@ -260,17 +260,6 @@ class ShardWorker:
         counters |= self._loop.counters | self._engine.counters | {"seconds": time.monotonic() - self._started}
         self._metrics.publish(counters)
         self._coordinator.report.remote(self._name, counters)
-
-
-def _readers(job: Job) -> list[RowReader]:
-    """What has to be read for the rows of this run, besides the table."""
-    settings, readers = job.settings, list[RowReader]()
-    if names := picture_names(job.columns.fields):
-        given = frozenset(path for name in names for path in paths_in(settings.extra.get(name)))
-        readers.append(PictureReader(names, settings.storage_options, settings.allow_image_urls, given))
-    if names_loras(job.columns, settings):
-        readers.append(LoraReader(settings.lora_dir, settings.storage_options, settings.merge_lora))
-    return readers
 
 
 def _in_one_line(exc: Exception) -> str:

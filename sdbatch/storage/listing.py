@@ -48,7 +48,7 @@ def kind_of(info: Mapping[str, Any]) -> str:
 
 
 def stamp_of(info: Mapping[str, Any]) -> str:
-    for field in ("ETag", "etag", "md5Hash", "content_md5"):
+    for field in ("ETag", "etag", "md5Hash", "content_md5", "blob_id"):  # the last of the Hugging Face hub
         if info.get(field):
             return str(info[field]).strip('"')
     if isinstance(info.get("ino"), int):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -31,10 +33,26 @@ TABLES = {
 }
 
 
+def _arrow() -> bytes:
+    content = pa.BufferOutputStream()
+    with pa.ipc.new_file(content, (table := pa.Table.from_pylist(ROWS)).schema) as writer:
+        writer.write_table(table)
+    return content.getvalue().to_pybytes()
+
+
+def _workbook() -> bytes:
+    content = io.BytesIO()
+    pd.DataFrame(ROWS).to_excel(content, index=False)
+    return content.getvalue()
+
+
+PACKED = {"arrow": _arrow(), "xlsx": _workbook()}
+
+
 @pytest.fixture
 def here(tmp_path) -> Path:
     write_table(tmp_path / "p.parquet", {"prompt": ["a red circle"]})
-    for name in ("run.yaml", *(f"fuzz.{kind}" for kind in (*TABLES, "parquet"))):
+    for name in ("run.yaml", *(f"fuzz.{kind}" for kind in (*TABLES, *PACKED, "parquet"))):
         (tmp_path / name).touch()
     return tmp_path
 
@@ -64,6 +82,13 @@ def test_parquet(here, data):
     pq.write_table(pa.Table.from_pylist(ROWS), content)
     (here / "fuzz.parquet").write_bytes(data.draw(damaged(content.getvalue().to_pybytes())))
     plan(here, "fuzz.parquet")
+
+
+@fuzzed
+@given(data=st.data(), kind=st.sampled_from(["arrow", "xlsx"]))
+def test_arrow_and_workbooks(here, data, kind):
+    (here / f"fuzz.{kind}").write_bytes(data.draw(damaged(PACKED[kind])))
+    plan(here, f"fuzz.{kind}")
 
 
 @fuzzed

@@ -1,0 +1,50 @@
+"""Text files that hold one prompt each, and whose names say which: one row a file (`--prompt-per-file`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from sdbatch.errors import InputError
+from sdbatch.prompts.compressed import inner_name
+from sdbatch.prompts.input_file import InputFile
+from sdbatch.prompts.text import encoding_of, opened_text
+from sdbatch.storage.store import StoredFile
+
+__all__ = ["FORMAT", "describe_prompt_file", "prompt_batch"]
+
+FORMAT = "prompt file"
+SCHEMA = pa.schema([("prompt", pa.string()), ("id", pa.string())])
+MAX_BYTES = 16 << 20
+
+
+def describe_prompt_file(
+    file: StoredFile, options: Mapping[str, Any] | None, content: bytes | None = None
+) -> InputFile:
+    """The file as a table of one row: its prompt, and its name without the ending as `id`.
+
+    Raises:
+        InputError: its encoding cannot be told.
+        StorageError: the store refuses.
+    """
+    name = inner_name(file.path).rpartition("/")[2].rpartition(".")[0]
+    encoding = encoding_of(file.path, options, content)
+    return InputFile(file.path, file.size, file.stamp, 1, (1,), FORMAT, SCHEMA, encoding, partitions={"id": name})
+
+
+def prompt_batch(file: InputFile, options: Mapping[str, Any] | None, content: bytes | None = None) -> pa.RecordBatch:
+    """The prompt: the whole text, new lines inside of it included, without blanks around it.
+
+    Raises:
+        InputError: it is larger than any prompt.
+        StorageError: the store refuses.
+    """
+    with opened_text(file.path, "txt", options, file.encoding, content) as stream:
+        text = stream.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise InputError(f"{file.path}: is larger than {MAX_BYTES >> 20} MB, and with --prompt-per-file one prompt")
+    # Not decoded: a text that is not UTF-8 is for its row to fail by.
+    prompt = pa.array([text.strip()], pa.binary()).cast(pa.string(), safe=False)
+    return pa.RecordBatch.from_arrays([prompt], names=["prompt"])
