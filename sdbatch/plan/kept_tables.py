@@ -46,7 +46,7 @@ def kept_here(out: Store, files: Sequence[InputFile]) -> list[InputFile] | None:
     (file,), name = files, str(names[0])
     sha256 = _digest(out, name)
     if name != f"{TABLES}/{sha256[:DIGITS]}.parquet":
-        raise InputError(f"{file.path}: has been changed since OUT was started; its content no longer has this name")
+        raise InputError(f"{file.path}: has been changed; its content does not match its name")
     return [replace(file, name=name, sha256=sha256)]
 
 
@@ -67,23 +67,26 @@ def _copy(source: BinaryIO, target: BinaryIO) -> None:
 
 
 def kept_before(given: GivenTable, out: Store, earlier: RunRecord | None) -> str | None:
-    """The path of the table in OUT that has the given one's rows, although another library's release has written it.
+    """The path of the table in OUT, if it has the given one's rows although another version of a library wrote it.
 
     Args:
         earlier: the record of the run that this one continues.
+
+    Raises:
+        InputError: OUT was started with a table of other rows.
     """
-    if earlier is None or len(earlier.inputs) != 1:
-        return None
-    stamp = str(earlier.inputs[0]["stamp"])
+    stamp = str(earlier.inputs[0]["stamp"]) if earlier is not None and len(earlier.inputs) == 1 else ""
     sha256 = stamp.removeprefix(HASH)
     name = f"{TABLES}/{sha256[:DIGITS]}.parquet"
-    if not stamp.startswith(HASH) or not _is_kept(name) or sha256 == given.sha256 or not out.exists(name):
+    if not stamp.startswith(HASH) or not _is_kept(name) or sha256 == given.sha256:
         return None
-    with out.open(name) as file:
-        if file_digest(file) != sha256:
-            return None
-        file.seek(0)
-        return out.name(name) if same_rows(file, given.path) else None
+    if out.exists(name) and _digest(out, name) == sha256:
+        with out.open(name) as file:
+            if same_rows(file, given.path):
+                return out.name(name)
+    raise InputError(
+        f"{out.url} was started with another table, {name}; use another OUT, or overwrite=True to replace this one"
+    )
 
 
 def _digest(out: Store, name: str) -> str:

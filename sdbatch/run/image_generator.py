@@ -1,4 +1,4 @@
-"""Makes the pictures of the rows that pass through somebody's own Ray Data graph."""
+"""`ImageGenerator` makes pictures of the rows in a user's own Ray Data graph."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from sdbatch.settings import RunSettings
 
 __all__ = ["ImageGenerator"]
 
-# What only a run with an output folder and workers of its own has, and what selects among its pictures.
+# Options of runs with an output folder and workers of their own, and of scoring.
 NOT_HERE = (
     *("layout", "part", "shard_size", "overwrite", "prompt_per_file", "actors", "address", "start_timeout"),
     *("stall_timeout", "price_per_hour", "same_device"),
@@ -46,19 +46,20 @@ IMAGE = "image"
 class ImageGenerator:
     """A class for `ray.data.Dataset.map_batches` that adds a picture and its metadata to each row.
 
-    It takes batches of any format and returns Arrow tables: for every row, `images_per_prompt` times, the columns that
-    set nothing, the settings as used, `status` and `error`, and the encoded picture in `image` (null if the row
-    failed). They are those of the metadata of `sdbatch generate`, which decides in the same way what a column is for.
-    A row's picture has the same bytes, with the same settings, on the same kind of device, if the row has a `seed`. A
-    row without one gets a seed from `seed` and its own settings, so that equal rows make equal pictures. Nothing is
-    kept, and nothing resumed: that is `sdbatch.generate`'s.
+    It takes batches of any format and returns Arrow tables. Each row becomes `images_per_prompt` rows with the columns
+    of the metadata of `sdbatch generate`: the settings as used, `status` and `error`, and the batch's other columns.
+    `image` is the encoded picture, null if the row failed. The meaning of columns is decided as in `sdbatch generate`.
 
-    Several calls may run at a time, and then share the lanes.
+    A row with a `seed` has the same picture, byte for byte, with the same settings and lanes on the same kind of
+    device. A row without one gets a seed from the option `seed` and its own settings, so that equal rows have equal
+    pictures. Nothing is kept and nothing is resumed; use `sdbatch.generate` for that.
+
+    Several calls may run at the same time, and then share the lanes.
 
     Args:
-        options: those of `sdbatch.generate` that are about rows, model, pictures and engine; `lanes` should be given
-            on a GPU, since each worker otherwise measures how many fit. Relative paths in cells begin at the worker's
-            current folder.
+        options: the options of `sdbatch.generate` for rows, model, pictures and engine. On a GPU, `lanes` should be
+            given; otherwise each worker measures how many fit. Relative paths in cells begin at the worker's current
+            folder.
 
     Raises:
         TypeError: an unknown keyword. It is also a `UsageError`.
@@ -68,7 +69,7 @@ class ImageGenerator:
 
     def __init__(self, **options: Unpack[RunOptions]) -> None:
         if odd := next((name for name in NOT_HERE if name in options), None):
-            raise UsageError(f"{odd}: ImageGenerator has no such option; Ray Data and the stages around it decide that")
+            raise UsageError(f"{odd}: not an option of ImageGenerator; use sdbatch.generate, or Ray Data's own")
         settings = RunSettings.from_options({**options, "layout": "parquet"})
         self._model = settings_source(settings).inspect()
         settings = with_task(settings, self._model)
