@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, DECODER_TEXT, FLOW_SCHEDULER
 from sdbatch.diffusion.checkpoints.configs import Config, Kind, boolean, integer, list_of, number, optional, text
-from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.families.declaration import (
     GUIDED,
     UNGUIDED,
@@ -99,7 +99,7 @@ class Flux2KleinFamily(Declaration):
         return ModelInfo(
             family=self.name,
             title=self.title if is_distilled else f"{self.title} base",
-            prediction_type="flow_prediction",
+            prediction_type=FLOW,
             height=OWN_LATENTS * scale,
             width=OWN_LATENTS * scale,
             size_multiple=2 * scale,

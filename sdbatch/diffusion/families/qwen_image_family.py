@@ -16,9 +16,9 @@ from sdbatch.diffusion.checkpoints.configs import (
     optional,
     text,
 )
-from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.families.declaration import Declaration, network, scheduler, text_encoder, tokenizer
-from sdbatch.diffusion.families.flow import EULER, check_flow, evenly_spaced, shift_by_tokens, tokens
+from sdbatch.diffusion.families.flow import EULER, TASKS, check_flow, evenly_spaced, shift_by_tokens, tokens
 from sdbatch.diffusion.request import Request
 from sdbatch.errors import ModelError
 
@@ -101,10 +101,12 @@ class QwenImageFamily(Declaration):
         return ModelInfo(
             family=self.name,
             title=self.title,
-            prediction_type="flow_prediction",
+            prediction_type=FLOW,
             height=OWN_LATENTS * scale,
             width=OWN_LATENTS * scale,
             size_multiple=2 * scale,
+            vae_scale=2 * scale,
+            tasks=TASKS,
             max_tokens=MAX_TOKENS,
             num_train_timesteps=own_scheduler.get("num_train_timesteps", 1000),
             samplers=self.samplers,

@@ -13,9 +13,13 @@ from sdbatch.diffusion.device.transfer import send
 from sdbatch.diffusion.embeddings import Text
 from sdbatch.diffusion.families.family import Checkpoint, Family, Named
 from sdbatch.diffusion.guidance import is_guided
+from sdbatch.diffusion.pictures.picture_encoders import PictureEncoder, VaeImages
+from sdbatch.diffusion.pictures.picture_pixels import Pixels
 from sdbatch.diffusion.request import Request
 
 __all__ = ["Transformer", "pack", "unpack"]
+
+IMAGE_TO_IMAGE = "image-to-image"
 
 
 class Transformer(Family):
@@ -37,6 +41,12 @@ class Transformer(Family):
         self.dtype = checkpoint.dtype
         self.network: Callable[..., Any] = self.denoiser
         self._compiled: Callable | None = None
+        if IMAGE_TO_IMAGE in self.info.tasks:
+            self.encoders["image"] = self.picture_encoder()
+
+    def picture_encoder(self) -> PictureEncoder:
+        """What makes latents of pictures that rows start from."""
+        return VaeImages(self.vae, Pixels(self.info.vae_scale), shift_factor=self.vae.config.shift_factor)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Self:

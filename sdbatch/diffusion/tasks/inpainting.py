@@ -79,7 +79,7 @@ class Inpainting(ImageToImage):
         padding = self.value(request, info, "padding_mask_crop")
         if padding is None:
             return pixels
-        from sdbatch.diffusion.pictures.picture_encoders import overlay  # brings in torch, which who plans does without
+        from sdbatch.diffusion.pictures.picture_pixels import overlay  # brings in torch, which who plans does without
 
         return overlay(self.needs(request, info)[0], pixels)
 
