@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sdbatch.bounds import Number
+from sdbatch.diffusion.adapters.lora_rows import LORA
 from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, CLIP_TEXT, FLOW_SCHEDULER, T5_TEXT
 from sdbatch.diffusion.checkpoints.configs import Config, Kind, boolean, integer, list_of, optional, text
 from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
@@ -66,6 +67,7 @@ class FluxFamily(Declaration):
     # The others draw noise, which the pipeline draws for packed latents, or take no noise levels from it.
     samplers = EULER + SOLVERS
     fields = (
+        LORA,
         Field(
             name="true_cfg_scale",
             kind=Number(0, 1000),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ class QwenImage(Transformer):
     def count_tokens(self, text: str) -> int:
         return super().count_tokens(TEMPLATE.format(text)) - BEFORE
 
-    def lane_key(self, request: Request) -> Hashable:
+    def text_length(self, request: Request) -> int:
         most = self.info.max_tokens
         return bucket(max(self.count_tokens(text.content) for text in self.texts(request)), most)
 
@@ -69,7 +69,7 @@ class QwenImage(Transformer):
     def conditioning(
         self, request: Request, encoded: list[Named], shape: tuple[int, int, int]
     ) -> list[dict[str, torch.Tensor]]:
-        length = self.lane_key(request)
+        length = self.text_length(request)
         return [{name: tensor[:length] for name, tensor in named.items()} for named in encoded]
 
     def predict(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sdbatch.diffusion.adapters.lora_rows import LORA
 from sdbatch.diffusion.checkpoints.architectures import DECODER_TEXT, FLOW_SCHEDULER
 from sdbatch.diffusion.checkpoints.configs import (
     Config,
@@ -82,6 +83,7 @@ class QwenImageFamily(Declaration):
     engine = "sdbatch.diffusion.families.qwen_image:QwenImage"
     # The pipeline gives its own noise levels, which the other solvers do not take, and packs its latents.
     samplers = EULER
+    fields = (LORA,)
     defaults: Mapping[str, object] = {"sampler": "flow_euler", "steps": 50, "guidance_scale": 4.0, "dtype": "bf16"}
 
     def inspect(self, index: Config, configs: Mapping[str, Config]) -> ModelInfo:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sdbatch.bounds import Number
+from sdbatch.diffusion.adapters.lora_rows import LORA
 from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, DECODER_TEXT, FLOW_SCHEDULER
 from sdbatch.diffusion.checkpoints.configs import Config, Kind, integer, list_of, number, optional, text
 from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
@@ -65,6 +66,7 @@ class ZImageFamily(Declaration):
     # The pipeline gives its own noise levels, which the other solvers do not take.
     samplers = EULER + NOISY
     fields = (
+        LORA,
         Field(
             name="cfg_normalization",
             kind=Number(0, 1000),
