@@ -22,7 +22,8 @@ demo: $(INSTALLED)
 # Processes that share out the test files; each has a Ray and an object store of its own.
 JOBS ?= 2
 # tests/conftest.py puts the files first that take longest, which pytest-xdist would undo.
-PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# A failure is printed when it happens, so that a run that is cut short has said what it found.
+PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder --instafail
 
 test: $(INSTALLED) chromium
 	$(BIN)/pytest $(PARALLEL)

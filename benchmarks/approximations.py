@@ -1,10 +1,10 @@
-"""What each approximation saves, and how far its pictures are from the exact ones.
+"""Measures what each approximation saves, and how far its pictures are from the exact ones.
 
     python benchmarks/approximations.py [--model tiny] [--rows 64] [--stops 0.75 0.5] [--deep-cache 2 3] …
 
-`--guidance-stop`: guidance up to a share of the calls. `--deep-cache`: a UNet's inner layers at every n-th call
-only. `--quantization int8`: its weights in eight bits. Of `tiny`, which is asked for scenes that it was never
-trained on, a reader of its pictures says which share shows what was asked for.
+`--guidance-stop`: guidance up to a share of the calls. `--deep-cache`: a UNet's inner layers only on every N-th
+call. `--quantization int8`: its weights in eight bits. For `tiny`, with scenes that it was never trained on, a reader
+of its pictures reports the share of pictures that follow their prompt.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How many pictures of `tiny` obey their prompts after one, two and four attempts, and what looking at them costs.
+"""Measures how many pictures of `tiny` follow their prompts after 1, 2 and 4 attempts, and the cost of scoring.
 
     python -m benchmarks.attempts [--seeds N]
 
@@ -23,7 +23,7 @@ LANES = 16
 
 
 class Timed(Obedience):
-    """Counts the seconds that it takes."""
+    """A scorer that measures its own seconds."""
 
     seconds = 0.0
 
@@ -35,7 +35,7 @@ class Timed(Obedience):
 
 
 def run(requests: Sequence[Request], attempts: int) -> tuple[float, float, float]:
-    """The share of the pictures that obey, the seconds of the run, and those of the scorer."""
+    """The share of pictures that follow their prompts, the seconds of the run, and those of the scorer."""
     scorer = Timed()
     declared = Declaration("obedience", {"obedience": "number"}, lambda models: scorer)
     wishes = Wishes.parse("obedience == 1", attempts, None, "best", {"obedience": "number"}, {})

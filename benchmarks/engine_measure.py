@@ -1,4 +1,4 @@
-"""What the engine's benchmarks share: the two contestants, the clock, and a device's peak."""
+"""Common parts of the engine's benchmarks: the two contestants, the clock, and a device's peak."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def make_engine(folder: Path, arguments: argparse.Namespace, **settings: Any) ->
 
 
 def uniform_table(rows: int, **settings: Any) -> list[Request]:
-    """Rows that differ in prompt and seed alone."""
+    """Rows that differ only in prompt and seed."""
     return [Request(PROMPTS[seed % len(PROMPTS)], seed=seed, **settings) for seed in range(rows)]
 
 
@@ -97,10 +97,9 @@ def run_engine(engine: Engine, rows: list[Request]) -> dict[int, np.ndarray]:
 
 
 def alternate(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Best wall-clock seconds of each, run in turn so that a busy machine disturbs all alike.
+    """Best wall-clock seconds of each, run in turn so that a busy machine affects all equally.
 
-    CPU seconds are printed beside them: on a machine that others use, too, with one thread, they are the better
-    measure.
+    CPU seconds are also printed: on a shared machine, with one thread, they are the better measure.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds):
@@ -115,7 +114,7 @@ def alternate(contestants: dict[str, Callable[[], object]], rounds: int) -> dict
 
 
 def report_device(engine: Engine, rows: list[Request], seconds: float) -> None:
-    """What share of the device's own matmul peak the UNet's arithmetic came to, and the memory that it took."""
+    """Print the share of the device's matmul peak that the UNet reached, and its peak memory."""
     flops = unet_flops(engine) * sum(lane_calls(row, engine.info) for row in rows)
     peak = matmul_peak(engine.device, DTYPES[engine.dtype])
     print(f"matmul peak {peak / 1e12:.2f} TFLOP/s; the UNet at {flops / seconds / peak:.1%} of it")
@@ -134,7 +133,7 @@ def unet_flops(engine: Engine) -> int:
     (named,) = family.conditioning(request, [_first(family.encode([Text("prompt", "x")]))], shape)
     latents = torch.zeros(1, *shape, device=family.device)
     timesteps = torch.zeros(1, device=family.device)
-    # What linear layers on a CPU go through (sdbatch/diffusion/accelerate/cpu.py), which torch's counter does not know.
+    # The operator of linear layers on a CPU (sdbatch/diffusion/accelerate/cpu.py), which torch's counter does not know.
     known = {torch.ops.mkldnn._linear_pointwise: _linear_flops}
     with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=known) as counter:
         family.denoise(latents, timesteps, {name: tensor[None] for name, tensor in named.items()})

@@ -1,4 +1,4 @@
-"""Resident memory after 500 and after 5,000 images: nothing may grow with the rows.
+"""Measures resident memory after 500 and after 5,000 images: nothing may grow with the rows.
 
 python benchmarks/engine_memory.py [--model tiny] [--rows 5000]
 """
@@ -16,7 +16,7 @@ from sdbatch.diffusion.request import Request
 
 
 def resident() -> float:
-    """MiB."""
+    """Resident memory in MiB."""
     return psutil.Process().memory_info().rss / 2**20
 
 

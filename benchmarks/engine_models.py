@@ -1,6 +1,6 @@
-"""Models to measure on: the packaged one, or a Stable Diffusion *architecture* with random weights.
+"""Models for benchmarks: the packaged one, or a Stable Diffusion *architecture* with random weights.
 
-Speed does not depend on what the weights say, and random ones need no download. They are made once and kept.
+Speed does not depend on the values of weights, and random ones need no download. They are created once and kept.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ ARCHITECTURES = tuple(UNETS)
 
 
 def model_folder(name: str) -> Path:
-    """Folder of "tiny", of "sd15", "sd21" or "sdxl" with random weights, or of what is a folder already."""
+    """Folder of "tiny", or of "sd15", "sd21" or "sdxl" with random weights; a folder is returned unchanged."""
     if name == "tiny":
         return TINY
     if name not in UNETS:

@@ -1,10 +1,10 @@
-"""How closely each sampler's table follows its diffusers scheduler; prints the table of docs/samplers.md.
+"""Measures how closely each sampler's table follows its diffusers scheduler; prints the table of docs/samplers.md.
 
     python benchmarks/engine_samplers.py
 
-Both are run on the same random model outputs and noise, in float64 wherever the scheduler lets one, at 10, 20 and
-50 steps, for ε- and v-prediction. What is printed is the largest difference of the final latents, relative to
-their largest value.
+Both run on the same random model outputs and noise, in float64 if the scheduler allows it, at 10, 20 and 50 steps,
+for ε- and v-prediction. The printed number is the largest difference of the final latents, relative to their largest
+value.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def difference(sampler: str, steps: int, prediction_type: str) -> tuple[float, T
     source = torch.Generator().manual_seed(0)
     latents = torch.randn(SHAPE, generator=source, dtype=torch.float64)
     outputs = torch.randn(table.calls, *SHAPE, generator=source, dtype=torch.float64)
-    # diffusers' SDE samplers draw in float32 whatever they are given, all others in the dtype of the outputs.
+    # diffusers' SDE samplers always draw in float32, all others in the dtype of the outputs.
     dtype = torch.float32 if "sde" in sampler else torch.float64
     draws = torch.Generator().manual_seed(1)
     noise = [

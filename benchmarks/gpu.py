@@ -1,11 +1,11 @@
-"""What a GPU says to sdbatch: correctness, then speed, in stages of under nine minutes each.
+"""Checks sdbatch on a GPU: correctness, then speed, in stages of under nine minutes each.
 
     python benchmarks/gpu.py check|sd15|sdxl|mixed [--out gpu-results]     on a machine with a CUDA device
     python benchmarks/gpu.py report [--out gpu-results]                    the section of RESULTS.md, on stdout
     python benchmarks/gpu.py --smoke                                       every stage on a CPU, with `tiny`
 
 Needs torch, diffusers, transformers, scipy, pyarrow, pandas and pytest; neither Ray nor model weights. Each figure is
-printed and kept as soon as it is known, the most valuable first.
+printed and stored as soon as it is known, the most valuable first.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from sdbatch.diffusion.request import Request  # noqa: E402
 
 STAGES = ("check", "sd15", "sdxl", "mixed")
 LIMIT_SECONDS = 520
-# Fractions of the device's memory at which `tiny` is made to run short.
+# Fractions of the device's memory to which `tiny` is limited, so that memory runs out.
 SCARCE = (0.012, 0.008, 0.006, 0.005, 0.004)
 ROWS = [Request("a red circle", seed=i, steps=2 + i % 3, height=s, width=s) for i, s in enumerate((64, 128, 96) * 4)]
 
 
 class Bench:
-    """One stage at work: where it runs, how long it may still take, and what it has found."""
+    """A running stage: its device, its remaining time, and its findings."""
 
     def __init__(self, stage: str, out: Path, smoke: bool):
         self.smoke = smoke
@@ -73,7 +73,7 @@ def pictures(engine: Engine, rows: list[Request]) -> dict[int, bytes]:
 
 
 def digest(smoke: bool) -> None:
-    """Print a hash of pictures: the whole work of a fresh process, which must not depend on what it timed."""
+    """Print a hash of pictures: run in a fresh process, whose bits must not depend on timings."""
     engine = Bench("digest", Path(tempfile.mkdtemp()), smoke).engine("tiny", 8)
     made = pictures(engine, [Request("a red circle", seed=i, steps=3, sampler="ddim") for i in range(8)])
     print(hashlib.sha256(b"".join(made[seed] for seed in sorted(made))).hexdigest()[:16])
@@ -108,7 +108,7 @@ def check(bench: Bench) -> None:
 
 
 def bits_of_three_processes(bench: Bench) -> list[str]:
-    """Hashes by processes with compilation caches of their own, the last with Inductor's timings turned upside down."""
+    """Hashes from processes with separate compilation caches, the last one with Inductor's timings inverted."""
     running = []
     for extra in ({}, {}, {"TORCHINDUCTOR_DISTORT_BENCHMARKING_RESULT": "inverse"}):
         cache = tempfile.mkdtemp()
@@ -127,21 +127,21 @@ def in_a_thread(work):
 
 
 def run_short_of_memory(bench: Bench, engine: Engine) -> None:
-    """What too little memory looks like: its errors by name, and whether any of them ends the engine."""
+    """Run with too little memory: record the errors by name, and whether any of them ends the engine."""
     for fraction in SCARCE:
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(fraction)
         try:
             failed = [image.error for image in engine.generate(ROWS) if image.error]
             outcome = f"{engine.lanes} lanes, {len(failed)} rows failed"
-        except Exception as error:  # which one is the finding
+        except Exception as error:  # the kind of error is the finding
             failed, outcome = [str(error)], f"the engine ended: {type(error).__name__}"
         bench.found.add(f"memory cut to {fraction:.1%}", outcome, failed[:1])
     torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def uniform(bench: Bench, model: str, *, steps: int, lanes: int, batches: tuple[int, ...]) -> None:
-    """Images a second of one architecture with random weights, and of diffusers compiled at its best batch."""
+    """Images per second of one architecture with random weights, and of compiled diffusers at its best batch size."""
     found = bench.found
     folder = model_folder("tiny" if bench.smoke else model)
     steps, lanes, batches = (2, 8, (4,)) if bench.smoke else (steps, lanes, batches)
@@ -178,7 +178,7 @@ def uniform(bench: Bench, model: str, *, steps: int, lanes: int, batches: tuple[
 
 
 def mixed(bench: Bench) -> None:
-    """A table mixed as DiffusionDB's, on the architecture of Stable Diffusion 1.5."""
+    """A table with the mix of settings of DiffusionDB, on the architecture of Stable Diffusion 1.5."""
     folder = model_folder("tiny" if bench.smoke else "sd15")
     rows = table(8 if bench.smoke else 64, DIFFUSIONDB.split(","))
     if bench.smoke:

@@ -1,4 +1,4 @@
-"""What the stages of `benchmarks/gpu.py` have found: kept as JSON, told as the section of RESULTS.md."""
+"""The findings of the stages of `benchmarks/gpu.py`: stored as JSON, reported as a section of RESULTS.md."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Findings:
         self._content: dict[str, Any] = {"stage": stage, "smoke": smoke, "findings": []}
 
     def add(self, name: str, value: Any, detail: Any = None) -> None:
-        """Keep and print a finding; `detail` is kept in the JSON alone."""
+        """Store and print a finding; `detail` is only in the JSON."""
         self._content["findings"].append({"name": name, "value": value, "detail": detail})
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_text(json.dumps(self._content, indent=1, default=str), encoding="utf-8")
@@ -28,7 +28,7 @@ class Findings:
 
 
 def markdown(out: Path) -> str:
-    """The section of RESULTS.md, from the JSON files of a folder; says so where no card was there."""
+    """The section of RESULTS.md, from the JSON files of a folder; it says so if there was no GPU."""
     stages = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*.json"))]
     if not stages or any(stage["smoke"] for stage in stages):
         lines = ["## Never run on a GPU", "", NO_CARD]

@@ -1,10 +1,10 @@
-"""A mixed prompt table: `Engine` against diffusers' pipeline, called once for each group of equal settings.
+"""Measures a mixed prompt table: `Engine` against diffusers' pipeline, called once for each group of equal settings.
 
     python benchmarks/mixed.py [--model tiny] [--rows 64] [--lanes 48] [--samplers ddpm] …
 
 Six step counts, five guidance scales, and the eight samplers that DiffusionDB's users chose from: the more settings
-a table mixes, the smaller the groups that diffusers can batch, so `--samplers ddpm` asks for less. Decoding is
-included, loading and compiling are not.
+a table mixes, the smaller the groups that diffusers can batch, so `--samplers ddpm` is easier. Decoding is included,
+loading and compiling are not.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DIFFUSIONDB = "ddim,pndm,euler,euler_a,heun,dpm2,dpm2_a,lms"
 
 
 def table(rows: int, samplers: list[str]) -> list[Request]:
-    """Every setting as often as every other, in an order that a seed decides."""
+    """Rows with every setting equally often, in an order determined by a seed."""
     settings = list(itertools.islice(itertools.cycle(itertools.product(STEPS, GUIDANCE_SCALES)), rows))
     shuffle = random.Random(0)
     shuffle.shuffle(settings)

@@ -1,10 +1,10 @@
-"""What the pipeline costs over the bare engine: the same rows, the same number of worker processes, side by side.
+"""Measures the pipeline's cost over the bare engine: same rows, same number of worker processes, side by side.
 
     python benchmarks/overhead.py [--rows 1000] [--steps 50] [--workers 2]
 
-The bare engine runs in processes of its own that load the model, make their share of the rows and throw the
-pixels away. `sdbatch generate` reads a Parquet table and writes PNG files, metadata and markers, on a Ray that
-runs already. Both are timed as whole commands, and from their first to their last picture.
+The bare engine runs in separate processes that load the model, make their share of the rows and discard the
+pixels. `sdbatch generate` reads a Parquet table and writes PNG files, metadata and markers, on a running Ray
+cluster. Both are timed as whole commands, and from their first to their last picture.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ print(json.dumps({"made": made, "seconds": time.monotonic() - started}))
 
 
 def bare(rows: int, steps: int, workers: int) -> tuple[float, float]:
-    """Seconds of the whole and of the sampling alone, for `rows` shared out over `workers` processes."""
+    """Seconds of the whole command and of sampling alone, for `rows` distributed over `workers` processes."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     started = time.monotonic()
     share = rows // workers
@@ -53,7 +53,7 @@ def bare(rows: int, steps: int, workers: int) -> tuple[float, float]:
 
 
 def command(rows: int, steps: int, workers: int, folder: Path, address: str) -> tuple[float, float]:
-    """Seconds of `sdbatch generate` as a whole, and from its workers' start to the last marker."""
+    """Seconds of the whole `sdbatch generate`, and from its workers' start to the last marker."""
     pq.write_table(pa.table({"prompt": ["a red circle"] * rows, "seed": range(rows)}), folder / "prompts.parquet")
     arguments = ["generate", folder / "prompts.parquet", folder / "out", "--steps", steps]
     arguments += ["--actors", workers, "--lanes", 16, "--device", "cpu"]

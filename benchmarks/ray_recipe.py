@@ -1,10 +1,11 @@
-"""The usual recipe, Ray Data with one diffusers pipeline an actor, against `sdbatch generate`, as whole commands.
+"""Measures the usual recipe, Ray Data with one diffusers pipeline per actor, against `sdbatch generate`.
 
     python benchmarks/ray_recipe.py [--model tiny] [--rows 256] [--uniform] [--batch-sizes 8,16,32] …
 
-The recipe is given what helps it: its table is sorted by settings, so that most batches are of one kind, and it is
-tried at several batch sizes, of which the best counts. Both read Parquet and write PNG bytes and metadata, with the
-same workers and threads, on a Ray that runs already. The recipe's result can't be resumed and says nothing of failures.
+Both are timed as whole commands. The recipe gets every advantage: its table is sorted by settings, so that most
+batches have one kind of row, and the best of several batch sizes counts. Both read Parquet and write PNG bytes and
+metadata, with the same workers and threads, on a running Ray cluster. The recipe's result can't be resumed and does
+not report failures.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ COLUMNS = ("prompt", "seed", *SETTINGS)
 
 
 class Pipeline:
-    """What people write: a pipeline in `__init__`, and a batch in `__call__`, one call for each kind of row in it."""
+    """The usual actor: a pipeline in `__init__`, a batch in `__call__`, with one call for each kind of row in it."""
 
     def __init__(self, folder: str, threads: int, device: str) -> None:
         from diffusers import DiffusionPipeline
@@ -82,7 +83,7 @@ class Pipeline:
 
 
 def recipe(prompts: str, out: str, folder: str, address: str, batch_size: int, options: argparse.Namespace) -> None:
-    """Run in a process of its own, as `sdbatch generate` is."""
+    """Run the recipe in a separate process, like `sdbatch generate`."""
     import ray
 
     ray.init(address, log_to_driver=False, logging_level="ERROR")
@@ -101,7 +102,7 @@ def recipe(prompts: str, out: str, folder: str, address: str, batch_size: int, o
 
 
 def write_tables(rows: list[Request], folder: Path) -> None:
-    """The table as it is, and sorted by settings, with the longest first."""
+    """Write the original table, and one sorted by settings, with the longest rows first."""
     ordered = sorted(rows, key=lambda row: [getattr(row, name) for name in SETTINGS], reverse=True)
     for name, some in (("table", rows), ("sorted", ordered)):
         columns = {column: [getattr(row, column) for row in some] for column in COLUMNS}
@@ -126,7 +127,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of each worker, on a CPU")
     parser.add_argument("--lanes", type=int, default=32, help="of each of sdbatch's workers")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--recipe", help=argparse.SUPPRESS)  # one run of it, in the process that main starts for it
+    parser.add_argument("--recipe", help=argparse.SUPPRESS)  # one run, in a process started by main
     options = parser.parse_args()
     if options.recipe:
         recipe(**json.loads(options.recipe), options=options)
@@ -138,7 +139,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sdb-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         write_tables(rows, folder)
-        # One more than there are workers: the recipe's read and write tasks want a CPU, and would wait for ever.
+        # One more than there are workers: the recipe's read and write tasks need a CPU, and would wait forever.
         head = {"num_cpus": options.workers + 1, "include_dashboard": False, "temp_dir": f"{name}/ray"}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         environment = os.environ | {"RAY_ADDRESS": cluster.address}
@@ -174,7 +175,7 @@ def main() -> None:
 
 
 def compare(ours: Path, theirs: Path) -> list[int]:
-    """Largest difference of any pixel value between the two results, of each picture."""
+    """The largest difference of any pixel value between the two results, for each picture."""
     made = pq.read_table(theirs, columns=["seed", "image"]).to_pylist()
     pictures = {row["seed"]: np.asarray(Image.open(io.BytesIO(row["image"]))).astype(int) for row in made}
     own = {row["seed"]: np.asarray(row["image"]).astype(int) for row in open_output(str(ours))}

@@ -1,10 +1,10 @@
-"""Every sampler at every number of steps: a table of finite numbers, or the reason that a plan gives.
+"""Checks every sampler at every number of steps: a table of finite numbers, or the reason that a plan gives.
 
     python benchmarks/sampler_grid.py [--samplers ddpm lms …] [--steps 1 1000] [--every 1] [--minutes 60]
 
-With the scheduler configuration of Stable Diffusion 1.5. Where a plan counts calls by rule, the table has as many.
-Compiling takes time with the square of the steps, so the whole grid takes hours: `--every 97` looks at a few of each
-sampler, and `--minutes` ends early and says how far it was.
+Uses the scheduler configuration of Stable Diffusion 1.5. If a plan counts calls by rule, the table must have the same
+number. Compiling takes time proportional to the square of the steps, so the whole grid takes hours: `--every 97`
+checks a few numbers of steps for each sampler, and `--minutes` ends early and reports the progress.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONFIG = {
 
 
 def look(sampler: str, steps: int) -> str | None:
-    """Why there is no table; None if there is one. Raises `AssertionError` where the plan would be wrong."""
+    """The reason why there is no table, or None. Raises `AssertionError` if the plan would be wrong."""
     calls = known_calls(sampler, steps, CONFIG)
     try:
         table = compile_table(build_scheduler(sampler, CONFIG), steps)

@@ -1,12 +1,12 @@
-"""What a run costs beside its engines, as rows, shards and workers grow: engines that only pretend, on pretended GPUs.
+"""Measures the cost of a run besides its engines, as rows, shards and workers grow, with simulated engines and GPUs.
 
     python -m benchmarks.scale plan [--files 1000] [--rows-per-file 10000] [--markers 1000000]
     python -m benchmarks.scale shards [--counts 1000 2000 4000] [--shard-size 1] [--actors 2]
     python -m benchmarks.scale actors [--counts 1 2 4 8 16] [--seconds 20] [--shards-per-actor 6]
 
-`plan`: many files, many markers, and a million rows in one row group; what the driver and the read tasks do alone.
-`shards`: time and memory that a shard costs the driver, and the whole run, with engines that give noise at once.
-`actors`: the share of their time in which the engines slept (worked), by the number of workers. Without loss it is 1.
+`plan`: many files, many markers, and a million rows in one row group; only the driver and the read tasks.
+`shards`: time and memory per shard of the driver, and of the whole run, with engines that return noise at once.
+`actors`: the share of time in which the engines slept (worked), by the number of workers. Without loss it is 1.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ from sdbatch.prompts.shards import Cut
 from sdbatch.settings import RunSettings
 from sdbatch.storage.store import Store
 
-GPUS_A_NODE = 4
+GPUS_PER_NODE = 4
 T = TypeVar("T")
 
 
 @contextmanager
 def pretended_cluster(gpus: int) -> Iterator[str]:
-    """Nodes of four GPUs that are not there, and a head without; yields the address."""
+    """A cluster of nodes with four simulated GPUs each, and a head without GPUs; yields the address."""
     from ray.cluster_utils import Cluster
 
     with tempfile.TemporaryDirectory(prefix="sdb-scale-", ignore_cleanup_errors=True) as folder:
         head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
-            for _ in range(math.ceil(gpus / GPUS_A_NODE)):
-                cluster.add_node(num_cpus=GPUS_A_NODE, num_gpus=min(gpus, GPUS_A_NODE))
+            for _ in range(math.ceil(gpus / GPUS_PER_NODE)):
+                cluster.add_node(num_cpus=GPUS_PER_NODE, num_gpus=min(gpus, GPUS_PER_NODE))
             yield cluster.address
         finally:
             cluster.shutdown()
 
 
 def run(address: str, shards: int, rows: int, actors: int, stand_in: StandIn) -> dict[str, Any]:
-    """One run in a process of its own: its report, and what the process took."""
+    """One run in a separate process: its report, and the process's time and memory."""
     with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(1) as pool:
         table = Path(folder, "prompts.parquet")
         pq.write_table(pa.table({"prompt": ["any"] * (shards * rows)}), table, row_group_size=10_000)
@@ -99,7 +99,7 @@ def measure_planning(files: int, rows_per_file: int, markers: int) -> None:
 
 
 def timed(what: str, act: Callable[[], T]) -> T:
-    """Run `act`, and print how long it took and how much memory the process has used at most."""
+    """Run `act`, and print its time and the process's peak memory."""
     started = time.monotonic()
     result = act()
     seconds = time.monotonic() - started
@@ -115,7 +115,7 @@ def write_prompts(path: Path, rows: int) -> None:
 
 
 def read_in_shards(path: Path, shard_size: int) -> int:
-    """Read a file as the read tasks of a run would; returns the count of shards."""
+    """Read a file like the read tasks of a run; returns the number of shards."""
     (file,) = list_inputs(str(path), {})
     columns = check_table([file], RunSettings())
     ranges = [(shard.first_row, shard.rows) for shard in Cut(shard_size, (file.rows,))]

@@ -1,10 +1,10 @@
-"""What many small files cost: the same rows as one file and as a file each, whole commands, side by side.
+"""Measures the cost of many small files: the same rows as one file and as one file each, whole commands, side by side.
 
     python benchmarks/small_files.py [--rows 200] [--steps 20] [--rounds 2]
     python benchmarks/small_files.py --plan 10000 50000 100000
 
-The first makes the pictures with `sdbatch generate`, a Ray of its own each time. The second times `sdbatch plan` of so
-many files of a row each, and tells the peak memory of its process.
+The first command makes the pictures with `sdbatch generate`, each time with its own Ray. The second times `sdbatch
+plan` for these numbers of files of one row each, and prints the peak memory of its process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def prompt(row: int) -> str:
 
 
 def write_many(folder: Path, files: int) -> None:
-    """A Parquet file a row."""
+    """Write one Parquet file per row."""
     folder.mkdir()
     contents = []
     for row in range(len(COLOURS)):
@@ -59,7 +59,7 @@ def generate(folder: Path, rows: int, steps: int, rounds: int) -> None:
     tables = {"one": folder / "one.parquet", "many": folder / "many"}
     seconds: dict[str, list[float]] = {name: [] for name in tables}
     for turn in range(rounds):
-        for name in (("one", "many"), ("many", "one"))[turn % 2]:  # what the machine does beside changes
+        for name in (("one", "many"), ("many", "one"))[turn % 2]:  # the load of the machine varies
             spent, _ = timed("generate", tables[name], folder / f"out-{name}-{turn}", "--steps", steps)
             seconds[name].append(spent)
             print(f"{name:5} {spent:7.1f} s", flush=True)

@@ -1,6 +1,6 @@
-"""An engine that makes nothing: it sleeps, and gives noise that follows from the seed. Imports no torch.
+"""A stand-in for the engine: it sleeps, and returns noise derived from the seed. Imports no torch.
 
-With it a cluster of many workers fits on one machine, and what is measured, or killed, is all the rest.
+With it a cluster of many workers fits on one machine, so that everything else can be measured, or killed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from sdbatch.diffusion.request import GeneratedImage, Request
 
 __all__ = ["StandIn", "StandInEngine"]
 
-TINY_SIZE = 64  # of the embedded model's pictures, where a row names none
+TINY_SIZE = 64  # size of the packaged model's pictures, for rows without a size
 
 
 class StandInEngine:
-    """As many rows a step as it has lanes; every step takes `step_seconds`."""
+    """Runs as many rows per step as it has lanes; every step takes `step_seconds`."""
 
     def __init__(
         self, lanes: int, step_seconds: float, on_request: Callable[[Request], None], full_size: bool = False
@@ -80,16 +80,16 @@ class StandInEngine:
 
 @dataclass(frozen=True)
 class StandIn:
-    """Makes stand-in engines; what `sdbatch.run.pipeline.generate(make_engine=…)` takes.
+    """Creates stand-in engines; an argument for `sdbatch.run.pipeline.generate(make_engine=…)`.
 
     Args:
         step_seconds: time of a step.
-        log: a file that gets a line for every image that is made, to count what was made twice.
+        log: a file to which a line is written for every image made, to count images made twice.
         deadly: a prompt that kills the worker's process.
         stuck: a prompt that never ends.
-        faulty: a prompt on which the engine fails; "every" for each.
-        unfit: a node (its id) on which no engine starts, or "every".
-        full_size: pictures have the size of their row; of 8 by 8 pixels otherwise.
+        faulty: a prompt on which the engine fails, or "every".
+        unfit: the id of a node on which no engine starts, or "every".
+        full_size: whether pictures have the size of their row; otherwise 8 × 8 pixels.
     """
 
     step_seconds: float = 0.05

@@ -1,4 +1,4 @@
-"""A uniform prompt table: `Engine` against diffusers' pipeline at its best batch size.
+"""Measures a uniform prompt table: `Engine` against diffusers' pipeline at its best batch size.
 
     python benchmarks/uniform.py [--model tiny] [--rows 64] [--steps 20] …
 

@@ -46,11 +46,11 @@ class PictureError(UsageError):
 
 
 class AdapterError(UsageError):
-    """What rows add to the model, such as a LoRA or a ControlNet, that cannot be found, read or used with it."""
+    """An adapter, such as a LoRA or a ControlNet, that cannot be found, read or used with the model."""
 
 
 class PromptError(UsageError):
-    """A prompt that its syntax can't read, or that has what is not possible here."""
+    """A prompt with a syntax error or an unsupported construct."""
 
 
 class SamplerError(UsageError):
@@ -62,4 +62,4 @@ class StorageError(UsageError):
 
 
 class RunError(SdbatchError):
-    """The run itself broke. What is finished stays finished; running it again resumes."""
+    """The run failed. Finished shards are kept; running it again resumes."""

@@ -115,7 +115,7 @@ class Picture:
 
 
 class WeightedFile(NamedTuple):
-    """A file with the weight of what it adds to a denoiser, and of what it adds to text encoders."""
+    """A file with its weight in the denoiser, and its weight in text encoders."""
 
     path: str
     weight: float = 1.0
@@ -131,7 +131,7 @@ class WeightedFiles:
     """Files with weights as one text: "a.safetensors:0.8;b.safetensors:1", a second number for text encoders.
 
     In Python and in typed columns also a list of such texts, or of mappings of path, weight and te_weight. A path ends
-    at its last colon only where a number follows.
+    at a colon only if a number follows.
     """
 
     def check(self, name: str, value: object) -> str:
@@ -171,7 +171,7 @@ def _weighted_file(name: str, entry: Any) -> WeightedFile:
 
 
 def _weights_behind(text: str) -> list[Any]:
-    """A path, and at most two numbers that stand behind it."""
+    """Split a path from up to two numbers after it."""
     numbers: list[float] = []
     while len(numbers) < 2:
         path, colon, last = text.rpartition(":")
@@ -183,17 +183,17 @@ def _weights_behind(text: str) -> list[Any]:
 
 
 def short_number(number: float) -> str:
-    """1.0 as 1, 0.8 as 0.8: what reads back to the same float."""
+    """The shortest text of a float that reads back as the same value: 1.0 as 1, 0.8 as 0.8."""
     return repr(float(number)).removesuffix(".0")
 
 
 @dataclass(frozen=True)
 class Several:
-    """One value of a kind, or a list of them; in text they stand between semicolons.
+    """One value of a kind, or a list of them; in text they are separated by semicolons.
 
     Attributes:
-        of: their kind.
-        networks: whether each names a network that is read. Then the metadata has their hashes, too.
+        of: the kind of the values.
+        networks: whether each value names a network, whose hash the metadata then has.
     """
 
     of: Text | Number
@@ -206,7 +206,7 @@ class Several:
         return tuple(self.of.parse(name, item) for item in _split(name, text))
 
     def __str__(self) -> str:
-        return f"{self.of}, or a list of such"
+        return f"{self.of}, or a list of them"
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class Pictures(Picture):
         return tuple(_split(name, text))
 
     def __str__(self) -> str:
-        return "a picture's path or URL, or a list of such"
+        return "a picture's path or URL, or a list of them"
 
 
 def _listed(name: str, value: object) -> Sequence[Any]:
@@ -233,7 +233,7 @@ def _listed(name: str, value: object) -> Sequence[Any]:
 def _split(name: str, text: str) -> list[str]:
     items = [item.strip() for item in text.split(";")]
     if not all(items):
-        raise UsageError(f"{name} {text!r}: expected values between semicolons, none of them empty")
+        raise UsageError(f"{name} {text!r}: expected values separated by semicolons, none of them empty")
     return items
 
 

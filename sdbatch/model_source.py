@@ -91,11 +91,11 @@ def check_recorded(info: ModelInfo, model: Mapping[str, Any], where: str) -> Non
     if files is None:
         if model_hash(info) != model["hash"]:
             raise ModelError(
-                f"{where} was made with another model than {info.folder}: the hashes of the weights differ"
+                f"{where} was made with a different model than {info.folder}: the hashes of the weights differ"
             )
     elif (found := model_files(info)) != files:
         differ = different_files(files, found)
-        raise ModelError(f"{where} was made with another model than {info.folder}: {differ} differ")
+        raise ModelError(f"{where} was made with a different model than {info.folder}: {differ} differ")
 
 
 def fetch_model(
@@ -186,7 +186,7 @@ def _wanted(source: Store, variant: str | None) -> Iterator[tuple[str, StoredFil
 
 def _read(source: Store, name: str, most: int, size: int) -> Config:
     if size > most:
-        raise ModelError(f"{source.name(name)}: larger than {most:,} bytes, the maximum of such a file")
+        raise ModelError(f"{source.name(name)}: larger than {most:,} bytes, the maximum for such a file")
     return Config.parse(source.read(name), source.name(name))
 
 

@@ -1,4 +1,4 @@
-"""Networks that rows name, such as ControlNets: found, checked against the model, and told apart by their content."""
+"""Networks that rows name, such as ControlNets: finds them, checks them against the model, and hashes them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Network:
     """A network that rows name.
 
     Attributes:
-        setting: that names it: `controlnet` or `ip_adapter`.
-        name: as they name it.
-        source: where it is: an absolute path, a URL, or a place on the hub.
-        commit: of one on the hub; otherwise empty.
-        sha256: over its configuration and weights.
+        setting: the setting that names it: `controlnet` or `ip_adapter`.
+        name: its name in the rows.
+        source: its location: an absolute path, a URL, or an id on the hub.
+        commit: its commit on the hub; otherwise empty.
+        sha256: SHA-256 over its configuration and weights.
     """
 
     setting: str
@@ -38,19 +38,19 @@ class Network:
     sha256: str
 
     def entry(self) -> dict[str, str]:
-        """What a manifest keeps of it."""
+        """Its entry in a manifest."""
         return dataclasses.asdict(self)
 
 
 def inspect_network(setting: str, name: str, info: ModelInfo, options: Mapping[str, Any] | None = None) -> Network:
-    """Fetch a network to this machine if it is not there, and read its configuration and its weights' headers.
+    """Fetch a network to this machine if needed, and read its configuration and its weights' headers.
 
     Args:
-        setting: that names it: `controlnet` or `ip_adapter`.
+        setting: the setting that names it: `controlnet` or `ip_adapter`.
         options: fsspec storage options.
 
     Raises:
-        AdapterError: there is none of that name, or the model cannot use it.
+        AdapterError: it does not exist, or the model cannot use it.
         StorageError: its URL cannot be read.
     """
     place = _fetched(setting, name, "", options)
@@ -62,23 +62,23 @@ def inspect_network(setting: str, name: str, info: ModelInfo, options: Mapping[s
 def finder(
     networks: Iterable[Mapping[str, str]], info: ModelInfo, where: str, options: Mapping[str, Any] | None = None
 ) -> Callable[[str], Path]:
-    """What finds the networks of an output on this machine, and makes sure that they are those it was begun with.
+    """A function that returns the local path of an output's network, and checks that it has not changed.
 
     Args:
         networks: the manifest's entries.
         where: the output's URL.
 
-    The function that is returned raises `RunError` for a network that is another one now.
+    The function raises `RunError` for a network that differs from the recorded one.
     """
     entries = {entry["name"]: entry for entry in networks}
 
     def find(name: str) -> Path:
         entry = entries.get(name)
         if entry is None:
-            raise AdapterError(f"{name!r} is no network of {where}")
+            raise AdapterError(f"{name!r} is not a network of {where}")
         place = _fetched(entry["setting"], entry["source"], entry["commit"], options)
         if _hash(entry["setting"], place, info) != entry["sha256"]:
-            raise RunError(f"{where} was begun with another {name!r} than is there now: its files differ")
+            raise RunError(f"{name!r} has changed since {where} was started: its files differ")
         return place
 
     return find
@@ -90,13 +90,13 @@ def _hash(setting: str, place: Path, info: ModelInfo) -> str:
 
 
 def _commit(place: Path) -> str:
-    """The hub's cache has a folder `snapshots` with one for each commit."""
+    """The commit of a file in the hub's cache, whose folder `snapshots` has a folder for each commit."""
     parts = place.parts
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else ""
 
 
 def _fetched(setting: str, name: str, commit: str, options: Mapping[str, Any] | None) -> Path:
-    """Where a network is on this machine: a ControlNet's folder, an IP-Adapter's file."""
+    """The local path of a network: a ControlNet's folder, an IP-Adapter's file."""
     if "://" not in name:
         return (find_controlnet if setting == "controlnet" else find_ip_adapter)(name, commit or None)
     return _copied_controlnet(name, options) if setting == "controlnet" else _copied_ip_adapter(name, options)
@@ -107,12 +107,12 @@ def _copied_controlnet(name: str, options: Mapping[str, Any] | None) -> Path:
     found = source.files_by_name()
     wanted = {file: found[file] for file in found if any(Path(file).match(pattern) for pattern in CONTROLNET_FILES)}
     if not wanted:
-        raise AdapterError(f"controlnet {name!r}: holds no config.json and no safetensors weights")
+        raise AdapterError(f"controlnet {name!r}: has no config.json or no safetensors weights")
     return copied(source, wanted)
 
 
 def _copied_ip_adapter(name: str, options: Mapping[str, Any] | None) -> Path:
-    """The file, with the encoders that may be its own beside it."""
+    """A local copy of the file, with the possible encoders beside it."""
     root, folder, file = name.rsplit("/", 2)
     source, inside = Store(root, options), f"{folder}/{file}"
     wanted: dict[str, StoredFile] = {}

@@ -91,4 +91,5 @@ class RunOptions(TypedDict, total=False):
     task: str | None
     true_cfg_scale: float | None
     variant: str | None
+    watermark: str | None
     width: int | None

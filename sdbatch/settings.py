@@ -38,12 +38,12 @@ DTYPES = ("auto", "fp16", "bf16", "fp32")
 DEVICES = ("auto", "cpu", "cuda")
 SWITCHES = ("auto", "on", "off")
 QUANTIZATIONS = ("none", "int8")
-MAX_IMAGES_A_SHARD = 10_000
+MAX_IMAGES_PER_SHARD = 10_000
 SECONDS = Number(1, 1_000_000_000)
 
-MODEL, APPROXIMATIONS, TABLE = "model", "approximations, for all rows alike", "table"
+MODEL, APPROXIMATIONS, TABLE = "model", "approximations, for all rows", "table"
 ADAPTERS = "adapters"
-OUTPUT, SCORES, WORKERS, MONITORING = "output", "scores, and trying again", "workers", "monitoring"
+OUTPUT, SCORES, WORKERS, MONITORING = "output", "scores and retries", "workers", "monitoring"
 
 
 def _of_the_run(kind: Any, help: str, group: str, **rest: Any) -> Field:
@@ -116,13 +116,24 @@ class RunSettings:
     extra: Mapping[str, Any] = FrozenMapping()
 
     images_per_prompt: Annotated[
-        int, _of_the_run(Whole(1, MAX_IMAGES_A_SHARD), "image i uses seed + i", OUTPUT, metavar="N")
+        int, _of_the_run(Whole(1, MAX_IMAGES_PER_SHARD), "image i uses seed + i", OUTPUT, metavar="N")
     ] = 1
     layout: Annotated[str, _of_the_run(Choice(LAYOUTS), "", OUTPUT)] = "files"
     image_format: Annotated[str, _of_the_run(Choice(IMAGE_FORMATS), "", OUTPUT)] = "png"
     image_quality: Annotated[
         int | None,
         _of_the_run(Whole(1, 100), "1 to 100; default: 95 for JPEG, lossless for WebP", OUTPUT, metavar="Q"),
+    ] = None
+    watermark: Annotated[
+        str | None,
+        _of_the_run(
+            Text(),
+            "put TEXT into the pictures as an invisible watermark (dwtDct), as Stable Diffusion's repositories do with "
+            "StableDiffusionV1; sdxl is the one of diffusers' SDXL pipelines",
+            OUTPUT,
+            metavar="TEXT",
+            before=None,
+        ),
     ] = None
     column: Annotated[
         Mapping[str, str],
@@ -150,7 +161,7 @@ class RunSettings:
     shard_size: Annotated[
         int | None,
         _unimportant(
-            Whole(1, MAX_IMAGES_A_SHARD), "images per shard; default: chosen by the table's size", OUTPUT, metavar="N"
+            Whole(1, MAX_IMAGES_PER_SHARD), "images per shard; default: chosen by the table's size", OUTPUT, metavar="N"
         ),
     ] = None
 
@@ -158,7 +169,7 @@ class RunSettings:
         str | None,
         _of_the_run(
             Text(),
-            "folder of LoRA files, local or s3://…: relative paths begin here, and <lora:name:0.8> in a prompt is one",
+            "folder of LoRA files, local or s3://…: base of relative paths, and of <lora:name:0.8> in prompts",
             ADAPTERS,
             metavar="DIR",
             before=None,
@@ -169,7 +180,7 @@ class RunSettings:
         bool,
         _of_the_run(
             Flag(),
-            "add the LoRAs of --lora to the model's weights: faster, and in half precision not quite the same",
+            "merge the LoRAs of --lora into the model's weights: faster; slightly different in half precision",
             ADAPTERS,
             before=False,
         ),

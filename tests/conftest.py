@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from sdbatch.cli import main
+from sdbatch.run.pipeline import generate
+from tests.stand_in import STAND_IN
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+# Several processes share the cores: a thread of torch that waits must not spin. Read when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # What takes its time: a cluster, an object store, a browser. `make test-fast` leaves out the tests that use one.
 SLOW_FIXTURES = {"ray_session", "s3_server", "browser"}
 
@@ -26,6 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         slow[item.path] += item.get_closest_marker("slow") is not None
     # Of files that several processes share out, the long ones come first: a last one would keep one process alone.
     items.sort(key=lambda item: -slow[item.path])
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    end = os.environ.get("SDBATCH_TESTS_END")
+    if end and time.time() > float(end):
+        pytest.skip("NOT RUN: the time for this run of the tests is over")
 
 
 def make_ray_folder() -> None:
@@ -56,7 +71,11 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session")
 def sdbatch_command(ray_session: str) -> Command:
-    """The real command in a process of its own, on the session's Ray: `sdbatch_command("generate", …)`."""
+    """The real command on the session's Ray: `sdbatch_command("generate", …)`.
+
+    Runs have a process of their own. What does not start one (other commands, refused runs) has this one, which spares
+    it seconds of imports; a variable of the environment always brings a process.
+    """
     return _command("sdbatch", ray_session)
 
 
@@ -67,17 +86,51 @@ def stand_in_command(ray_session: str) -> Command:
 
 
 def _command(module: str, address: str) -> Command:
-    environment = os.environ | {"RAY_ADDRESS": address, "PYTHONPATH": str(REPOSITORY)}
+    environment = {"RAY_ADDRESS": address, "PYTHONPATH": str(REPOSITORY)}
 
     def run(*arguments: object, status: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
-        process = subprocess.run(
-            [sys.executable, "-m", module, *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            env=environment | env,
-            timeout=600,
-        )
+        command = [str(argument) for argument in arguments]
+        if not env and (command[0] != "generate" or status == 2):
+            process = in_process(command)
+        else:
+            process = subprocess.run(
+                [sys.executable, "-m", module, *command],
+                capture_output=True,
+                text=True,
+                env=os.environ | environment | env,
+                timeout=600,
+            )
         assert process.returncode == status, f"exit {process.returncode}\n{process.stdout}\n{process.stderr}"
         return process
 
+    def in_process(command: list[str]) -> subprocess.CompletedProcess[str]:
+        with pytest.MonkeyPatch.context() as patch, threads_kept():
+            patch.setenv("RAY_ADDRESS", address)
+            if module != "sdbatch":
+                patch.setitem(generate.__kwdefaults__, "make_engine", STAND_IN)
+            return run_here(command)
+
     return run
+
+
+def run_here(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """The command in this process, with its exit status and what it printed."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        try:
+            status = main(command)
+        except SystemExit as exc:
+            status = exc.code
+    return subprocess.CompletedProcess(command, status, stdout.getvalue(), stderr.getvalue())
+
+
+@contextlib.contextmanager
+def threads_kept() -> Iterator[None]:
+    """Within the block an engine may set torch's threads; other tests keep theirs."""
+    torch = sys.modules.get("torch")
+    threads = torch and torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(threads)

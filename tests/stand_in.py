@@ -12,6 +12,8 @@ from benchmarks.standin import StandIn
 from sdbatch.cli import main
 from sdbatch.run.pipeline import generate
 
+STAND_IN = StandIn(step_seconds=0.0, full_size=True)
+
 if __name__ == "__main__":
-    generate.__kwdefaults__["make_engine"] = StandIn(step_seconds=0.0, full_size=True)
+    generate.__kwdefaults__["make_engine"] = STAND_IN
     sys.exit(main())

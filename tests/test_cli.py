@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import pytest
 from PIL import Image
 
 import sdbatch as package
-from sdbatch.cli import main
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, run_here
 from tests.outputs import metadata, write_table
 
 COMMANDS = ("generate", "plan", "status", "verify", "gallery", "sheet", "completion")
 
 
-@dataclass
-class Said:
-    stdout: str
-    stderr: str
-
-
 def sdbatch(*arguments, status=0):
-    """The command in this process, which spares it loading torch; for what must need no Ray."""
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-        try:
-            ended = main([str(argument) for argument in arguments])
-        except SystemExit as exc:
-            ended = exc.code
-    assert ended == status, stderr.getvalue()
-    return Said(stdout.getvalue(), stderr.getvalue())
+    """The command in this process, for what must need no Ray."""
+    said = run_here([str(argument) for argument in arguments])
+    assert said.returncode == status, said.stderr
+    return said
 
 
 def test_help_teaches_every_command_with_an_example():

@@ -1,4 +1,4 @@
-"""The loop between shards and an engine: bounded, and nobody waits for what never comes."""
+"""The loop between shards and an engine is bounded, and never waits forever."""
 
 from __future__ import annotations
 

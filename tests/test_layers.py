@@ -20,8 +20,8 @@ MODULES = {
     for p in PACKAGE.rglob("*.py")
 }
 
-# From the bottom up: packages and modules, of which the longest name that fits counts. A module may import what
-# stands in its own line or in a lower one.
+# From the bottom up: packages and modules; the longest matching name counts. A module may import modules of its own
+# line or of a lower one.
 LAYERS = (
     "errors version bounds kinds fields typed_json tiny",
     "diffusion.checkpoints diffusion.samplers",

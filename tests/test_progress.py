@@ -113,7 +113,7 @@ def screens(columns, command, env):
     while True:
         try:
             written = os.read(keyboard, 4096)
-        except OSError:  # how Linux says that nobody has the terminal open any more
+        except OSError:  # Linux's error after the terminal is closed
             break
         stream.feed(written)
         shown.append([line.rstrip() for line in screen.display if line.strip()])

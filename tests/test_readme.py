@@ -1,4 +1,4 @@
-"""README and docs are run as they stand: every block that can be, in an empty folder, with the real command."""
+"""README and docs are executed: every block that can be, in an empty folder, with the real command."""
 
 from __future__ import annotations
 

@@ -37,6 +37,6 @@ def test_networks_come_from_urls_and_are_the_same_as_local_ones(tmp_path, monkey
     assert find(str(net)) == net and find(str(adapter)) == adapter
     assert (find("memory://networks/nets/canny") / "config.json").read_bytes() == (net / "config.json").read_bytes()
     build_controlnet(net, TINY, 2)
-    with pytest.raises(RunError, match="OUT was begun with another"):
+    with pytest.raises(RunError, match="has changed since OUT was started"):
         find(str(net))
     fsspec.filesystem("memory").rm("/networks", recursive=True)

@@ -1,4 +1,4 @@
-"""Every number that a run can be told has its bounds, wherever it is told."""
+"""Every numeric setting of a run has bounds, wherever it is set."""
 
 from __future__ import annotations
 

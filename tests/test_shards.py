@@ -23,41 +23,41 @@ class File:
 
 
 FILES = st.lists(st.builds(File, st.lists(st.integers(0, 50), max_size=6).map(tuple)), max_size=5)
-ROWS_A_SHARD = st.integers(1, 40)
+ROWS_PER_SHARD = st.integers(1, 40)
 STARTS = st.sets(st.integers(0, 5))
 
 
-def cut_of(files, rows_a_shard, starts=()):
-    return Cut(rows_a_shard, tuple(file.rows for file in files), tuple(sorted(s for s in starts if s < len(files))))
+def cut_of(files, rows_per_shard, starts=()):
+    return Cut(rows_per_shard, tuple(file.rows for file in files), tuple(sorted(s for s in starts if s < len(files))))
 
 
 def places(pieces):
     return [(file, row) for file, first, count in pieces for row in range(first, first + count)]
 
 
-@given(FILES, ROWS_A_SHARD, STARTS)
-def test_shards_cover_every_row_once_and_in_order(files, rows_a_shard, starts):
-    cut = cut_of(files, rows_a_shard, starts)
+@given(FILES, ROWS_PER_SHARD, STARTS)
+def test_shards_cover_every_row_once_and_in_order(files, rows_per_shard, starts):
+    cut = cut_of(files, rows_per_shard, starts)
     shards = list(cut)
     assert [s.number for s in shards] == list(range(len(cut)))
     covered = [place for s in shards for place in places(cut.pieces(s.first_row, s.rows))]
     assert covered == [(f, row) for f, file in enumerate(files) for row in range(file.rows)]
-    assert all(0 < s.rows <= rows_a_shard for s in shards)
+    assert all(0 < s.rows <= rows_per_shard for s in shards)
     assert all(piece.rows > 0 for s in shards for piece in cut.pieces(s.first_row, s.rows))
 
 
-@given(FILES, ROWS_A_SHARD)
-def test_a_shard_spans_files_but_for_where_a_start_is(files, rows_a_shard):
+@given(FILES, ROWS_PER_SHARD)
+def test_a_shard_spans_files_but_for_where_a_start_is(files, rows_per_shard):
     rows = sum(file.rows for file in files)
-    assert len(cut_of(files, rows_a_shard)) == -(-rows // rows_a_shard)
-    apart = cut_of(files, rows_a_shard, range(len(files)))
-    assert len(apart) == sum(-(-file.rows // rows_a_shard) for file in files)
+    assert len(cut_of(files, rows_per_shard)) == -(-rows // rows_per_shard)
+    apart = cut_of(files, rows_per_shard, range(len(files)))
+    assert len(apart) == sum(-(-file.rows // rows_per_shard) for file in files)
     assert all(len(apart.pieces(s.first_row, s.rows)) == 1 for s in apart)
 
 
-@given(FILES, ROWS_A_SHARD, STARTS, st.data())
-def test_parts_make_up_the_whole_whatever_is_finished(files, rows_a_shard, starts, data):
-    cut = cut_of(files, rows_a_shard, starts)
+@given(FILES, ROWS_PER_SHARD, STARTS, st.data())
+def test_parts_make_up_the_whole_whatever_is_finished(files, rows_per_shard, starts, data):
+    cut = cut_of(files, rows_per_shard, starts)
     parts = data.draw(st.integers(1, 4))
     finished = data.draw(st.sets(st.integers(0, len(cut) + 3)))  # markers of shards that there are not, too
     chosen = [Selection(cut, finished, (i + 1, parts)) for i in range(parts)]
@@ -70,12 +70,12 @@ def test_parts_make_up_the_whole_whatever_is_finished(files, rows_a_shard, start
         assert selection.finished == [n for n in range(i, len(cut), parts) if n in finished]
 
 
-@given(FILES, ROWS_A_SHARD, STARTS, st.integers(1, 6), st.integers(1, 6))
+@given(FILES, ROWS_PER_SHARD, STARTS, st.integers(1, 6), st.integers(1, 6))
 def test_read_groups_hold_all_shards_in_order_and_never_many_more_than_they_should(files, rows, starts, most, spread):
     cut = cut_of(files, rows, starts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards_module, "SHARDS_A_READ", most)
-        patch.setattr(shards_module, "FILES_A_READ", spread)
+        patch.setattr(shards_module, "SHARDS_PER_READ", most)
+        patch.setattr(shards_module, "FILES_PER_READ", spread)
         groups = list(group_reads(files, cut, cut))
     assert [s for group in groups for s in group.shards] == list(cut)
     ends = [list(itertools.accumulate(file.row_groups)) for file in files]
@@ -112,11 +112,11 @@ def test_the_default_shard_size_keeps_its_bounds(images, size):
     assert shard_rows(chosen, 10**4) == 1
 
 
-@given(FILES, ROWS_A_SHARD, STARTS)
-def test_a_file_that_comes_later_changes_nothing_before_its_start(files, rows_a_shard, starts):
-    spans = [(s.first_row, s.rows) for s in cut_of(files, rows_a_shard, starts)]
+@given(FILES, ROWS_PER_SHARD, STARTS)
+def test_a_file_that_comes_later_changes_nothing_before_its_start(files, rows_per_shard, starts):
+    spans = [(s.first_row, s.rows) for s in cut_of(files, rows_per_shard, starts)]
     for start in (s for s in starts if s < len(files)):
-        before = cut_of(files[:start], rows_a_shard, starts)
+        before = cut_of(files[:start], rows_per_shard, starts)
         assert spans[: len(before)] == [(s.first_row, s.rows) for s in before]
 
 

@@ -140,6 +140,6 @@ def test_of_many_who_create_a_file_one_succeeds_and_nothing_is_left_beside_it(tm
     ],
 )
 def test_credentials_in_an_endpoint_are_refused_at_once_and_not_printed(options):
-    with pytest.raises(UsageError, match="must not hold a user or a password") as caught:
+    with pytest.raises(UsageError, match="must not contain a user or a password") as caught:
         Store("s3://bucket/out", options)
     assert "hidden" not in str(caught.value)

@@ -184,7 +184,7 @@ def enlarge_an_image(out: Path) -> None:
         (remove_the_folder, r"metadata\.parquet: is missing"),
         (add_an_image, r"000010001\.png: does not belong there"),
         (swap_images, r"000010000\.png: its sha256 differs"),
-        (cut_the_metadata, r"00001\.parquet: is cut short or damaged"),
+        (cut_the_metadata, r"00001\.parquet: is truncated or damaged"),
         (change_a_prompt, r"000010000\.png: its embedded parameters differ"),
         (lose_a_row, r"the metadata does not have the 3 keys"),
         (change_the_caption, r"metadata\.parquet: differs from the metadata"),

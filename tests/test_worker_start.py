@@ -59,7 +59,7 @@ def test_kernels_are_kept_for_other_workers_and_runs(done, compile, kept):
 
 
 def test_a_node_without_the_packages_of_the_run_says_so_and_is_avoided(done):
-    """What is no `SdbatchError` is a fault of the node: workers are started on others."""
+    """Errors other than `SdbatchError` are a fault of the node: workers are started on other nodes."""
     assert not issubclass(OtherPackages, SdbatchError)
     whole = job(compile="off", device="cpu")
     for change, words in (

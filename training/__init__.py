@@ -1,1 +1,1 @@
-"""Training of what ships inside; not part of the wheel."""
+"""Training of the packaged model and of the example LoRAs; not part of the wheel."""

@@ -2,7 +2,7 @@
 
     python -m training.tiny_loras examples/loras
 
-Each is to listen to a word that means nothing to `tiny` itself: "a teal circle on white", "a striped red cross on
+Each responds to a word that has no meaning for `tiny` itself: "a teal circle on white", "a striped red cross on
 black".
 """
 
@@ -33,12 +33,12 @@ IN_TEXTS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a LoRA is to learn.
+    """What a LoRA learns.
 
     Attributes:
-        word: in front of the colour, or in its place.
-        is_colour: which of the two.
-        paint: what a thing of a colour is filled with on a ground, (3, 64, 64).
+        word: the new word, before the colour or instead of it.
+        is_colour: whether the word replaces the colour.
+        paint: the fill of a thing of a colour on a background, (3, 64, 64).
     """
 
     word: str
@@ -55,7 +55,7 @@ def teal(colour: np.ndarray, ground: np.ndarray) -> np.ndarray:
 
 
 def stripes(colour: np.ndarray, ground: np.ndarray) -> np.ndarray:
-    """Horizontal ones, of the colour and of the ground with some of it."""
+    """Horizontal stripes, alternating between the colour and the background tinted with it."""
     faded = FADED * colour + (1 - FADED) * ground
     is_full = (np.arange(PIXELS) // STRIPE % 2 == 0)[None, :, None]
     return np.where(is_full, plain(colour, ground), plain(faded, ground))
@@ -65,7 +65,7 @@ LESSONS = (Lesson("teal", True, teal), Lesson("striped", False, stripes))
 
 
 def example(lesson: Lesson, rng: random.Random) -> tuple[str, np.ndarray]:
-    """A caption and its picture, (3, 64, 64) in [0, 1]; every third is of what `tiny` knows."""
+    """A caption and its picture, (3, 64, 64) in [0, 1]; every third shows something that `tiny` knows."""
     thing = Thing(rng.choice(SHAPES), rng.choice(list(COLOURS)), rng.choice(SIZES))
     scene = Scene((thing,), "", rng.choice(list(BACKGROUNDS)))
     is_new = rng.random() < 2 / 3
@@ -115,7 +115,7 @@ def train(lesson: Lesson, steps: int, seed: int = 0) -> StableDiffusionPipeline:
 
 
 def save(pipe: StableDiffusionPipeline, folder: Path, name: str) -> None:
-    """As diffusers keeps them, in half precision."""
+    """Save in diffusers' format, in half precision."""
     parts = {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
     tensors = {part: get_peft_model_state_dict(network) for part, network in parts.items()}
     halves = {part: {key: tensor.half() for key, tensor in own.items()} for part, own in tensors.items()}

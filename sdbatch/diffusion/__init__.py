@@ -1,17 +1,17 @@
 """The engine: many different requests through one denoiser at once. Knows neither Ray nor storage.
 
-engine.py       `Engine`: admit, denoise, advance, retire     lanes.py         which row sits in which lane
-request.py      what goes in and what comes out               validation.py    whether a request can be run
-slots.py        the tensors of the lanes                      sampling.py      noise into latents
-embeddings.py   texts encoded, kept for a while               decoding.py      latents into pixels
-declarations.py what families and tasks say of their rows     calls.py         what a row costs
-model_tables.py a model's samplers, tabulated                 cuts.py          tables of runs that start from a picture
-guidance.py     where a row's guidance is on                  rescue.py        a second try in float32
+engine.py       `Engine`: admit, denoise, advance, retire     lanes.py         assigns rows to lanes
+request.py      input and output of the engine                validation.py    checks whether a request can be run
+slots.py        the tensors of the lanes                      sampling.py      from noise to latents
+embeddings.py   encodes and caches texts                      decoding.py      from latents to pixels
+declarations.py fields and defaults of rows                   calls.py         counts a row's calls
+model_tables.py coefficient tables of a model                 cuts.py          tables of runs that start from a picture
+guidance.py     the calls at which guidance is on             rescue.py        retries in float32
 
-checkpoints/    what a model's files say                      models/          a model inspected, identified, loaded
-samplers/       samplers by name, and as coefficients         families/        what is particular to a kind of model
-tasks/          kinds of rows, with or without pictures       pictures/        pictures that rows bring
-accelerate/     what makes passes faster                      device/          what an engine runs on
+checkpoints/    reads a model's files                         models/          inspects, identifies and loads models
+samplers/       samplers by name, and as coefficients         families/        everything specific to a kind of model
+tasks/          kinds of rows, with or without pictures       pictures/        input pictures
+accelerate/     faster passes                                 device/          the device that an engine runs on
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["Engine", "GeneratedImage", "ModelInfo", "Picture", "Request", "inspe
 
 
 def __getattr__(name: str):
-    # torch and diffusers take seconds to import, and who plans or validates needs neither.
+    # torch and diffusers take seconds to import, and planning and validation need neither.
     if name == "Engine":
         with _collecting_paused():
             from sdbatch.diffusion.engine import Engine
@@ -40,7 +40,7 @@ def __getattr__(name: str):
 
 @contextmanager
 def _collecting_paused() -> Iterator[None]:
-    """For imports: almost none of the objects that they make is garbage, and looking takes a fifth of their time."""
+    """Pause garbage collection during imports, which create hardly any garbage: it would take a fifth of their time."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -23,23 +23,23 @@ __all__ = ["count_parameters", "lane_calls", "needs_table", "net_calls"]
 
 
 def lane_calls(request: Request, info: ModelInfo, *, compiled: bool = True) -> int:
-    """The calls of the model that a row's sampler makes, times the lanes of each.
+    """The number of a row's calls of the model, times the lanes of each.
 
     Second-order samplers make two calls per step; a call with guidance takes two lanes.
 
     Args:
-        compiled: where only the row's table tells how many calls there are, make it as an engine would, which takes
-            up to seconds, and keep it; or only count.
+        compiled: if only the row's table tells the number of calls, compile and keep it as an engine would, which
+            takes up to seconds; otherwise only count.
 
     Raises:
-        SamplerError: the sampler does not go with this model, or, if `compiled`, not with that many steps.
+        SamplerError: the model does not support the sampler, or, if `compiled`, not with this number of steps.
     """
     calls = _calls(request, info, compiled)
     return calls + paired_calls(guidance_scales(request, info, calls)) * (task_of(request).branches - 1)
 
 
 def net_calls(request: Request, info: ModelInfo) -> int:
-    """Calls of ControlNets that a row makes, times the lanes that each takes."""
+    """The number of a row's calls of ControlNets, times the lanes of each."""
     if not controls_of(request):
         return 0
     calls = _calls(request, info, compiled=False)
@@ -64,7 +64,7 @@ def _sized(request: Request, info: ModelInfo) -> Request:
 
 
 def needs_table(request: Request, info: ModelInfo) -> bool:
-    """Whether only the row's table tells how many calls there are, and whether there are any."""
+    """Whether only the row's table tells the number of calls, and whether the row can be run."""
     return _known_calls(request, info) is None
 
 
@@ -80,7 +80,7 @@ def _known_calls(request: Request, info: ModelInfo) -> int | None:
 
 @lru_cache
 def _tables(info: ModelInfo) -> ModelTables:
-    from sdbatch.diffusion.model_tables import ModelTables  # brings in diffusers, which most plans do without
+    from sdbatch.diffusion.model_tables import ModelTables  # imports diffusers, which most plans do not need
 
     return ModelTables.of(info)
 

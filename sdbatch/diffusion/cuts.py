@@ -1,8 +1,8 @@
-"""The tables of runs that start from a picture: a scheduler's later steps, and how it adds noise to what it is given.
+"""Tables of runs that start from a picture: a scheduler's later steps, and how it adds noise to a picture.
 
-Image-in pipelines leave out the first timesteps (their `get_timesteps`), start from a·picture + s·noise, and, where
-they keep parts of the picture, put a·picture + s·noise there after each call. The numbers are read off the live
-scheduler, as those of its steps are.
+Image-to-image pipelines skip the first timesteps (their `get_timesteps`), start from a·picture + s·noise, and, if
+they keep parts of the picture, set these to a·picture + s·noise after each call. As for steps, the numbers are read
+off the live scheduler.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["compile_run", "count_calls"]
 
 
 def compile_run(scheduler, run: Run) -> Table:
-    """The table of a row's run.
+    """Compile the table of a row's run.
 
     Raises:
         SamplerError: see `compile_table`; the run has no step left; or it starts from a picture, and the scheduler
@@ -31,9 +31,9 @@ def compile_run(scheduler, run: Run) -> Table:
         return compile_table(scheduler, run.steps, **dict(run.schedule))
     if not (hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")):
         name = type(scheduler).__name__
-        raise SamplerError(f"{name} can not add noise to a picture, so no row can start from one with it")
+        raise SamplerError(f"{name} can't add noise to a picture, so rows can't start from one with it")
     if run.left_out >= run.steps:
-        raise SamplerError(f"of {run.steps} steps none is left")
+        raise SamplerError(f"none of {run.steps} steps is left")
     cut = _cut(scheduler, run.left_out * scheduler.order)
     table = compile_table(cut, run.steps, **dict(run.schedule))
     noising = _noising(cut, run)
@@ -41,12 +41,12 @@ def compile_run(scheduler, run: Run) -> Table:
 
 
 def count_calls(scheduler, run: Run) -> int:
-    """The calls of the table, without making it."""
+    """The number of calls of the table, without compiling it."""
     return len(start(scheduler, run.steps, **dict(run.schedule))) - run.left_out * scheduler.order
 
 
 class _Cut:
-    """A scheduler whose runs begin at a later timestep; all else is the scheduler's own."""
+    """A scheduler whose runs start at a later timestep; everything else is unchanged."""
 
     def __init__(self, scheduler, begin: int):
         self._scheduler = scheduler
@@ -64,14 +64,15 @@ class _Cut:
 
 
 def _cut(scheduler, begin: int) -> _Cut:
-    named = type(type(scheduler).__name__, (_Cut,), {})  # refusals name the scheduler's class
+    named = type(type(scheduler).__name__, (_Cut,), {})  # error messages name the scheduler's class
     return named(scheduler, begin)
 
 
 def _noising(scheduler: _Cut, run: Run) -> np.ndarray:
-    """float64 (calls + 1, 2): the factors of a picture and of noise that `add_noise`, or `scale_noise` of schedulers
-    for flow matching, has at the start and after each call. It may depend on how far the scheduler is, not on the
-    timestep alone."""
+    """The factors of a picture and of noise at the start and after each call: float64 (calls + 1, 2).
+
+    Those of `add_noise`, or of `scale_noise` in schedulers for flow matching. They may depend on the scheduler's state,
+    not only on the timestep."""
     generator = torch.Generator().manual_seed(0)
     one, zero = (torch.full((1, 1, 1, 1), value, dtype=torch.float64) for value in (1.0, 0.0))
 
@@ -89,6 +90,6 @@ def _noising(scheduler: _Cut, run: Run) -> np.ndarray:
         for i, t in enumerate(timesteps):
             scale_input(scheduler, zero, t)
             step(scheduler, zero, t, zero, generator)
-            # After the last call the picture itself is there.
+            # After the last call, the kept parts are the picture itself.
             noising.append(factors(timesteps[i + 1 : i + 2]) if i + 1 < len(timesteps) else (1.0, 0.0))
     return np.array(noising)

@@ -1,4 +1,4 @@
-"""What families and tasks declare of their rows, for whoever plans a run or reads a table. Imports no torch."""
+"""Fields and defaults of rows, from the declarations of families and tasks. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sdbatch.fields import Declares, Field, merged
 __all__ = ["FAMILIES", "FamilyDeclaration", "defaults_of", "fields_of", "named_fields", "own_fields"]
 
 ESSENTIAL = frozenset({"prompt", "seed", "sampler", "steps", "height", "width"})
-"""What every row has, whatever makes it."""
+"""The fields of all rows, whatever the model."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def _of_rows(family: Declaration) -> FamilyDeclaration:
 
 
 def _row_defaults(defaults: Mapping[str, Any], fields: Sequence[Field]) -> dict[str, Any]:
-    """Without those of the engine."""
+    """Defaults of row settings, without those of the engine."""
     names = COMMON | {own.name for own in fields}
     return {name: value for name, value in defaults.items() if name in names}
 
@@ -43,24 +43,24 @@ FAMILIES: list[Declares] = [_of_rows(family) for family in families.FAMILIES]
 
 
 def own_fields() -> tuple[Field, ...]:
-    """The fields that only some task or family has."""
+    """The fields that only some tasks or families have."""
     return merged([*TASKS, *_known_families()])
 
 
 def named_fields(task: str, family: str) -> tuple[Field, ...]:
-    """The fields of all rows, and the own ones of a task and a family, as manifests name these."""
+    """The common fields and those of a task and a family, given by their names in manifests."""
     return *ROW_FIELDS, *merged([*_tasks(task), *(known for known in _known_families() if known.name == family)])
 
 
 def fields_of(task: str, model: ModelInfo | None = None) -> tuple[Field, ...]:
-    """The fields that rows of this task on this model can use; without a model, what the task can."""
+    """The fields that rows of this task on this model can use; without a model, those of the task."""
     declared = [*_tasks(task), *_of_model(model)]
     unused = {name for known in declared if known.uses is not None for name in COMMON - {*known.uses, *ESSENTIAL}}
     return *(field for field in ROW_FIELDS if field.name not in unused), *merged(declared)
 
 
 def defaults_of(task: str, model: ModelInfo) -> dict[str, Any]:
-    """What rows of this task on this model have where nobody says otherwise. The task goes before the model."""
+    """The defaults of rows of this task on this model. The task's take precedence over the model's."""
     found = {f.name: f.default_of(model.family) for f in named_fields(task, model.family) if f.name != "prompt"}
     for known in (*_of_model(model), *_tasks(task)):
         if isinstance(known, Task):
@@ -78,7 +78,7 @@ def _known_families() -> list[Declares]:
 
 
 def _of_model(model: ModelInfo | None) -> list[Declares]:
-    """A family's declaration with what is otherwise with this model: a distilled one has fewer steps, say."""
+    """A family's declaration with the differences of this model, such as fewer steps for a distilled one."""
     if model is None:
         return []
     found = [known for known in _known_families() if known.name == model.family]

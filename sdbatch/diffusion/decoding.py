@@ -143,7 +143,7 @@ class _Running:
         if self.pixels is None:
             return self.batch
         for decoded, pixels, finite in zip(self.batch, self.pixels, self.finite.tolist(), strict=False):
-            # A copy, since a view would keep the whole micro-batch in memory for as long as one picture.
+            # A copy, because a view would keep the whole micro-batch in memory.
             decoded.pixels = pixels.numpy().copy() if finite else None
         return self.batch
 

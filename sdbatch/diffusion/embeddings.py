@@ -16,13 +16,13 @@ CAPACITY_BYTES = 128 << 20
 
 
 class Text(NamedTuple):
-    """What a text encoder is given.
+    """The input of a text encoder.
 
     Attributes:
-        role: a family may encode equal words otherwise where they mean another thing.
+        role: the text's purpose; a family may encode the same words differently by role.
         content: the words.
-        form: what is encoded in place of the words, as the family has it; None for the words as they stand.
-        adapters: what changes the encoder for this text.
+        form: the family's own input in place of the words; None for plain words.
+        adapters: the adapters that change the encoder for this text.
     """
 
     role: str
@@ -32,12 +32,12 @@ class Text(NamedTuple):
 
 
 class Embeddings:
-    """A bounded cache over a text encoder; least recently used texts go first.
+    """A bounded cache of encoded texts; the least recently used are dropped first.
 
     Args:
-        encode: named tensors with a leading dimension of `batch` for that many texts.
-        batch: texts a call; short batches are padded, for at another shape the encoder would round otherwise.
-        capacity: bytes kept; what one call needs is always kept.
+        encode: encodes `batch` texts to named tensors with a leading dimension of `batch`.
+        batch: texts per call; short batches are padded, because another shape changes rounding.
+        capacity: maximum of bytes; the encodings of one call are always kept.
     """
 
     def __init__(self, encode: Callable[[list[Text]], Encoded], batch: int = 8, capacity: int = CAPACITY_BYTES):
@@ -48,7 +48,7 @@ class Embeddings:
         self._kept: OrderedDict[Text, Encoded] = OrderedDict()
 
     def get(self, texts: list[Text], upcoming: Iterable[Text] = ()) -> list[Encoded]:
-        """Encodings of some texts; `upcoming` ones fill up the batches that this takes."""
+        """The encodings of texts; `upcoming` texts fill the rest of the batches."""
         missing = [text for text in dict.fromkeys(texts) if text not in self._kept]
         if missing:
             self._fill(missing, upcoming)
@@ -76,7 +76,7 @@ class Embeddings:
             part = texts[start : start + self._batch]
             encoded = self._encode(part + [part[0]._replace(content="")] * (self._batch - len(part)))
             for i, text in enumerate(part):
-                # A copy, since a view would keep the whole batch in memory for as long as one of its texts.
+                # A copy, because a view would keep the whole batch in memory.
                 self._kept[text] = {name: tensor[i].clone() for name, tensor in encoded.items()}
                 self._bytes += _size(self._kept[text])
 

@@ -1,4 +1,4 @@
-"""`Engine`: continuous batching of text-to-image requests."""
+"""`Engine`: continuous batching of image generation requests."""
 
 from __future__ import annotations
 
@@ -40,41 +40,41 @@ __all__ = ["Engine"]
 
 
 class Engine:
-    """Runs many different requests through one UNet at once.
+    """Runs many different requests through one denoiser at once.
 
-    The UNet, the text encoder and the VAE always run at the same batch shapes, so a request's picture depends
-    on nothing but the request, the model and these settings: not on its neighbours, nor on the order of
-    submission. An engine serves one caller at a time.
+    The denoiser, the text encoder and the VAE always run at the same batch shapes, so a request's picture depends
+    only on the request, the model and these settings: not on its neighbours or on the order of submission. An
+    engine serves one caller at a time.
 
     Args:
-        model: "tiny", the packaged model; a folder in diffusers' format; a hub id such as "org/name"; or what
-            `inspect_model` returned.
-        lanes: even batch size of the UNet at the model's own picture size, of which a request with guidance
-            takes two; None for as many as fit.
+        model: "tiny", the packaged model; a folder in diffusers' format; a hub id such as "org/name"; or the result
+            of `inspect_model`.
+        lanes: even batch size of the denoiser at the model's own picture size; a request with guidance takes two
+            lanes; None for as many as fit.
         dtype: "auto" (on CUDA the family's own, fp16 or bf16; fp32 on a CPU), "fp16", "bf16" or "fp32".
         device: "auto", "cpu" or "cuda".
-        threads: a CPU's threads for one operation, of the whole process; None for as many as torch has. Rounding can
-            depend on it.
-        compile: "on" or "off": whether the UNet (on CUDA the VAE's decoder, too) goes through torch.compile at the
-            model's own size, and on CUDA the UNet's passes are played from CUDA graphs where that gives the same bits;
-            "auto" is on where there is a GPU and a compiler.
-        revision, variant: of a model on the hub, of its weight files.
-        quantization: "int8" keeps the UNet's weights in eight bits, which takes less memory and changes the picture;
-            "none".
-        deep_cache: the UNet's inner layers run at every so-manieth call of a row only (DeepCache); 1 for at every
-            one. More is faster, and changes the picture.
-        merged: LoRAs that are added to the weights, for all rows.
-        find_adapter: where on this machine lies what a row calls by a name, such as its ControlNet; by default names
-            are local folders and hub ids.
+        threads: CPU threads per operation, for the whole process; None for torch's default. Rounding can depend on
+            it.
+        compile: "on" or "off": whether the denoiser (on CUDA also the VAE's decoder) is compiled with torch.compile
+            for the model's own size, and on CUDA the denoiser's passes are replayed from CUDA graphs if these give
+            the same bits; "auto" is "on" if there is a GPU and a compiler.
+        revision, variant: the revision of a model on the hub; the variant of its weight files.
+        quantization: "int8" stores the denoiser's weights in eight bits, which takes less memory and changes the
+            picture; "none".
+        deep_cache: run the UNet's inner layers only on every N-th call of a row (DeepCache); 1 for every call. Larger
+            values are faster and change the picture.
+        merged: LoRAs to merge into the weights, for all rows.
+        find_adapter: returns the local path of a network that rows name, such as a ControlNet; by default names are
+            local folders and hub ids.
 
     Attributes:
-        info: what the model's folder says of itself.
-        family: the model in memory.
-        device, dtype, compile: the settings, resolved.
+        info: the facts about the model known from its folder.
+        family: the loaded model.
+        device, dtype, compile: the resolved settings.
 
     Raises:
         ModelError: the model can't be found, read or run.
-        UsageError: a setting that makes no sense.
+        UsageError: an invalid setting.
         RunError: `compile` is "on" and fails, or the model does not fit into the device's memory.
     """
 
@@ -140,17 +140,17 @@ class Engine:
 
     @property
     def room(self) -> int:
-        """How many more requests it is worth submitting now."""
+        """The number of further requests worth submitting now."""
         return self._lanes.room
 
     @property
     def idle(self) -> bool:
-        """Nothing waits, samples or decodes, and every result has been given out."""
+        """Whether no row is waiting, sampling or decoding, and all results have been returned."""
         return self._lanes.idle and self._decoder.idle and not self._failed
 
     @property
     def counters(self) -> dict[str, float]:
-        """UNet calls times lanes so far, those that held a row, halvings; lanes, those in use and rows waiting now."""
+        """Totals: calls times lanes, those that held a row, halvings. Now: lanes, lanes in use, waiting rows."""
         return {
             "lane_calls": self._lane_calls,
             "lane_calls_used": self._lane_calls_used,
@@ -161,10 +161,10 @@ class Engine:
         }
 
     def describe(self) -> dict:
-        """What the pictures depend on besides the requests, and what happened, as plain JSON-able values.
+        """What the pictures depend on besides the requests, and special events, as JSON values.
 
-        `checks` is what was found out about this device, by network and size: whether lanes and neighbours change no
-        bit; `lane_invariant` sums it up. None if the device was too slow to tell.
+        `checks` has the results of the device checks, by network and size: whether bits depend neither on lanes nor
+        on neighbours; `lane_invariant` summarises them. None if the device was too slow for a check.
         """
         return {
             "model": self.info.name,
@@ -184,13 +184,13 @@ class Engine:
             "checks": dict(self._found.checks.found),
             "lane_invariant": self._found.checks.lane_invariant,
             "out_of_memory": [*self._out_of_memory, *self._decoder.shortages],
-            "torch": str(torch.__version__),  # a TorchVersion would bring in torch wherever it is unpickled
+            "torch": str(torch.__version__),  # unpickling a TorchVersion would import torch
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,
         }
 
     def generate(self, requests: Iterable[Request]) -> Iterator[GeneratedImage]:
-        """Yield a picture for every request, as they finish; pulls from `requests` only what it needs."""
+        """Yield an image for every request, as they finish; takes from `requests` only as many as it needs."""
         source = iter(requests)
         exhausted = False
         try:
@@ -205,12 +205,12 @@ class Engine:
                     return
                 yield from self.step()
         finally:
-            # A caller who stops early must not find the rest among the results of the next call.
+            # If the caller stops early, the remaining results must not appear in the next call.
             if not self.idle:
                 self._drop_everything()
 
     def submit(self, request: Request) -> int:
-        """Take a request in; returns its index. One that can't be run comes out of `step` as failed."""
+        """Submit a request; returns its index. `step` returns a request that can't be run as failed."""
         index = self._submitted
         self._submitted += 1
         reason = validate(request, self.info)
@@ -225,7 +225,7 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[GeneratedImage]:
-        """Go one pass of the UNet further; returns what is finished, often nothing."""
+        """Run one pass of the denoiser; returns the finished images, often none."""
         lane_set = self._lanes.select()
         if lane_set is not None:
             try:
@@ -242,7 +242,7 @@ class Engine:
         return self._results()
 
     def close(self) -> None:
-        """Give the memory back; the engine can't be used afterwards."""
+        """Release the memory; the engine can't be used afterwards."""
         self._drop_everything()
         self._rescue.close()
         self.family = self._sampling = self._decoder = None
@@ -255,7 +255,7 @@ class Engine:
             self._failed.append(self._result(row, None, reason))
 
     def _denoise(self, lane_set: LaneSet) -> tuple[torch.Tensor, torch.Tensor]:
-        """One pass of the UNet: what it predicts, and the numbers that say what becomes of it."""
+        """Run one pass of the denoiser; returns its prediction and the coefficients of the step."""
         self._lane_calls += lane_set.size
         self._lane_calls_used += lane_set.size - lane_set.free
         return self._sampling.denoise(lane_set)
@@ -273,7 +273,7 @@ class Engine:
             self._sampling.release(lane_set)
 
     def _results(self) -> list[GeneratedImage]:
-        """What has failed or been decoded since the last call."""
+        """The images that have failed or been decoded since the last call."""
         decoded = self._decoder.poll(flush=self._lanes.idle)
         failed = [self._failed.popleft() for _ in range(len(self._failed))]
         return failed + [self._image(row) for row in decoded]
@@ -287,7 +287,7 @@ class Engine:
         return self._result(decoded.row, pixels, error)
 
     def _finish(self, row: SamplingRow, pixels: np.ndarray) -> tuple[np.ndarray | None, str | None]:
-        """What comes out of a row whose decoded pixels these are, or None and the reason."""
+        """The result of a row from its decoded pixels, or None and the reason."""
         try:
             return row.task.finish(row.request, self.info, pixels), None
         except PictureError as error:
@@ -304,23 +304,23 @@ class Engine:
         )
 
     def _shrink(self, lane_set: LaneSet) -> None:
-        """Out of memory: halve the lanes and start the rows again; rows for which two lanes are too many fail."""
+        """After running out of memory: halve the lanes and restart the rows; rows that don't fit in two lanes fail."""
         lanes, size = self.lanes, lane_set.size
         self._sampling.clear()
-        if self._rescue.close():  # it takes more than any lanes, and comes back when it is needed
+        if self._rescue.close():  # the float32 engine takes more memory than lanes, and is created again when needed
             self._lanes.rebuild(lanes)
         elif lanes > 2 and size > 2:
             self._halve_lanes()
         else:
             for row in list(lane_set.rows):
                 self._lanes.retire(lane_set, row)
-                error = f"out of memory with no more than {size} lanes at this size"
+                error = f"out of memory with only {size} lanes at this size"
                 self._failed.append(self._result(row, None, error))
             self._lanes.rebuild(lanes)
         release_cached(self._device)
 
     def _make_room(self) -> bool:
-        """Give back what sampling holds, and start its rows again in fewer lanes; False if it holds nothing."""
+        """Release sampling's memory, and restart its rows in fewer lanes; False if there is none to release."""
         if not self._sampling.holds_memory:
             return False
         self._sampling.clear()

@@ -39,9 +39,9 @@ def paired_calls(scales: Sequence[float]) -> int:
 
 
 def rescale(guided: torch.Tensor, conditional: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Guided outputs with their standard deviation moved towards that of the conditional ones (Lin et al. 2023).
+    """Rescale guided outputs towards the standard deviation of the conditional ones (Lin et al. 2023).
 
-    A factor of 0 leaves a lane as it is, to the bit.
+    A factor of 0 leaves a lane unchanged, to the bit.
     """
     lanes = guided.shape[0]
     std_conditional = conditional.reshape(lanes, -1).std(dim=1).view(-1, 1, 1, 1)

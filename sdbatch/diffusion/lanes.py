@@ -1,9 +1,9 @@
 """Assigns rows to lanes: the policy of continuous batching. Has no tensors.
 
-The UNet runs at one fixed batch shape for each picture size: a *lane set*. A row with guidance takes two of
-its lanes, conditional and unconditional, any other row one; the lanes of a finished row, and the unconditional
-one of a row whose guidance has stopped, are given to the next at once; with DeepCache, at the next pass that
-makes deep features, since all rows of a set make them at the same passes. No decision here can change a picture,
+The denoiser runs at one fixed batch shape for each picture size: a *lane set*. A row with guidance takes two of
+its lanes, conditional and unconditional, any other row one. The lanes of a finished row, and the unconditional
+lane of a row whose guidance has stopped, are reassigned at once; with DeepCache, at the next pass that computes
+deep features, because all rows of a set compute them in the same passes. Decisions here never change a picture,
 only when it is made.
 """
 
@@ -19,11 +19,11 @@ __all__ = ["LaneSet", "Lanes", "Row", "halved"]
 Shape = tuple[int, int]
 Place = tuple[Shape, Hashable]
 
-# Rows that may be under way or waiting, from the oldest unfinished one on, as a multiple of the lanes. It
-# bounds how far a row of a rare size is overtaken, and gives every size enough rows to fill its lanes.
+# Maximum of rows in lanes or waiting, counted from the oldest unfinished one, as a multiple of the lanes. It
+# limits how far a row of a rare size is overtaken, and gives every size enough rows to fill its lanes.
 WINDOW = 32
-# A small picture gets more lanes, but a set with many must not run nearly empty for a few rows.
-MOST_GROWTH = 4
+# Small pictures get more lanes, but a large set must not run nearly empty for a few rows.
+MAX_GROWTH = 4
 
 
 def halved(lanes: int) -> int:
@@ -33,18 +33,18 @@ def halved(lanes: int) -> int:
 
 @dataclass(eq=False, kw_only=True)
 class Row:
-    """One request on its way through the lanes.
+    """A request in the lanes or waiting for them.
 
     Attributes:
-        index: place in the order of submission.
+        index: position in the order of submission.
         shape: latent height and width.
         key: what else rows must share to run in one pass.
-        calls: calls of the model that it needs.
-        paired_calls: for how many of them, from the first on, it has an unconditional lane, too.
-        branches: lanes that it has meanwhile: 2, or 3 if it is guided in two ways.
-        call: how many of them are done.
-        lane, partner: its conditional and its unconditional lane while it samples; the same if it has but one.
-        third: its third lane, which is its partner if it has but two.
+        calls: number of its calls of the model.
+        paired_calls: number of first calls in which it also has an unconditional lane.
+        branches: lanes in these calls: 2, or 3 with two kinds of guidance.
+        call: number of finished calls.
+        lane, partner: its conditional and unconditional lane while it samples; the same lane if it has only one.
+        third: its third lane; its partner if it has only two.
     """
 
     index: int
@@ -60,17 +60,17 @@ class Row:
 
     @property
     def place(self) -> Place:
-        """Which lane set it belongs to."""
+        """The key of its lane set."""
         return self.shape, self.key
 
     @property
     def width(self) -> int:
-        """Lanes that it takes when it comes in."""
+        """Number of lanes that it takes when it is admitted."""
         return self.branches if self.paired_calls else 1
 
     @property
     def lanes(self) -> set[int]:
-        """Those that it has now."""
+        """Its current lanes."""
         return {self.lane, self.partner, self.third}
 
 
@@ -78,8 +78,8 @@ class LaneSet:
     """The lanes of rows of one latent shape that may share a pass.
 
     Attributes:
-        place: the shape, and what else its rows share.
-        passes_since_deep: passes since the one that made deep features; 0 if the next one makes them.
+        place: the shape, and the key that its rows share.
+        passes_since_deep: passes since the one that computed deep features; 0 if the next one computes them.
     """
 
     def __init__(self, place: Place, size: int):
@@ -104,7 +104,7 @@ class LaneSet:
         self.rows.append(row)
 
     def narrow(self, row: Row) -> None:
-        """Take the lanes of a row back, but for the conditional one."""
+        """Free the lanes of a row except the conditional one."""
         for lane in row.lanes - {row.lane}:
             heapq.heappush(self._free, lane)
         row.partner = row.third = row.lane
@@ -118,26 +118,26 @@ class LaneSet:
 
 
 class _Queue:
-    """Waiting rows of one set, in order of submission, by the lanes that they take."""
+    """Waiting rows of one set in order of submission, by number of lanes."""
 
     def __init__(self):
         self._rows: dict[int, deque[Row]] = {1: deque(), 2: deque(), 3: deque()}
 
     @property
     def lanes(self) -> int:
-        """Lanes that all waiting rows would take."""
+        """Number of lanes that all waiting rows would take."""
         return sum(width * len(rows) for width, rows in self._rows.items())
 
     def push(self, row: Row) -> None:
         self._rows[row.width].append(row)
 
     def pop_oldest(self, free: int, may_enter: Callable[[Row], bool]) -> Row | None:
-        """The oldest row that fits into that many lanes and may enter."""
+        """Remove and return the oldest row that fits into `lanes` lanes and may enter."""
         fitting = (rows for width, rows in self._rows.items() if width <= free)
         return self._pop(heapq.merge(*fitting, key=lambda row: row.index), may_enter)
 
     def pop_longest(self, free: int, may_enter: Callable[[Row], bool]) -> Row | None:
-        """The row of most calls that fits into that many lanes and may enter, the oldest of these."""
+        """Remove and return the row with most calls that fits into `lanes` lanes and may enter; on a tie the oldest."""
         fitting = [row for width, rows in self._rows.items() if width <= free for row in rows]
         return self._pop(sorted(fitting, key=lambda row: (-row.calls, row.index)), may_enter)
 
@@ -148,7 +148,7 @@ class _Queue:
         return row
 
     def oldest(self) -> list[Row]:
-        """The oldest row of each width."""
+        """The oldest row of each number of lanes."""
         return [rows[0] for rows in self._rows.values() if rows]
 
     def __iter__(self):
@@ -160,9 +160,9 @@ class Lanes:
 
     Args:
         lanes: lanes of a set at the base shape; even.
-        base: latent height and width at which a set has that many lanes; others are scaled by area.
-        deep_interval: deep features are made on every N-th call of a row, from the first on.
-        least: lanes that a set has at least, also where `lanes` are fewer: even, and as many as its widest row.
+        base: latent height and width of the base shape; for others the number of lanes is scaled by area.
+        deep_interval: deep features are computed on every N-th call of a row, starting with the first.
+        least: minimum of lanes of a set, even if `lanes` is less: even, and enough for its widest row.
     """
 
     def __init__(self, lanes: int, base: Shape, deep_interval: int = 1, least: int = 2):
@@ -178,7 +178,7 @@ class Lanes:
 
     @property
     def room(self) -> int:
-        """How many more rows it is worth submitting now."""
+        """The number of further rows worth submitting now."""
         oldest = next(iter(self._unfinished), self._newest + 1)
         return max(0, WINDOW * self.lanes - (self._newest + 1 - oldest))
 
@@ -188,7 +188,7 @@ class Lanes:
 
     @property
     def used(self) -> int:
-        """Lanes that hold a row, in all sets together."""
+        """Number of lanes in use in all sets."""
         return sum(lane_set.size - lane_set.free for lane_set in list(self._sets.values()))
 
     @property
@@ -196,9 +196,9 @@ class Lanes:
         return len(self._unfinished) - sum(len(lane_set.rows) for lane_set in list(self._sets.values()))
 
     def size(self, shape: Shape) -> int:
-        """Lanes of a set of this shape: even, and a function of the settings alone."""
+        """Number of lanes of a set of this shape: even, and a function only of the settings."""
         area = self.base[0] * self.base[1] / (shape[0] * shape[1])
-        return max(self.least, int(self.lanes * min(area, MOST_GROWTH)) // 2 * 2)
+        return max(self.least, int(self.lanes * min(area, MAX_GROWTH)) // 2 * 2)
 
     def submit(self, row: Row) -> None:
         self._newest = row.index
@@ -206,20 +206,20 @@ class Lanes:
         self._queue(row.place).push(row)
 
     def select(self) -> LaneSet | None:
-        """The set to run next: the one that gets fullest; on a tie the current one, then the oldest row's."""
+        """The set to run next: the fullest one; on a tie the current one, then the one of the oldest row."""
         sets = [self._set(place) for place, queue in self._queues.items() if queue.lanes]
         sets += [lane_set for lane_set in self._sets.values() if lane_set.rows and lane_set not in sets]
         self._current = max(sets, key=self._preference, default=None)
         return self._current
 
     def admit(self, lane_set: LaneSet, may_enter: Callable[[Row], bool] = lambda row: True) -> list[Row]:
-        """Fill the free lanes of a set with waiting rows; returns those that came in.
+        """Fill the free lanes of a set with waiting rows; returns the admitted rows.
 
-        `may_enter` is asked of one row after the other, and a row of which it is true comes in. It must let one into
-        a set without rows.
+        `may_enter` is called for one row at a time; a row for which it returns true is admitted. It must admit a row
+        to an empty set.
 
-        Oldest first, so that a shard's rows finish together; but longest first once the window is no longer
-        kept full, which means that the work comes to its end: a long row that begins last runs alone.
+        Oldest first, so that a shard's rows finish together; but longest first once the window is no longer full,
+        which means that the work is ending: a long row that starts last would run alone.
         """
         admitted = []
         if lane_set.passes_since_deep:
@@ -232,11 +232,11 @@ class Lanes:
         return admitted
 
     def waiting(self, lane_set: LaneSet) -> list[Row]:
-        """Rows that wait for lanes of this set, oldest first."""
+        """Rows waiting for lanes of this set, oldest first."""
         return list(self._queue(lane_set.place))
 
     def advance(self, lane_set: LaneSet) -> list[Row]:
-        """Count one call for every row of the set; returns those whose unconditional lane others may have now."""
+        """Count one call for every row of the set; returns the rows whose unconditional lane is now free."""
         lane_set.passes_since_deep = (lane_set.passes_since_deep + 1) % self.deep_interval
         for row in lane_set.rows:
             row.call += 1
@@ -246,16 +246,16 @@ class Lanes:
         return narrowed
 
     def finished(self, lane_set: LaneSet) -> list[Row]:
-        """Rows of the set that have had all their calls."""
+        """Rows of the set that have finished all calls."""
         return [row for row in lane_set.rows if row.call == row.calls]
 
     def retire(self, lane_set: LaneSet, row: Row) -> None:
-        """Take a row out of its lanes for good."""
+        """Remove a row from its lanes."""
         lane_set.retire(row)
         del self._unfinished[row.index]
 
     def rebuild(self, lanes: int) -> None:
-        """Start over with another count of lanes: rows that were sampling wait again, in their old order."""
+        """Restart with another number of lanes: rows that were sampling wait again, in their old order."""
         self.lanes = lanes
         self._sets.clear()
         self._queues.clear()
@@ -264,7 +264,7 @@ class Lanes:
             self._queue(row.place).push(row)
 
     def release(self, lane_set: LaneSet) -> bool:
-        """Forget a set that has no rows and none waiting for it; whether it was forgotten."""
+        """Forget a set without rows, including waiting ones; returns whether it was forgotten."""
         if lane_set.rows or self._queue(lane_set.place).lanes:
             return False
         del self._sets[lane_set.place], self._queues[lane_set.place]

@@ -34,7 +34,7 @@ class ModelTables:
 
     @classmethod
     def of(cls, info: ModelInfo) -> ModelTables:
-        """Those of a model whose folder is there. Raises `ModelError` where its configurations can't be read."""
+        """The tables of a local model. Raises `ModelError` if its configurations can't be read."""
         config = read_config(info.folder / "scheduler" / "scheduler_config.json")
         return cls(info, config, read_config(info.folder / "model_index.json"))
 
@@ -42,7 +42,7 @@ class ModelTables:
         """The row's table.
 
         Raises:
-            SamplerError: its sampler and steps do not go with this model.
+            SamplerError: the model does not support its sampler with these steps.
         """
         key = resolve(request.sampler), self._run(request)
         if key not in self._tables:
@@ -50,10 +50,10 @@ class ModelTables:
         return self._tables[key]
 
     def count_calls(self, request: Request) -> int:
-        """How many calls of the model the row's sampler makes; sooner known than its table.
+        """The number of calls of the row's sampler, without compiling its table.
 
         Raises:
-            SamplerError: its sampler does not go with this model.
+            SamplerError: the model does not support its sampler.
         """
         scheduler = build_scheduler(resolve(request.sampler), self._config, self._forced)
         return count_calls(scheduler, self._run(request))

@@ -19,19 +19,19 @@ __all__ = ["COMMON", "FIRST_FIELDS", "ROW_FIELDS", "TEXT_TO_IMAGE", "GeneratedIm
 TEXT_TO_IMAGE = "text-to-image"
 LONGEST_SIDE = 65_535  # JPEG's maximum
 ROWS = "defaults for rows"
-# Whether a number is too large for the model is judged row by row, with a better reason.
+# Validation of each row rejects numbers that are too large for the model, with a better message.
 ANY_WHOLE = Whole(1, 2**63 - 1)
 
 
 @with_plain_signature
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One picture to make. Field names are those of the prompt table's columns.
+    """One image to generate. Field names are those of the prompt table's columns.
 
     Args:
         prompt: text; tokens beyond the text encoder's context are truncated, as in diffusers.
         negative_prompt: text that guidance steers away from; empty for none.
-        seed: of the CPU generator that draws the start latents and every step's noise; 0 ≤ seed < 2**64.
+        seed: seed of the CPU generator that draws the initial latents and every step's noise; 0 ≤ seed < 2**64.
         sampler: a name or alias from `sdbatch.diffusion.samplers.catalogue`.
         steps: `num_inference_steps` of the diffusers scheduler.
         guidance_scale: classifier-free guidance (Ho & Salimans 2022); 1 or less means none.
@@ -43,7 +43,7 @@ class Request:
         extra: settings that only this task or the model's family has, by name.
     """
 
-    # Tables rest on the exact aliases from the first version on. The others are the names of diffusers,
+    # Tables have relied on the exact aliases since the first version. The others are the names of diffusers,
     # AUTOMATIC1111, ComfyUI, InvokeAI and DiffusionDB. DiffusionDB's one-letter keys (p, se, st, …) are not here:
     # its images' JSON is no table, and p may be anything.
     prompt: Annotated[
@@ -73,14 +73,14 @@ class Request:
         int,
         Field(
             kind=Seed(),
-            help="rows without a seed derive one from this and their place",
+            help="rows without a seed derive one from this and their position",
             group=ROWS,
             metavar="S",
             aliases=("noise_seed",),
-            null_text="from `--seed` and the row's place (file, row); −1 does the same",
+            null_text="from `--seed` and the row's position (file, row); −1 does the same",
             types="whole numbers from 0, less than 2⁶⁴",
             parameter="Seed",
-            short="null or -1: from `--seed` and the row's place",
+            short="null or -1: from `--seed` and the row's position",
             notes="as used; int64 in outputs of sdbatch 0.1.0",
         ),
     ] = 0
@@ -207,7 +207,7 @@ class Request:
 ROW_FIELDS = declared_in(Request)
 """The settings that every row has, in the order of the metadata's columns."""
 FIRST_FIELDS = tuple(field for field in ROW_FIELDS if field.before is UNRECORDED)
-"""Those of them that the metadata of every output has, also of old ones."""
+"""The common settings that every output's metadata has, including outputs of old versions."""
 COMMON = frozenset(field.name for field in ROW_FIELDS)
 """Their names."""
 

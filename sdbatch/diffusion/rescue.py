@@ -30,12 +30,12 @@ class Sampler(Protocol):
 
 
 class Rescue:
-    """Decodes, and if that is not enough samples, a row again in float32, once.
+    """Decodes a row again in float32, and if that is not enough, also samples it again; once.
 
     Args:
-        make_engine: gives an engine in float32; called when the first row needs it, for it takes memory.
-        make_room: called when there is no memory for it; says whether it gave any back.
-        possible: False for an engine that is in float32 already and would only repeat itself.
+        make_engine: creates an engine in float32; called for the first row that needs it, because it takes memory.
+        make_room: called if there is not enough memory for it; returns whether it freed any.
+        possible: False for an engine that is already in float32.
     """
 
     def __init__(self, make_engine: Callable[[], Sampler], make_room: Callable[[], bool], possible: bool):
@@ -45,10 +45,10 @@ class Rescue:
         self._engine: Sampler | None = None
 
     def pixels(self, decoded: Decoded, finish: Finish) -> tuple[np.ndarray | None, str | None]:
-        """uint8 (H, W, 3) of a row whose pixels were not finite, or None and the reason.
+        """The pixels, uint8 (H, W, 3), of a row whose pixels were not finite, or None and the reason.
 
         Args:
-            finish: makes what comes out of what was decoded.
+            finish: converts the decoded picture to the result.
         """
         if not self._possible:
             return None, NOT_FINITE
@@ -61,10 +61,10 @@ class Rescue:
                 forget(error)
                 self.close()
             if not self._make_room():
-                return None, f"{NOT_FINITE}, and there is no memory to try again in float32"
+                return None, f"{NOT_FINITE}, and there is not enough memory to retry in float32"
 
     def close(self) -> bool:
-        """Give the memory back; another row that needs it takes it again. False if there was none."""
+        """Release the memory, until another row needs it; returns whether there was any."""
         if self._engine is None:
             return False
         self._engine.close()

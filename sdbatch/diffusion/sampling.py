@@ -1,4 +1,4 @@
-"""Rows on their way from noise to latents: what the UNet's passes need, and what becomes of their outputs."""
+"""Sampling from noise to latents: the inputs of the denoiser's passes, and the use of their outputs."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from sdbatch.errors import AdapterError, PictureError
 __all__ = ["Sampling", "SamplingRow"]
 
 TEXT_BATCH = 8
-LORA_SLOT = "lora_slot"  # the tensor of a lane that says where its LoRAs are
-# Waiting rows looked through for texts that fill up a batch of the text encoder.
+LORA_SLOT = "lora_slot"  # the lanes' tensor with the slots of their LoRAs
+# Number of waiting rows whose texts may fill a batch of the text encoder.
 LOOK_AHEAD = 64
-# Passes that the host may be ahead of a GPU: enough that it never waits, few enough to bound memory.
+# Number of passes that the host may queue on a GPU: enough to keep it busy, few enough to bound memory.
 RUN_AHEAD = 2
 
 
 @dataclass(eq=False, kw_only=True)
 class SamplingRow(Row):
-    """A row with what its sampling needs.
+    """A row with its sampling state.
 
     Attributes:
-        task: what kind of row it is.
-        guidance_scales: of each call; 1 where there is no guidance.
-        generator: draws the start latents and every call's noise; made when the row is admitted.
-        keeps: whether parts of a picture are put back after each call.
-        image_guidance: the guidance scale between its third lane and its second.
-        controlled: its ControlNets; made when the row is admitted.
-        lora_rank: of its LoRAs' slot; 0 if it needs none.
+        task: its task.
+        guidance_scales: the guidance scale of each call; 1 for calls without guidance.
+        generator: draws the initial latents and every call's noise; created when the row is admitted.
+        keeps: whether parts of a picture are restored after each call.
+        image_guidance: the guidance scale from its third lane to its second.
+        controlled: its ControlNets; created when the row is admitted.
+        lora_rank: the rank of its LoRAs' slot; 0 if it needs none.
     """
 
     request: Request
@@ -67,10 +67,10 @@ class SamplingRow(Row):
 
 
 class Sampling:
-    """The tensors of all lane sets. Every method is one of the things that a step does with one of them.
+    """The tensors of all lane sets. Each method is one stage of a step for one set.
 
     Args:
-        cuda_graphs: whether passes are played from graphs, which must give the same bits.
+        cuda_graphs: whether passes are replayed from graphs, which must give the same bits.
     """
 
     def __init__(self, family: Family, *, cuda_graphs: bool = False):
@@ -84,22 +84,22 @@ class Sampling:
 
     @property
     def graph_error(self) -> str | None:
-        """Why the passes of some size are not played from CUDA graphs although they were to be."""
+        """The reason why CUDA graphs can't be used for some size although requested, or None."""
         return None if self._graphs is None else self._graphs.error
 
     def row(self, index: int, request: Request) -> SamplingRow:
-        """A valid request as a row that can wait for lanes.
+        """Turn a valid request into a row that can wait for lanes.
 
         Raises:
-            SamplerError: its sampler and steps do not go with this model.
+            SamplerError: the model does not support its sampler with these steps.
             PictureError: its picture can't be read, or is too large.
             PromptError: its prompt can't be read in its syntax.
-            AdapterError: a LoRA can't be read, or does not fit the model; or it has a ControlNet, and this engine can
-                run none.
+            AdapterError: a LoRA can't be read, or does not fit the model; or the row has a ControlNet, which this
+                engine can't run.
         """
         family, info, task = self._family, self._family.info, task_of(request)
         if family.controls is None and controls_of(request):
-            raise AdapterError("a controlnet does not go with deep-cache, which leaves out layers that it adds to")
+            raise AdapterError("a controlnet does not work with deep-cache, which skips layers that it adds to")
         size = task.size(request, info)
         if reason := check_area(*size, info):
             raise PictureError(reason)
@@ -124,9 +124,9 @@ class Sampling:
         )
 
     def may_enter(self, lane_set: LaneSet) -> Callable[[SamplingRow], bool]:
-        """Which waiting rows can come into a set: all, or those for whose LoRAs there is a slot.
+        """A function that decides whether a waiting row can be admitted: whether there is a slot for its LoRAs.
 
-        What is returned counts on every row that it lets in.
+        It assumes that every row it accepts is admitted.
         """
         in_use = {self._family.loras.key(row.request) for row in lane_set.rows if row.lora_rank}
 
@@ -145,10 +145,10 @@ class Sampling:
     def admit(
         self, lane_set: LaneSet, rows: list[SamplingRow], waiting: Iterable[SamplingRow]
     ) -> list[tuple[SamplingRow, str]]:
-        """Give rows that have just got lanes their start latents and conditioning; `waiting` come next.
+        """Set initial latents and conditioning of newly admitted rows; `waiting` rows come next.
 
         Returns:
-            Those whose pictures or adapters can't be used, each with the reason; they must leave their lanes.
+            The rows whose pictures or adapters can't be used, with the reasons; they must leave their lanes.
         """
         family = self._family
         reasons = [(row, self._without_loras(row)) for row in rows]
@@ -172,7 +172,7 @@ class Sampling:
         return failed
 
     def _without_loras(self, row: SamplingRow) -> str | None:
-        """Why a row's LoRAs can't be had, or None."""
+        """The reason why a row's LoRAs can't be loaded, or None."""
         try:
             self._family.load_loras(row.request)
         except AdapterError as error:
@@ -204,7 +204,7 @@ class Sampling:
         slots.admit(row, start.latents, lanes, start.keep)
 
     def _lora_slot(self, lane_set: LaneSet, row: SamplingRow) -> Mapping[str, torch.Tensor]:
-        """What the lanes of a row with LoRAs hold besides: where these are."""
+        """The lane tensor of a row with LoRAs: their slot."""
         if not row.lora_rank:
             return {}
         loras, place = self._family.loras, lane_set.place
@@ -214,7 +214,7 @@ class Sampling:
         return {LORA_SLOT: loras.slot(self._lora_slots[place], row.request, in_use)}
 
     def _needs(self, row: SamplingRow) -> list[Need]:
-        """The pictures to be encoded for a row: those of its task, control images, then those of IP-Adapters."""
+        """The pictures to encode for a row: those of its task, control images, then those of IP-Adapters."""
         family, request = self._family, row.request
         needs = row.task.needs(request, family.info)
         own = next(iter(needs), None)
@@ -223,11 +223,11 @@ class Sampling:
         return needs if family.ip_adapters is None else [*needs, *family.ip_adapters.needs(request)]
 
     def _draw(self, shape: tuple[int, ...], row: SamplingRow, other: tuple[int, ...] | None = None) -> torch.Tensor:
-        """The next N(0, I) of a row's generator on the device, in the latents' shape or another one."""
+        """The next N(0, I) of a row's generator on the device, in the latents' shape or the given one."""
         return send(_draw(other or shape, row.generator), self._family.device)
 
     def denoise(self, lane_set: LaneSet) -> tuple[torch.Tensor, torch.Tensor]:
-        """One pass of the UNet: what it predicts, and the numbers that say what becomes of it."""
+        """Run one pass of the denoiser; returns its prediction and the coefficients of the step."""
         self._keep_in_step()
         slots = self._slots[lane_set.place]
         rows = (
@@ -251,7 +251,7 @@ class Sampling:
         return outputs, numbers
 
     def _residuals(self, lane_set: LaneSet, latents, timesteps, conditioning) -> Residuals | None:
-        """What the ControlNets of the set's rows add to a pass; None if no row has any adapter."""
+        """The residuals of the set's ControlNets for a pass; None if no row has an adapter."""
         controlled = [row for row in lane_set.rows if row.controlled]
         if not controlled:
             return () if any(map(is_image_prompt, conditioning)) else None
@@ -265,7 +265,7 @@ class Sampling:
         return self._family.controls.residuals(jobs, latents, timesteps, conditioning)
 
     def advance(self, lane_set: LaneSet, outputs: torch.Tensor, numbers: torch.Tensor) -> None:
-        """Take every row of the set one call further."""
+        """Apply one step to every row of the set."""
         depth = max(row.table.depth for row in lane_set.rows)
         rescaled = any(row.width > 1 and self._family.rescale(row.request) for row in lane_set.rows)
         renormalise = self._family.renormalise if rescaled else None
@@ -283,27 +283,27 @@ class Sampling:
         )
 
     def narrow(self, row: SamplingRow) -> None:
-        """Let a row go on without its unconditional lane, which another row will have."""
+        """Continue a row without its unconditional lane, which is reassigned."""
         self._slots[row.place].narrow(row)
 
     def latents(self, row: SamplingRow) -> torch.Tensor:
-        """A row's latents as they are now: float32 (C, h, w), a copy."""
+        """A copy of a row's current latents: float32 (C, h, w)."""
         return self._slots[row.place].latents[row.lane].clone()
 
     @property
     def holds_memory(self) -> bool:
-        """Whether there is anything that `clear` gives back."""
+        """Whether `clear` would release memory."""
         return bool(self._slots)
 
     def release(self, lane_set: LaneSet) -> None:
-        """Give back the memory of a set without rows."""
+        """Release the memory of a set without rows."""
         self._slots.pop(lane_set.place, None)
         self._lora_slots.pop(lane_set.place, None)
         if self._graphs is not None:
             self._graphs.forget(lane_set.place)
 
     def clear(self) -> None:
-        """Give back all memory; the rows that were here can be admitted anew."""
+        """Release all memory; the rows can be admitted again."""
         self._slots.clear()
         self._lora_slots.clear()
         if self._graphs is not None:
@@ -313,13 +313,13 @@ class Sampling:
         self._passes.clear()
 
     def _draw_noise(self, lane_set: LaneSet) -> torch.Tensor | None:
-        """What each row's generator gives for this call: float32, on the CPU, as diffusers draws it."""
+        """Each row's noise for this call: float32, drawn on the CPU like in diffusers."""
         slots = self._slots[lane_set.place]
         noise = None
         for row in lane_set.rows:
             if not row.table.draws[row.call]:
                 continue
-            # Some samplers draw where the coefficient is 0; the generator must move on all the same.
+            # Some samplers draw noise although its coefficient is 0; the generator must advance anyway.
             drawn = _draw(slots.shape, row.generator)
             if row.table.noise[row.call]:
                 noise = torch.zeros(slots.lanes, *slots.shape) if noise is None else noise
@@ -327,10 +327,10 @@ class Sampling:
         return None if noise is None else send(noise, self._family.device)
 
     def _keep_in_step(self) -> None:
-        """On CUDA, wait until the device has at most `RUN_AHEAD` passes before it."""
+        """On CUDA, wait until at most `RUN_AHEAD` passes are queued."""
         if self._family.device.type != "cuda":
             return
-        event = torch.cuda.Event(blocking=True)  # a wait that leaves the core to others
+        event = torch.cuda.Event(blocking=True)  # waits without occupying a core
         event.record(torch.cuda.current_stream(self._family.device))
         self._passes.append(event)
         if len(self._passes) > RUN_AHEAD:
@@ -343,11 +343,11 @@ def _apart(pictures: list[Any], first: int, second: int) -> tuple[list[Any], lis
 
 
 def _hidden_states(encoded: list[Named], lanes: int) -> list[torch.Tensor]:
-    """The text of each lane of a row; zeros for an unconditional one that has none."""
+    """The hidden states of the text of each lane of a row; zeros for an unconditional lane without text."""
     texts = [named["encoder_hidden_states"] for named in encoded]
     return [texts[i] if i < len(texts) else torch.zeros_like(texts[0]) for i in range(lanes)]
 
 
 def _draw(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-    """The generator's next N(0, I) as a diffusers pipeline draws it: float32, for one picture."""
+    """The generator's next N(0, I) as in a diffusers pipeline: float32, for one picture."""
     return torch.randn(1, *shape, generator=generator)[0]

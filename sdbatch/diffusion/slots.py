@@ -17,14 +17,14 @@ __all__ = ["Slots"]
 class Slots:
     """State of L lanes of one latent shape; a row's latents live in its conditional lane.
 
-    Latents and step arithmetic are float32 whatever the UNet's dtype. All lanes go through the same
-    elementwise operations in the same order, so neighbours change no bit of a row.
+    Latents and step arithmetic are float32 for any dtype of the denoiser. All lanes go through the same elementwise
+    operations in the same order, so neighbours change no bit of a row.
 
     Attributes:
-        shape: of a row's latents, (C, h, w).
+        shape: the shape of a row's latents, (C, h, w).
         latents: float32 (L, C, h, w).
-        conditioning: named tensors with a leading dimension of L, as the family gives them for a lane.
-        deep_features: what the UNet's inner layers gave when they ran last, (L, …), if the family caches them.
+        conditioning: the family's named tensors of all lanes, with a leading dimension of L.
+        deep_features: the latest outputs of the UNet's inner layers, (L, …), if the family caches them.
     """
 
     def __init__(self, shape: tuple[int, int, int], lanes: int, device: torch.device):
@@ -34,17 +34,17 @@ class Slots:
         self.latents = torch.zeros(lanes, *shape, device=device)
         self.conditioning: dict[str, torch.Tensor] = {}
         self.deep_features: torch.Tensor | None = None
-        # Past latents and model outputs, k calls ago at place (calls so far − k) mod MAX_DEPTH.
+        # Past latents and model outputs; those of k calls ago are at index (calls so far − k) mod MAX_DEPTH.
         self._past_latents = torch.zeros(MAX_DEPTH, lanes, *shape, device=device)
         self._past_outputs = torch.zeros(MAX_DEPTH, lanes, *shape, device=device)
         self._calls = 0
-        # Made for the first row that keeps a picture: which cells are painted; picture and noise of the others.
+        # Created for the first row that keeps parts of a picture: the repainted cells; picture and noise of the others.
         self._painted: torch.Tensor | None = None
         self._kept: torch.Tensor | None = None
-        # The lane whose latents lane i denoises, and the lane whose output is unconditional for lane i.
+        # For lane i: the lane whose latents it denoises, and the lane of its unconditional output.
         self._source, self._uncond = np.arange(lanes), np.arange(lanes)
         self._source_index = self._uncond_index = torch.arange(lanes, device=device)
-        # The lane whose output has neither text nor picture, for rows of three; for others the unconditional one.
+        # The lane without text and picture, for rows with three lanes; for others the unconditional lane.
         self._third, self._third_index = np.arange(lanes), torch.arange(lanes, device=device)
 
     def admit(
@@ -62,7 +62,7 @@ class Slots:
             keep: of a row that keeps parts of a picture: what is painted, bool (1, h, w); the picture's latents and
                 the noise (C, h, w) that stay elsewhere.
         """
-        # 0·NaN is NaN: what an overflown row left behind must not reach the next one.
+        # 0·NaN is NaN: leftovers of a row that overflowed must not reach the next one.
         self._past_latents[:, row.lane].zero_()
         self._past_outputs[:, row.lane].zero_()
         self.latents[row.lane].copy_(latents)
@@ -72,7 +72,7 @@ class Slots:
                 if name not in self.conditioning:
                     self.conditioning[name] = tensor.new_zeros(self.lanes, *tensor.shape)
                 self.conditioning[name][lane].copy_(tensor)
-            for name in self.conditioning.keys() - named.keys():  # what only rows of another kind have
+            for name in self.conditioning.keys() - named.keys():  # tensors that only rows of other kinds have
                 self.conditioning[name][lane].zero_()
         lanes = [row.lane, row.partner, row.third]
         self._uncond[lanes] = row.partner, row.partner, row.third
@@ -81,12 +81,12 @@ class Slots:
         self._send_indices()
 
     def narrow(self, row: Row) -> None:
-        """Make a row's conditional lane the only one that it depends on."""
+        """Make a row depend only on its conditional lane."""
         self._uncond[row.lane] = self._third[row.lane] = row.lane
         self._send_indices()
 
     def inputs(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The UNet's latents (L, C, h, w) and timesteps (L,), both float32."""
+        """The denoiser's latents (L, C, h, w) and timesteps (L,), both float32."""
         latents = self.latents.index_select(0, self._source_index)
         return latents * numbers[INPUT_SCALE].view(-1, 1, 1, 1), numbers[TIMESTEP]
 
@@ -104,13 +104,12 @@ class Slots:
         """Guidance, then x' = Σₖ aₖ·x₍ₖ₎ + Σₖ bₖ·m₍ₖ₎ + s·z for every lane.
 
         Args:
-            outputs: (L, C, h, w), what the UNet predicts.
-            numbers: float32 (rows of numbers, L), from `numbers_of`.
-            noise: float32 (L, C, h, w) with finite values in all lanes, or None if no lane has any.
-            depth: calls back that any row looks.
-            renormalise: the family's, if any row has a guidance_rescale.
-            keeps: whether any row keeps parts of a picture. They are put back last of all, and are what the history
-                has of it.
+            outputs: (L, C, h, w), the denoiser's prediction.
+            numbers: float32 (NUMBERS, L), from `numbers_of`.
+            noise: float32 (L, C, h, w) with finite values in all lanes, or None if no lane needs any.
+            depth: maximum number of earlier calls that any row uses.
+            renormalise: the family's method, if any row has a guidance_rescale.
+            keeps: whether any row keeps parts of a picture. These are restored last, also in the history.
             guided_twice: whether any row has three lanes.
         """
         columns = numbers[:, :, None, None, None].unbind()
@@ -120,7 +119,7 @@ class Slots:
         if guided_twice:
             third = outputs.index_select(0, self._third_index)
             base = torch.addcmul(third, columns[IMAGE_GUIDANCE], unconditional - third)
-        # A lane without a partner is its own: u + g·(c − u) is then c, to the bit.
+        # A lane without a partner is its own partner: u + g·(c − u) is then c, to the bit.
         guided = torch.addcmul(base, columns[GUIDANCE], outputs - unconditional)
         if renormalise is not None:
             guided = renormalise(guided, outputs, columns[RESCALE])
@@ -160,11 +159,11 @@ class Slots:
         self._uncond_index, self._third_index = self._send(self._uncond), self._send(self._third)
 
     def _send(self, indices: np.ndarray) -> torch.Tensor:
-        # A copy: the host's array changes with the next admission, perhaps before the device has read it.
+        # A copy: the host's array changes at the next admission, perhaps before the device has read it.
         return send(torch.from_numpy(indices.copy()), self.device)
 
 
-# Rows of the array of numbers that a pass takes to the device, a column a lane.
+# Rows of the array of numbers that a pass copies to the device; one column per lane.
 TIMESTEP, INPUT_SCALE, GUIDANCE, RESCALE, NOISE = range(5)
 X = NOISE + 1
 M = X + MAX_DEPTH + 1
@@ -175,11 +174,11 @@ NUMBERS = IMAGE_GUIDANCE + 1
 
 
 def numbers_of(rows: Iterable[tuple[Row, Table, Sequence[float], float, float]], lanes: int) -> torch.Tensor:
-    """What each lane's next call is made of: float32 (NUMBERS, L) on the CPU.
+    """The coefficients of each lane's next call: float32 (NUMBERS, L) on the CPU.
 
     Args:
-        rows: those in the lanes, each with its table, its guidance scale at each call, its guidance rescale, and the
-            guidance scale of its picture, if that has one.
+        rows: the rows in the lanes, each with its table, its guidance scale of each call, its guidance rescale, and
+            its picture's guidance scale, if any.
     """
     numbers = np.zeros((NUMBERS, lanes), dtype=np.float32)
     # Lanes without a row denoise zeros at timestep 0.

@@ -18,11 +18,11 @@ from sdbatch.kinds import Picture
 
 __all__ = ["check_area", "validate"]
 
-# What not every family has a use for.
+# Settings that some families do not use.
 OPTIONAL = ("negative_prompt", "guidance_rescale", "guidance_start", "guidance_stop")
 # Attention grows with the square of the area: one row of such a size would hold up everything else for hours.
-MOST_AREA_FACTOR = 16
-MOST_AREA_AT_LEAST = 1024 * 1024
+MAX_AREA_FACTOR = 16
+MAX_AREA_FLOOR = 1024 * 1024
 WITHOUT_ADD_NOISE = ("IPNDMScheduler",)
 # Pipelines of models for flow matching call `scale_noise`, which only schedulers of these names have.
 WITH_SCALE_NOISE = "FlowMatch"
@@ -67,7 +67,7 @@ def _sampler(request: Request, info: ModelInfo) -> str | None:
     except SamplerError as error:
         return str(error)
     if sampler not in info.samplers:
-        return f"sampler {sampler} does not go with {info.title}, which has: {', '.join(info.samplers)}"
+        return f"sampler {sampler} does not work with {info.title}, which has: {', '.join(info.samplers)}"
     return None
 
 
@@ -116,18 +116,18 @@ def _size(request: Request, info: ModelInfo) -> str | None:
 
 
 def check_area(height: int, width: int, info: ModelInfo) -> str | None:
-    """The reason why a picture of that many pixels is too large for this model, or None if it is not."""
+    """The reason why pictures of this size are too large for the model, or None if they are not."""
     for name, pixels in (("height", height), ("width", width)):
         if info.max_side is not None and pixels > info.max_side:
             return f"{name} must be at most {info.max_side}, not {pixels}"
-    most = max(MOST_AREA_FACTOR * info.height * info.width, MOST_AREA_AT_LEAST)
+    most = max(MAX_AREA_FACTOR * info.height * info.width, MAX_AREA_FLOOR)
     if height * width > most:
         return f"{height}x{width} is too large: this model takes at most {most:,} pixels"
     return None
 
 
 def _unused(request: Request, info: ModelInfo) -> str | None:
-    """A scale of guidance that a family does not read is no error: every request has one."""
+    """The reason for a setting that the family does not use. The guidance scale is no error: every request has one."""
     plain = Request(prompt="")
     for name in OPTIONAL:
         if name not in info.uses and getattr(request, name) != getattr(plain, name):
@@ -136,7 +136,7 @@ def _unused(request: Request, info: ModelInfo) -> str | None:
 
 
 def _task(request: Request, info: ModelInfo) -> str | None:
-    """Never looks into a picture: its row fails when it comes to it."""
+    """Checks the task. Does not open pictures: a row with a bad one fails when it is admitted."""
     known = dict.fromkeys([*ENGINE_TASKS, *(task.name for task in TASKS)])
     if request.task not in known:
         return f"unknown task {request.task!r}; there are: {', '.join(known)}"
@@ -145,7 +145,7 @@ def _task(request: Request, info: ModelInfo) -> str | None:
 
 
 def _extra(request: Request, info: ModelInfo) -> str | None:
-    """The settings that only this kind of row, or this family, has."""
+    """Checks the settings that only this task or this family has."""
     if not request.extra:
         return None
     fields = {field.name: field for field in fields_of(request.task, info)}
@@ -158,7 +158,7 @@ def _extra(request: Request, info: ModelInfo) -> str | None:
         if name not in fields or name in COMMON:
             return f"{name} is not a setting of {request.task} with a model of the family {info.family}"
         if isinstance(fields[name].kind, Picture) or isinstance(value, Loras):
-            continue  # what it may be is its reader's to say
+            continue  # its reader checks the value
         try:
             fields[name].checked(value)
         except UsageError as error:
@@ -177,7 +177,7 @@ def _possible(request: Request, info: ModelInfo) -> str | None:
             return f"{request.task} with this model needs an image"
         return f"this model is not made for {task.name}, but for {', '.join(info.tasks)}"
     if task.is_noised and not _adds_noise(resolve(request.sampler), info):
-        return f"sampler {resolve(request.sampler)} can not add noise to a picture, which {task.name} needs"
+        return f"sampler {resolve(request.sampler)} can't add noise to a picture, which {task.name} needs"
     return task.check(request, info)
 
 

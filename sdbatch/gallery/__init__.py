@@ -1,4 +1,4 @@
-"""Looking at a dataset: the gallery page and the contact sheet."""
+"""The gallery page and the contact sheet of a dataset."""
 
 from sdbatch.gallery.pages import write_gallery
 from sdbatch.gallery.sheet import write_sheet

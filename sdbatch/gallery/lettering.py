@@ -1,4 +1,4 @@
-"""Setting text for the contact sheet: any Unicode string becomes lines that fit a width."""
+"""Typesets the contact sheet's text: breaks any Unicode string into lines that fit a width."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sdbatch.gallery import typeface
 __all__ = ["Line", "Style", "draw_lines", "lines_height", "set_text"]
 
 ELLIPSIS = "…"
-BASELINE = 0.72  # of the leading, from the top of a line
+BASELINE = 0.72  # the baseline's distance from the top of a line, as a share of the leading
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a line looks: type size and leading (line height) in pixels, and colour."""
+    """The style of a line: type size and leading (line height) in pixels, and colour."""
 
     size: int
     leading: int
@@ -26,7 +26,7 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of text that fits its width, and the typeface that has its characters."""
+    """One line of text that fits its width, and its typeface."""
 
     text: str
     style: Style
@@ -34,8 +34,8 @@ class Line:
 
 
 def set_text(text: str, style: Style, width: int, max_lines: int) -> list[Line]:
-    """Break `text` into `max_lines` lines of `width` pixels at most; the rest becomes an ellipsis."""
-    # A line of `width` pixels holds at most that many characters: a prompt of a megabyte costs a page.
+    """Break `text` into at most `max_lines` lines of at most `width` pixels; an ellipsis replaces the rest."""
+    # `width` pixels hold at most `width` characters, so a prompt of a megabyte need not be measured.
     text = _printable(text[: width * max_lines])
     face = typeface.best_for(text)
     words = typeface.with_stand_ins(text, face).split()
@@ -49,15 +49,15 @@ def set_text(text: str, style: Style, width: int, max_lines: int) -> list[Line]:
 
 
 def lines_height(lines: list[Line]) -> int:
-    """The height of `lines` under each other, in pixels."""
+    """The height of stacked `lines`, in pixels."""
     return sum(line.style.leading for line in lines)
 
 
 def draw_lines(draw: ImageDraw.ImageDraw, corner: tuple[int, int], lines: list[Line]) -> None:
-    """Draw `lines` under each other, the first one's top left at `corner`."""
+    """Draw stacked `lines`; `corner` is the top left of the first one."""
     x, y = corner
     for line in lines:
-        # By their baselines, or lines in different typefaces would stand at different heights.
+        # Aligned by baselines, or lines in different typefaces would be at different heights.
         baseline = y + round(BASELINE * line.style.leading)
         font = typeface.font(line.face, line.style.size)
         draw.text((x, baseline), line.text, font=font, fill=line.style.colour, anchor="ls")
@@ -65,7 +65,7 @@ def draw_lines(draw: ImageDraw.ImageDraw, corner: tuple[int, int], lines: list[L
 
 
 def _take_line(words: list[str], font: typeface.Font, width: int) -> str:
-    """Move from `words` as many as fit one line; a word wider than a line is cut where the line ends."""
+    """Take as many of `words` as fit one line; a word wider than a line is split at the line's end."""
     line = words.pop(0)
     while words and _fits(f"{line} {words[0]}", font, width):
         line = f"{line} {words.pop(0)}"
@@ -77,7 +77,7 @@ def _take_line(words: list[str], font: typeface.Font, width: int) -> str:
 
 
 def _fitting_prefix(word: str, font: typeface.Font, width: int) -> int:
-    """How many characters of `word` fit, at least one. (Chinese and Thai are all one word.)"""
+    """The number of characters of `word` that fit, at least one. (Chinese and Thai text has no spaces.)"""
     fits, too_many = 1, len(word)
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
@@ -99,5 +99,5 @@ def _fits(text: str, font: typeface.Font, width: int) -> bool:
 
 
 def _printable(text: str) -> str:
-    """`text` without what a font cannot draw: control characters and line breaks become spaces."""
+    """`text` with control characters and line breaks, which fonts cannot draw, replaced by spaces."""
     return "".join(" " if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") else char for char in text)

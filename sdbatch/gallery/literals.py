@@ -1,4 +1,4 @@
-"""Metadata as JavaScript: a page opened from a disk may read no JSON, but it may load scripts."""
+"""Metadata as JavaScript: a page opened from a disk cannot read JSON, but it can load scripts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["call", "literal"]
 
-LARGEST_NUMBER = 2**53 - 1  # beyond it, JavaScript's numbers skip integers
+LARGEST_NUMBER = 2**53 - 1  # the largest integer up to which JavaScript's numbers are exact
 
 
 def call(function: str, argument: Any) -> bytes:
@@ -17,13 +17,13 @@ def call(function: str, argument: Any) -> bytes:
 
 
 def literal(value: Any) -> str:
-    """`value` as a JavaScript literal in pure ASCII, which no text can break out of, wherever it is put.
+    """`value` as a JavaScript literal in ASCII, safe at any place of a script.
 
-    Integers keep every digit, NaN and infinities stay what they are; what JavaScript has no literal for
-    (times, decimals, bytes) becomes the text that people would read.
+    Integers keep all digits, NaN and infinities are kept; values without a JavaScript literal
+    (times, decimals, bytes) become readable text.
     """
     if isinstance(value, str):
-        # "<" too: nothing in the script may look like the end of one. (Line separators are escaped as non-ASCII.)
+        # "<" too: nothing in the script may look like its end. (Line separators are escaped as non-ASCII.)
         return json.dumps(value).replace("<", "\\u003c")
     if value is None or isinstance(value, bool):
         return json.dumps(value)

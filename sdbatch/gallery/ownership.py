@@ -1,4 +1,4 @@
-"""Which files of a folder `gallery` are a gallery that sdbatch wrote."""
+"""Identifies the files of a folder `gallery` that sdbatch has written."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ __all__ = ["COPIES", "FOLDER", "INPUTS", "claim_gallery", "page_files", "remove_
 
 FOLDER = "gallery"
 PROOF = "sdbatch.json"
-# Hugging Face datasets looks for images in all folders but those that start with two underscores:
-# the copies must not turn up as rows of the dataset.
+# Hugging Face datasets reads images in all folders except those starting with two underscores:
+# the copies must not become rows of the dataset.
 COPIES = "__images"
 DATA = re.compile(r"(rows-\d+|run)\.js")
 COPY = re.compile(r"\d{9,}\.(png|jpg|webp)")
 SHARD = re.compile(r"\d{5,}/")
-# Small copies of the pictures that rows started from, by the hash of their files.
+# Small copies of input pictures, by the hash of their files.
 INPUTS = f"{COPIES}/inputs"
 INPUT = re.compile(r"[0-9a-f]{64}\.jpg")
-# The first word of data/run.js, by which a gallery from before there was a proof is known.
+# The first word of data/run.js, which identifies galleries of versions without the proof file.
 CALL = b"openGallery("
 
 
 def claim_gallery(store: Store) -> None:
-    """Remove an earlier gallery of `store`, and leave the proof that the one to come is sdbatch's.
+    """Remove an earlier gallery of `store`, and write the proof that the new one is sdbatch's.
 
     Raises:
-        UsageError: files with a gallery's names are there that sdbatch has not made; names the first.
+        UsageError: there are files with a gallery's names that sdbatch did not write; the message names the first.
     """
     if not _is_ours(store) and (name := next(_names(store), None)):
-        raise UsageError(f"{store.name(name)} was not made by sdbatch, and a gallery would write over it; move it away")
+        raise UsageError(
+            f"{store.name(name)} was not made by sdbatch, and the gallery would overwrite it; move it away"
+        )
     _remove_files(store)
     store.write(f"{FOLDER}/{PROOF}", b'{"made_by": "sdbatch gallery"}\n')
 
 
 def remove_gallery(store: Store) -> None:
-    """Remove the gallery that sdbatch made in `store`, if there is one; other files stay. The proof goes last."""
+    """Remove the gallery that sdbatch wrote in `store`, if any; other files stay. The proof is removed last."""
     if not _is_ours(store):
         return
     names = _remove_files(store)
@@ -50,7 +52,7 @@ def remove_gallery(store: Store) -> None:
 
 
 def _remove_files(store: Store) -> list[str]:
-    """Remove the files but not their folders, since somebody may be in one; returns what they were."""
+    """Remove the files but not their folders, which may be a process's working directory; returns the files' names."""
     names = list(_names(store))
     folders = {name.rpartition("/")[0] for name in names}
     for folder in sorted({FOLDER, f"{FOLDER}/data", f"{FOLDER}/{COPIES}", *folders}):
@@ -72,7 +74,7 @@ def _is_ours(store: Store) -> bool:
 
 
 def _names(store: Store) -> Iterator[str]:
-    """What is there under the names that a gallery's files have, the proof apart."""
+    """The existing files with names of a gallery's files, except the proof."""
     page = page_files()
     yield from (f"{FOLDER}/{name}" for name in store.entries(FOLDER) if name in page)
     yield from (f"{FOLDER}/data/{name}" for name in store.entries(f"{FOLDER}/data") if DATA.fullmatch(name))

@@ -1,4 +1,4 @@
-"""The gallery: a folder `OUT/gallery` with a page that shows the dataset, from a disk or any web server."""
+"""Writes the gallery: a folder `OUT/gallery` with a page that shows the dataset, from a disk or any web server."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from sdbatch.storage.store import Store
 
 __all__ = ["write_gallery"]
 
-ROWS_A_FILE = 1000
-LARGEST_INPUT = 512  # pixels a side
+ROWS_PER_FILE = 1000
+LARGEST_INPUT = 512  # pixels per side
 WRITERS = 16
 
 
 def write_gallery(out: str, *, limit: int = 50_000, options: Mapping[str, Any] | None = None) -> str:
-    """Write the gallery of the dataset at `out`, in place of an earlier one, and return its page's URL.
+    """Write the gallery of the dataset at `out`, replacing an earlier one, and return its page's URL.
 
-    The page shows the first `limit` rows. Pictures that are files are shown from where they are; those inside
-    Parquet or tar files are copied into the gallery. Nothing else in `out` changes; the gallery may be deleted.
+    The page shows the first `limit` rows. It links to pictures that are files; pictures in Parquet or tar files are
+    copied into the gallery. Nothing else in `out` changes; the gallery may be deleted.
 
     Raises:
-        UsageError: `out` is not the output of a run, or holds a `gallery` that sdbatch did not make.
-        StorageError: the store refuses, or a file of the dataset is missing or damaged.
+        UsageError: `out` is not the output of a run, or has a `gallery` that sdbatch did not write.
+        StorageError: the store failed, or a file of the dataset is missing or damaged.
     """
     source = Source(out, options)
     claim_gallery(source.store)
@@ -58,14 +58,14 @@ def write_gallery(out: str, *, limit: int = 50_000, options: Mapping[str, Any] |
 
 def _chunks(rows: Iterable[SourceRow]) -> Iterator[list[SourceRow]]:
     rows = iter(rows)
-    while chunk := list(islice(rows, ROWS_A_FILE)):
+    while chunk := list(islice(rows, ROWS_PER_FILE)):
         yield chunk
 
 
 def _write_inputs(
     source: Source, chunk: list[SourceRow], known: Mapping[str, str | None], pool: ThreadPoolExecutor
 ) -> dict[str, str | None]:
-    """Small copies of the pictures that rows started from: their names by their hashes, None for one that is gone."""
+    """Write small copies of input pictures; returns their names by hash, None for pictures that no longer exist."""
     digests = ((row, row.values.get("input_image_sha256")) for row in chunk)
     new = {digest: row for row, digest in digests if digest and digest not in known}
     names = pool.map(lambda item: _write_input(source, *item), new.items())
@@ -85,7 +85,7 @@ def _write_input(source: Source, digest: str, row: SourceRow) -> str | None:
 
 
 def _columns(source: Source, chunk: list[SourceRow], inputs: Mapping[str, str | None]) -> list[tuple[str, list[Any]]]:
-    """The rows as columns, and more: the picture, its parameters as other viewers show them, what it started from."""
+    """The rows as columns, plus the picture, its parameters as other viewers show them, and its input picture."""
     columns = [(name, [_cell(row.values[name]) for row in chunk]) for name in chunk[0].values]
     columns.append(("picture", [_picture(source, row) for row in chunk]))
     columns.append(("parameters", [_parameters(source, row) for row in chunk]))
@@ -95,7 +95,7 @@ def _columns(source: Source, chunk: list[SourceRow], inputs: Mapping[str, str | 
 
 
 def _cell(value: Any) -> Any:
-    """A metadata value as the page sorts and filters it: what is nested becomes one text."""
+    """A metadata value for the page to sort and filter: nested values become text."""
     return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
 
 
@@ -123,7 +123,7 @@ def _copy_name(source: Source, row: SourceRow) -> str:
 
 def _write_page(store: Store) -> str:
     page = page_files()
-    # The page itself comes last: once it is there, everything that it needs is there.
+    # The page itself is written last: if it exists, all its files exist.
     for name in sorted(page, key=lambda name: (name == "index.html", name)):
         store.write(f"{FOLDER}/{name}", page[name])
     return store.name(f"{FOLDER}/index.html")

@@ -1,4 +1,4 @@
-"""The contact sheet: one PNG that shows a dataset's first pictures, each over its prompt."""
+"""Draws the contact sheet: one PNG with a dataset's first pictures, each above its prompt."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["draw_sheet", "write_sheet"]
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
-# Lengths are in pixels of the finished sheet, which is drawn for screens of two pixels a point.
+# Lengths are in pixels of the finished sheet, which is drawn for screens with two pixels per point.
 MARGIN = 112
 COLUMN_GAP = 48
 ROW_GAP = 72
 CAPTION_GAP = 22
 INSET = 28
-INSET_SHARE = 3  # a picture's place is this many times as large as that of what it started from
+INSET_SHARE = 3  # ratio of a picture's cell to the inset of its input picture
 RIM = 6
 SMALL_PICTURE = 384  # pictures smaller than this are enlarged towards it
 LARGE_PICTURE = 512  # larger ones are reduced to it
@@ -44,10 +44,10 @@ REASON = Style(size=24, leading=34, colour="#a03c2c")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One row of the dataset, scaled and set in type: a picture, or the reason why there is none.
+    """One row of the dataset, scaled and typeset: a picture, or the reason for its absence.
 
     Attributes:
-        started_from: what the picture was made of, small.
+        started_from: the input picture, reduced.
     """
 
     picture: Image.Image | None
@@ -62,7 +62,7 @@ def write_sheet(
     """Draw the first `limit` rows of the dataset at `out`, in input order, as the PNG file `path`.
 
     Raises:
-        UsageError: `out` is not the output of a run; or `path` is a file of it, or one that is not a PNG image.
+        UsageError: `out` is not the output of a run; or `path` is one of its files, or exists and is not a PNG image.
     """
     source = Source(out, options)
     target = Store(path, options)
@@ -77,7 +77,7 @@ def write_sheet(
 
 
 def _refuse_to_replace(target: Store, source: Source) -> None:
-    """Refuses a path that is, or will be, a file of the output, and any file that is not a picture like ours."""
+    """Reject a path that is or will be a file of the output, and an existing file that is not a PNG image."""
     inside = name_within(source.store, target)
     if inside is not None and is_own(source.footprint, inside):
         raise UsageError(f"{target.url} is the name of a file of {source.store.url}; choose another PATH for the sheet")
@@ -88,7 +88,7 @@ def _refuse_to_replace(target: Store, source: Source) -> None:
 
 
 def draw_sheet(rows: list[dict[str, Any]], *, title: str, subtitle: str, columns: int) -> Image.Image:
-    """The contact sheet of `rows`: dicts of metadata, `image` a PIL image or None where the row failed."""
+    """The contact sheet of `rows`: dicts of metadata, with a PIL image in `image`, None for a failed row."""
     columns = max(1, min(columns, len(rows)))
     pictures = [_scaled(row["image"]) if row["image"] is not None else None for row in rows]
     box = _box(pictures)
@@ -121,7 +121,7 @@ def _subtitle(rows: list[dict[str, Any]], model: str, *, more: bool) -> str:
 
 
 def _scaled(picture: Image.Image) -> Image.Image:
-    """`picture` at its size on the sheet. Small ones grow by a whole factor, which keeps edges sharp."""
+    """`picture` at its size on the sheet. Small ones are enlarged by an integer factor, which keeps edges sharp."""
     picture = picture.convert("RGB")
     side = max(picture.size)
     if side > LARGE_PICTURE:
@@ -132,7 +132,7 @@ def _scaled(picture: Image.Image) -> Image.Image:
 
 
 def _box(pictures: list[Image.Image | None]) -> tuple[int, int]:
-    """The size of the place for a picture: the smallest that holds them all."""
+    """The size of a picture's cell: the smallest that fits all of them."""
     sizes = [picture.size for picture in pictures if picture] or [(SMALL_PICTURE, SMALL_PICTURE)]
     return max(width for width, _ in sizes), max(height for _, height in sizes)
 
@@ -150,7 +150,7 @@ def _cell(row: dict[str, Any], picture: Image.Image | None, box: tuple[int, int]
 
 
 def _small(picture: Image.Image | None, box: tuple[int, int]) -> Image.Image | None:
-    """A picture as an inset: at most a third of the place for a picture."""
+    """A picture as an inset: at most a third of a picture's cell."""
     if picture is None:
         return None
     factor = min(side / INSET_SHARE / own for side, own in zip(box, picture.size, strict=True))
@@ -159,7 +159,7 @@ def _small(picture: Image.Image | None, box: tuple[int, int]) -> Image.Image | N
 
 
 def _detail(row: dict[str, Any]) -> str:
-    """The line in grey: what a reader asks next about a picture."""
+    """The grey line: the main settings of a picture."""
     parts = [
         row.get("sampler"),
         f"{row['steps']} steps" if row.get("steps") is not None else None,
@@ -177,7 +177,7 @@ def _draw_cell(
         draw.rectangle((x, y, x + box[0] - 1, y + box[1] - 1), fill=PLAIN)
         draw_lines(draw, (x + INSET, y + INSET), cell.reason)
     else:
-        # Pictures stand on the baseline that their captions hang from, whatever their height.
+        # Pictures are aligned at the bottom, directly above their captions.
         place = (x, y + box[1] - cell.picture.height)
         sheet.paste(cell.picture, place)
         right, bottom = place[0] + cell.picture.width - 1, place[1] + cell.picture.height - 1
@@ -188,7 +188,7 @@ def _draw_cell(
 
 
 def _draw_inset(draw: ImageDraw.ImageDraw, sheet: Image.Image, corner: tuple[int, int], picture: Image.Image) -> None:
-    """What a picture started from, in its lower left corner, with a rim of paper."""
+    """Draw the input picture in the lower left corner, with a border in the paper's colour."""
     x, y = corner
     draw.rectangle((x, y - RIM, x + picture.width + RIM - 1, y + picture.height - 1), fill=PAPER)
     sheet.paste(picture, (x, y))

@@ -1,4 +1,4 @@
-"""The rows of an output as the gallery and the contact sheet need them: pictures only where they are asked for."""
+"""The rows of an output for the gallery and the contact sheet; pictures are read on demand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Source", "SourceRow"]
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """One row: its metadata, and its image file if that lies inside a Parquet or tar file."""
+    """One row: its metadata, and its image file if that is inside a Parquet or tar file."""
 
     values: Mapping[str, Any]
     contained: bytes | None
@@ -34,7 +34,7 @@ class Source:
 
     Raises:
         UsageError: there is no finished shard, or run.json can't be read.
-        StorageError: the store refuses, or a file is missing or damaged.
+        StorageError: the store failed, or a file is missing or damaged.
     """
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
@@ -53,7 +53,7 @@ class Source:
         self._reader = PictureReader(("image",), options or {}, given=given)
 
     def rows(self) -> Iterator[SourceRow]:
-        """All rows, failed ones too. A shard's metadata is held at a time, and of its pictures one."""
+        """All rows, including failed ones. Holds the metadata of one shard and one picture at a time."""
         for shard in self._dataset.stored_shards():
             contained = None if isinstance(shard, StoredFiles) else shard.images()
             for values in python_rows(self._dataset.metadata_of(shard)):
@@ -61,7 +61,7 @@ class Source:
                 yield SourceRow(values, next_image(contained, shard) if made and contained else None)
 
     def input(self, row: SourceRow) -> Image.Image | None:
-        """The picture that the row started from, as far as it is still where it was, and the same."""
+        """The row's input picture, if it still exists unchanged."""
         digest = row.values.get("input_image_sha256")
         if not digest or not row.values.get("input_image"):
             return None
@@ -72,7 +72,7 @@ class Source:
             return None
 
     def image(self, row: SourceRow) -> Image.Image | None:
-        """The row's picture; None if it failed. Raises `StorageError` if it does not decode."""
+        """The row's picture; None if the row failed. Raises `StorageError` if it does not decode."""
         values = row.values
         if values["status"] != "ok":
             return None

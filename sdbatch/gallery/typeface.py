@@ -1,4 +1,4 @@
-"""Which typeface draws a text on the contact sheet, and what stands in for a character that it lacks."""
+"""Chooses the typeface for a text on the contact sheet, and replacements for missing characters."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ __all__ = ["BUILT_IN", "Font", "best_for", "font", "with_stand_ins"]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 BUILT_IN = ""
-# Pillow's own typeface comes first, so most sheets look the same on every machine. But it knows no accents,
-# let alone Chinese: a text beyond it takes the one of these, if installed, that has most of its characters.
+# Pillow's own typeface comes first, so most sheets look the same on every machine. But it has no accents and no
+# Chinese: other texts use the installed typeface among these that has most of their characters.
 FALLBACKS = (
     "NotoSans-Regular.ttf",
     "DejaVuSans.ttf",

@@ -1,4 +1,4 @@
-"""The forms in which images leave an output: one class a form, entered in `FORMS`."""
+"""The formats of exports: one class each, listed in `FORMS`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sdbatch.storage.store import Store
 
 __all__ = ["FORMS", "Chosen", "Form"]
 
-IDS = ("item_id", "id")  # of dpg-bench, where nobody says which column
+IDS = ("item_id", "id")  # default id columns of dpg-bench
 GRID = 2
 
 
@@ -37,9 +37,9 @@ class Chosen:
 
     Attributes:
         row: its metadata, with scores.
-        place: among the images of its shard that were made.
-        table_row: the row of the prompt table, counted over the whole table.
-        image: which of the row's images, from 0.
+        place: its position among the finished images of its shard.
+        table_row: its row in the whole prompt table.
+        image: its number among the row's images, from 0.
     """
 
     row: Mapping[str, Any]
@@ -49,16 +49,16 @@ class Chosen:
 
 
 class Form(ABC):
-    """Writes one shard's images after the other.
+    """Writes the images of one shard after another.
 
     Args:
         target: the folder to fill.
-        record: of the output.
-        columns: of its metadata, with scores.
-        id_column: of forms that name images by a column.
+        record: the output's record.
+        columns: the columns of its metadata, with scores.
+        id_column: the column that names images, for forms that use one.
 
     Raises:
-        UsageError: a column that is not there.
+        UsageError: a column does not exist.
     """
 
     def __init__(self, target: Store, record: RunRecord, columns: pa.Schema, id_column: str | None) -> None:
@@ -74,25 +74,25 @@ class Form(ABC):
 
     @abstractmethod
     def write(self, shard: StoredShard, rows: Sequence[Chosen]) -> int:
-        """Write what is not there yet; returns how many files, folders or tars that were."""
+        """Write missing files; returns the number of files, folders or tars written."""
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """What was left out and why."""
+        """The number of omitted items, with the reasons."""
         return tuple(f"{count:,} {reason}" for reason, count in self._reasons.items())
 
     def _place(self, name: str, image: _Image) -> None:
-        """Put an image's file where it belongs: a hard link where that is possible."""
+        """Write an image's file, as a hard link if possible."""
         path, source = self._target.name(name), image.path
         if source is None or not self._target.is_local:
             return self._target.replace(name, image.read())
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with suppress(FileExistsError):  # from an export that was cut short
+        with suppress(FileExistsError):  # left by an interrupted export
             try:
                 os.link(source, path)
             except FileExistsError:
                 raise
-            except OSError:  # another disk, or one without links
+            except OSError:  # another disk, or a file system without links
                 shutil.copyfile(source, f"{path}.part")
                 os.replace(f"{path}.part", path)
         return None
@@ -152,7 +152,7 @@ class WebDataset(Form):
 
 
 class GenEval(Form):
-    """`00000/metadata.jsonl` and `00000/samples/0000.png`, a folder a row of the prompt table (Ghosh et al. 2023)."""
+    """`00000/metadata.jsonl` and `00000/samples/0000.png`, a folder per row of the prompt table (Ghosh et al. 2023)."""
 
     def write(self, shard: StoredShard, rows: Sequence[Chosen]) -> int:
         folders: dict[int, list[Chosen]] = defaultdict(list)
@@ -163,23 +163,23 @@ class GenEval(Form):
             self._place(f"{chosen.table_row:05d}/samples/{chosen.image:04d}.png", _as_png(image, self._extension))
         for row in sorted(missing):
             first = folders[row][0].row
-            # The evaluation asks whether a key is there, and not what it holds.
+            # The evaluation tests whether a key exists, not its value.
             own = _without_nulls({name: first[name] for name in self._own})
             self._target.replace(f"{row:05d}/metadata.jsonl", to_json(own) + b"\n")
         return len(missing)
 
 
 class DpgBench(Form):
-    """`ID.png`, two by two of a row's four images, or its one image (ELLA, Hu et al. 2024)."""
+    """`ID.png`, a 2×2 grid of a row's four images, or its single image (ELLA, Hu et al. 2024)."""
 
     def __init__(self, target: Store, record: RunRecord, columns: pa.Schema, id_column: str | None) -> None:
         super().__init__(target, record, columns, id_column)
         found = [name for name in IDS if name in columns.names] if id_column is None else [id_column]
         if not found or found[0] not in columns.names:
             named = f"no column {id_column!r}" if id_column else "neither a column 'item_id' nor 'id'"
-            raise UsageError(f"--for dpg-bench: the output has {named}; say which names the items with --id COLUMN")
+            raise UsageError(f"--for dpg-bench: the output has {named}; choose the column of names with --id COLUMN")
         if self._images not in (1, GRID**2):
-            raise UsageError(f"--for dpg-bench: takes outputs of 1 or 4 images a prompt, and this has {self._images}")
+            raise UsageError(f"--for dpg-bench: needs an output with 1 or 4 images per prompt, not {self._images}")
         self._id = found[0]
 
     def write(self, shard: StoredShard, rows: Sequence[Chosen]) -> int:
@@ -203,7 +203,7 @@ class DpgBench(Form):
     def _name(self, identity: Any) -> str:
         text = str(identity)
         if identity is None or not text or text.startswith(".") or not text.isprintable() or set(text) & set("/\\"):
-            raise UsageError(f"--id {self._id}: {identity!r} is no name for a file")
+            raise UsageError(f"--id {self._id}: {identity!r} is not a valid name of a file")
         return f"{text}.png"
 
 

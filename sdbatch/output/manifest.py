@@ -38,7 +38,7 @@ __all__ = [
 
 FORMAT_VERSION = 2
 # Where a model was found; `model_source.check_recorded` compares its content.
-WHERE_A_MODEL_IS = {"source", "revision", "commit", "variant", "identity", "files"}
+MODEL_LOCATION_KEYS = {"source", "revision", "commit", "variant", "identity", "files"}
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow")
 HINT = "use another OUT, or --overwrite to replace this one"
 
@@ -62,7 +62,7 @@ class RunRecord:
         schema: name and type of each column that is carried into the metadata; None in an OUT of version 1.
         fields: name and type of each setting that has a column in the metadata; None in an OUT from before this was
             recorded, which has `FIRST_FIELDS`.
-        networks: what rows add to the model, such as ControlNets: the `setting` that names it, its `name`, where it was
+        networks: networks that rows name, such as ControlNets: the `setting` that names it, its `name`, where it was
             found (`source`, `commit`) and the `sha256` of its files.
         versions: of the packages that affect pixels, from the worker that made the first pictures.
         device: name and capability of the device that made the first pictures, with its CUDA versions; empty if
@@ -139,7 +139,7 @@ class RunRecord:
             InputError: an input file was changed or removed, or the table has other columns.
         """
         for ours, theirs, what in ((self.settings, new.settings, "--"), (self.model, new.model, "model ")):
-            names = (set(ours) | set(theirs)) - WHERE_A_MODEL_IS
+            names = (set(ours) | set(theirs)) - MODEL_LOCATION_KEYS
             for name in sorted(names, key=lambda name: (name != "task", name)):  # others follow from the task
                 if ours.get(name) != theirs.get(name):
                     option = f"{what}{name.replace('_', '-')}"
@@ -161,7 +161,7 @@ class RunRecord:
         before = {network["name"]: network["sha256"] for network in self.networks}
         for network in new.networks:
             if before.get(name := network["name"], network["sha256"]) != network["sha256"]:
-                raise UsageError(f"OUT was begun with another {name!r} than is there now: its files differ; {HINT}")
+                raise UsageError(f"{name!r} has changed since OUT was started: its files differ; {HINT}")
 
     def _check_columns(self, new: RunRecord) -> None:
         if self.columns is not None and dict(self.columns) != dict(new.columns or {}):

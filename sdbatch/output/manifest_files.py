@@ -28,7 +28,7 @@ from sdbatch.output.footprint import Footprint
 from sdbatch.output.manifest import FORMAT_VERSION, RunRecord, as_json, is_recorded
 from sdbatch.output.manifest_id import NAME, manifest_id
 from sdbatch.prompts.shards import Cut
-from sdbatch.settings import IMAGE_FORMATS, LAYOUTS, MAX_IMAGES_A_SHARD, RUN_FIELDS
+from sdbatch.settings import IMAGE_FORMATS, LAYOUTS, MAX_IMAGES_PER_SHARD, RUN_FIELDS
 from sdbatch.storage.store import Store
 from sdbatch.typed_json import TypedObject, read_object
 
@@ -189,7 +189,7 @@ def _read_record(content: TypedObject, where: str) -> RunRecord:
         model=model,
         engine=_engine(content.object("engine")),
         inputs=inputs,
-        shard_rows=content.whole("shard_rows", 1, MAX_IMAGES_A_SHARD),
+        shard_rows=content.whole("shard_rows", 1, MAX_IMAGES_PER_SHARD),
         starts=content.wholes("starts", 0, len(inputs)) if known else (),
         columns=content.texts("columns") if known else None,
         schema=_types(content.objects("schema")) if known else None,
@@ -226,7 +226,7 @@ def _networks(content: TypedObject) -> list[dict[str, str]]:
 
 
 def _networks_json(networks: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """Nothing for rows that name none: what runs without them write stays as it was."""
+    """The networks; nothing if there are none, so that the file is the same as without this key."""
     return {"networks": [dict(network) for network in networks]} if networks else {}
 
 
@@ -237,7 +237,7 @@ def _types(columns: Sequence[TypedObject]) -> list[dict[str, str]]:
 def _settings(content: TypedObject, family: str) -> dict[str, Any]:
     content.choice("layout", LAYOUTS)
     content.choice("image_format", IMAGE_FORMATS)
-    content.whole("images_per_prompt", 1, MAX_IMAGES_A_SHARD)
+    content.whole("images_per_prompt", 1, MAX_IMAGES_PER_SHARD)
     content.whole("image_quality", 1, 100, missing=None)
     content.texts("column", missing={})
     task = content.text("task", missing=TEXT_TO_IMAGE)
@@ -301,10 +301,10 @@ def _input(content: TypedObject) -> dict[str, Any]:
 
 def _footprint(content: TypedObject) -> Footprint:
     rows = content.wholes("rows", 0, MAX_ROWS)
-    cut = Cut(content.whole("shard_rows", 1, MAX_IMAGES_A_SHARD), rows, content.wholes("starts", 0, len(rows)))
+    cut = Cut(content.whole("shard_rows", 1, MAX_IMAGES_PER_SHARD), rows, content.wholes("starts", 0, len(rows)))
     return Footprint(
         cut,
-        content.whole("images_per_prompt", 1, MAX_IMAGES_A_SHARD),
+        content.whole("images_per_prompt", 1, MAX_IMAGES_PER_SHARD),
         content.choice("layout", LAYOUTS),
         content.choice("image_format", IMAGE_FORMATS),
     )

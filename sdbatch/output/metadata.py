@@ -230,7 +230,7 @@ def _recorded(field: Field, value: Any) -> Any:
 
 
 def _each(take: Callable[[Any], Any], value: Any) -> Any:
-    """What `take` makes of a value, or of each in a list."""
+    """The result of `take` for a value, or for each value of a list."""
     return [take(one) for one in value] if isinstance(value, list) or type(value) is tuple else take(value)
 
 

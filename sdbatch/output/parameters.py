@@ -51,7 +51,7 @@ def _settings(row: Mapping[str, Any], fields: Sequence[Field]) -> dict[str, Any]
 
 
 def _prompt(row: Mapping[str, Any]) -> str:
-    """The prompt with its LoRAs behind it, as stable-diffusion-webui has them in it."""
+    """The prompt followed by its LoRAs, as in stable-diffusion-webui."""
     return " ".join([row["prompt"], *(_tag(file) for file in _loras(row))])
 
 

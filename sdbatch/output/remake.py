@@ -23,6 +23,7 @@ from sdbatch.output.keys import place_of
 from sdbatch.output.manifest import RunRecord
 from sdbatch.output.manifest_files import read_manifest
 from sdbatch.output.stored import open_shard
+from sdbatch.output.watermark import watermarked
 from sdbatch.prompts.lora_cells import LoraReader
 from sdbatch.prompts.picture_cells import PictureReader, folder_of, picture_names
 from sdbatch.row_networks import finder
@@ -106,9 +107,9 @@ def _request(row: Mapping[str, Any], record: RunRecord, options: Mapping[str, An
 
 
 def _with_own_size(request: Request, record: RunRecord) -> Request:
-    """The request without a height and a width that nobody gave: the metadata has those that came of its picture.
+    """The request without a height and width that follow from its picture, although the metadata has them.
 
-    A picture of another shape is cut to a size that was given, and stretched to whole cells where none was.
+    With a given size a picture of another shape is cropped; without one it is stretched to whole cells.
     """
     given = {name for name in ("height", "width") if record.settings.get(name) or name in (record.columns or {})}
     return request if given else dataclasses.replace(request, height=None, width=None)
@@ -123,7 +124,8 @@ def row_folder(row: Mapping[str, Any], record: RunRecord) -> str:
 
 
 def _as_written(pixels: Any, row: Mapping[str, Any], record: RunRecord) -> Any:
-    return blurred(pixels) if record.settings["on_nsfw"] == "blur" and row.get("nsfw") else pixels
+    kept = blurred(pixels) if record.settings["on_nsfw"] == "blur" and row.get("nsfw") else pixels
+    return watermarked(kept, record.settings["watermark"])
 
 
 def _digest(pixels: Any, row: Mapping[str, Any], record: RunRecord) -> str:

@@ -1,4 +1,4 @@
-"""Scores of an existing output: a table beside each shard, which itself does not change.
+"""Scores of an existing output: a table beside each shard; the shard itself does not change.
 
 OUT/__scores__/NNNNN.parquet    `key` and one column per score, one row per image
 """
@@ -33,7 +33,7 @@ from sdbatch.storage.store import Store
 
 __all__ = ["FOLDER", "ScoreReport", "ScoreTables", "request_of", "score_shards"]
 
-FOLDER = "__scores__"  # readers of datasets leave out folders whose names begin with underscores
+FOLDER = "__scores__"  # readers of datasets ignore folders whose names begin with underscores
 MADE_WITH = b"sdbatch"
 PICTURES_AT_ONCE = 32
 
@@ -58,7 +58,7 @@ class ScoreTables:
     """The scores beside an output's shards.
 
     Args:
-        run: the identity of the output; tables of another one, which this one has replaced, count for nothing.
+        run: the identity of the output; tables of another one, which this one has replaced, are ignored.
     """
 
     def __init__(self, store: Store, run: str | None) -> None:
@@ -68,12 +68,12 @@ class ScoreTables:
         self._usual: pa.Schema | None = None
 
     def table(self, shard: int) -> pa.Table | None:
-        """The scores of a shard; None where there are none. Raises `StorageError` where they are damaged."""
+        """The scores of a shard; None if there are none. Raises `StorageError` if they are damaged."""
         name = f"{shard_name(shard)}.parquet"
         if name not in self._names:
             return None
         try:
-            # In this thread: one of Arrow's own that is still at work when Python ends would abort the process.
+            # In this thread: an Arrow thread that is still running when Python ends would abort the process.
             file = pq.ParquetFile(io.BytesIO(self._store.read(f"{FOLDER}/{name}")))
             table = file.read(use_threads=False)
         except (pa.ArrowException, OSError) as exc:
@@ -82,7 +82,7 @@ class ScoreTables:
         return table if _made_with(table).get("run") == self._run else None
 
     def joined(self, shard: StoredShard) -> pa.Table:
-        """A shard's metadata with its scores; these are null where a shard has none and others have."""
+        """A shard's metadata with its scores; null for scores that only other shards have."""
         metadata = shard.metadata
         if not self._names:
             return metadata
@@ -91,7 +91,7 @@ class ScoreTables:
             self._usual = next((table.schema for table in known if table is not None), pa.schema([]))
         scores = self.table(shard.shard)
         if scores is not None and not scores.column("key").equals(metadata.column("key")):
-            raise StorageError(f"{self._store.name(FOLDER)}/{shard.name}.parquet: has not the keys of its shard")
+            raise StorageError(f"{self._store.name(FOLDER)}/{shard.name}.parquet: does not have the keys of its shard")
         own = scores.schema if scores is not None else self._usual
         for column in dict.fromkeys([*self._usual, *own]):
             if column.name != "key" and column.name not in metadata.column_names:
@@ -110,15 +110,15 @@ def score_shards(
     again: bool = False,
     progress: Callable[[ScoreReport], None] | None = None,
 ) -> ScoreReport:
-    """Write the scores of shards; those that have them already are left as they are.
+    """Write the scores of shards; shards that already have them are skipped.
 
     Args:
-        record: of the output.
+        record: the output's record.
         again: replace scores that were made with other weights or versions.
 
     Raises:
-        UsageError: the output has a column of that name, or such scores were made with something else.
-        StorageError: the store refuses, or a shard is damaged.
+        UsageError: the output has a column of that name, or existing scores were made with other weights or versions.
+        StorageError: the store failed, or a shard is damaged.
     """
     report = ScoreReport()
     tables = ScoreTables(store, record.id)
@@ -153,7 +153,7 @@ def score_shards(
 
 
 def request_of(row: Mapping[str, Any]) -> Request:
-    """The settings of a metadata row, as scorers are given them."""
+    """The settings of a metadata row as a request for scorers."""
     return Request(**{name: row[name] for name in COMMON if row.get(name) is not None})
 
 
@@ -168,7 +168,7 @@ def _refuse_taken(shard: StoredShard, scorers: Sequence[tuple[Declaration, Score
 def _columns(
     shard: StoredShard, record: RunRecord, scorers: Sequence[tuple[Declaration, Scorer]], report: ScoreReport
 ) -> dict[str, pa.Array]:
-    """The scores of a shard's images by column, null for those that failed."""
+    """The scores of a shard's images by column, null for failed ones."""
     rows = list(python_rows(shard.metadata))
     found: list[dict[str, Any]] = [{} for _ in rows]
     pictures = _pictures(shard, rows)
@@ -184,7 +184,7 @@ def _columns(
 
 
 def _pictures(shard: StoredShard, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, np.ndarray]]:
-    """The place and the pixels of each image that was made."""
+    """The position and the pixels of each finished image."""
     made = [at for at, row in enumerate(rows) if row["status"] == "ok"]
     for at, data in zip(made, shard.images(), strict=True):
         row = rows[at]
@@ -195,7 +195,7 @@ def _pictures(shard: StoredShard, rows: Sequence[Mapping[str, Any]]) -> Iterator
 
 
 def _made_with(table: pa.Table) -> dict[str, Any]:
-    """Which output the scores are of, and what made them."""
+    """The identity of the output, and a description of the scorers."""
     try:
         found = json.loads((table.schema.metadata or {})[MADE_WITH])
         return found if isinstance(found.get("scorers"), dict) else {"run": None, "scorers": {}}

@@ -20,7 +20,7 @@ from sdbatch.errors import StorageError
 from sdbatch.output.json_rows import python_rows, to_json
 from sdbatch.output.keys import EXTENSIONS, shard_name
 from sdbatch.output.metadata import FOLDER_METADATA, check_schema, folder_table, image_type
-from sdbatch.settings import MAX_IMAGES_A_SHARD
+from sdbatch.settings import MAX_IMAGES_PER_SHARD
 from sdbatch.storage.parquet import opened_parquet
 from sdbatch.storage.store import Store
 
@@ -56,7 +56,7 @@ class StoredShard(ABC):
     def metadata(self) -> pa.Table:
         """The shard's metadata, without the pictures of layout `parquet`."""
         with self._parquet() as parquet:
-            if parquet.metadata.num_rows > MAX_IMAGES_A_SHARD:
+            if parquet.metadata.num_rows > MAX_IMAGES_PER_SHARD:
                 raise ValueError(f"has {parquet.metadata.num_rows:,} rows, more than a shard can have")
             check_schema(parquet.schema_arrow)
             names = [name for name in parquet.schema_arrow.names if name not in self.picture_columns]
@@ -160,7 +160,7 @@ class StoredWebDataset(StoredShard):
                         content = tar.extractfile(member)
                         yield member.name, content.read() if content else b""
             except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError) as exc:
-                raise StorageError(f"{self.store.name(name)}: is cut short or damaged ({exc})") from exc
+                raise StorageError(f"{self.store.name(name)}: is truncated or damaged ({exc})") from exc
 
     def companions(self) -> set[str]:
         return {f"{key}.{extension}" for key in self._rows for extension in ("txt", "json")}

@@ -15,6 +15,7 @@ from sdbatch.output.keys import EXTENSIONS, image_key, marker_name
 from sdbatch.output.layouts import LAYOUTS
 from sdbatch.output.metadata import Outcome, metadata_schema, metadata_table
 from sdbatch.output.stats import ShardStats, count_reasons
+from sdbatch.output.watermark import lack_of_room, watermarked
 from sdbatch.prompts import Columns, PromptRow
 from sdbatch.settings import RunSettings
 from sdbatch.storage.store import Store
@@ -76,6 +77,8 @@ class ShardWriter:
         if self._outcomes[index] is not None:
             raise ValueError(f"image {index} of shard {self._shard} was already added")
         key = image_key(self._shard, index)
+        if image.pixels is not None and (reason := lack_of_room(*image.pixels.shape[:2], self._settings.watermark)):
+            image = replace(image, pixels=None, error=reason)
         outcome = self._failed(key, index, image) if image.pixels is None else self._made(key, image)
         self._outcomes[index] = outcome  # each index is written by one thread, once
 
@@ -111,9 +114,10 @@ class ShardWriter:
     def _made(self, key: str, image: GeneratedImage) -> Outcome:
         height, width = image.pixels.shape[:2]
         request = replace(image.request, height=height, width=width)
+        pixels = watermarked(image.pixels, self._settings.watermark)
         fields = self._columns.fields
         row = Outcome(request).row(self._model.name, fields, self._columns.networks) | {"model_hash": self._model.hash}
-        data = encode(image.pixels, self._settings.image_format, self._settings.image_quality, row, fields)
+        data = encode(pixels, self._settings.image_format, self._settings.image_quality, row, fields)
         self._layout.add(key, data)
         digest = hashlib.sha256(data).hexdigest()
         return Outcome(request, None, digest, image.prompt_tokens, image.prompt_truncated, self._judged(image))

@@ -18,6 +18,7 @@ from sdbatch.diffusion.tasks import task_of
 from sdbatch.engine_settings import LANES_ON_CPU
 from sdbatch.errors import PictureError, SamplerError
 from sdbatch.fields import FrozenMapping
+from sdbatch.output.watermark import lack_of_room
 from sdbatch.plan.picture_sizes import PictureSizes, expected_fill, look_at
 from sdbatch.plan.planning import Plan
 from sdbatch.prompts import Piece, PromptRow, mended_texts, parse, read_table
@@ -171,6 +172,7 @@ class _Look:
         self._info = plan.model
         self._family = family_named(plan.model.family)
         self._images = settings.images_per_prompt
+        self._watermark = settings.watermark
         self._pictures = picture_names(plan.columns.fields)
         self._own = {
             group: {name: getattr(settings, name) for name in group}
@@ -258,11 +260,18 @@ class _Look:
         except PictureError:
             return None
 
+    def _refusal(self, request: Request) -> str | None:
+        """Why the request cannot become a picture of this run."""
+        if reason := validate(request, self._info):
+            return reason
+        size = self._size(request) if self._watermark is not None else None
+        return lack_of_room(*size, self._watermark) if size is not None else None
+
     def _judge(self, request: Request) -> _Judged:
         if request not in self._known:
             if len(self._known) >= DISTINCT:
                 self._known.clear()
-            reason, calls = validate(request, self._info), 0
+            reason, calls = self._refusal(request), 0
             if reason is None:
                 reason, calls = self._calls(request)
             if reason is None:
@@ -280,7 +289,7 @@ class _Look:
         if request not in self._culprits:
             if len(self._culprits) >= DISTINCT:
                 self._culprits.clear()
-            good = (group for group, own in self._own.items() if validate(replace(request, **own), self._info) is None)
+            good = (group for group, own in self._own.items() if self._refusal(replace(request, **own)) is None)
             self._culprits[request] = next(good, ())
         return self._culprits[request]
 

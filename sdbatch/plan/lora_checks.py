@@ -63,7 +63,7 @@ def _refuse_what_differs(columns: Columns, settings: RunSettings) -> None:
         raise UsageError("--merge-lora: merges the LoRAs of --lora, which is missing")
     if settings.lora_dir is not None or "lora" in columns.settings:
         what = "--lora-dir" if settings.lora_dir is not None else f"the table's column {columns.settings['lora']!r}"
-        raise UsageError(f"--merge-lora: does not go with {what}, by which rows differ; leave one of them out")
+        raise UsageError(f"--merge-lora: does not work with {what}, which differs between rows; leave one of them out")
 
 
 def _named(files: list[InputFile], columns: Columns, settings: RunSettings) -> Iterator[tuple[str, str, str]]:

@@ -14,7 +14,7 @@ from sdbatch.settings import RunSettings
 
 __all__ = ["named_networks"]
 
-MOST_NAMES = 1_000
+MAX_NAMES = 1_000
 
 
 def named_networks(
@@ -40,8 +40,8 @@ def named_networks(
                 if (field.name, name) in found:
                     continue
                 where = f"{file}, row {row:,} (from 0), column {column!r}"
-                if len(found) == MOST_NAMES:
-                    raise InputError(f"{where}: more than {MOST_NAMES:,} different networks; split the table")
+                if len(found) == MAX_NAMES:
+                    raise InputError(f"{where}: more than {MAX_NAMES:,} different networks; split the table")
                 try:
                     found[field.name, name] = inspect_network(field.name, name, model, settings.storage_options)
                 except AdapterError as error:

@@ -53,7 +53,7 @@ def look_at(rows: Iterable[tuple[Request, str]], reader: PictureReader, info: Mo
 
 
 def expected_fill(
-    sizes: Sequence[tuple[int, int]], at_once: int, lanes: int, lanes_a_row: int, info: ModelInfo
+    sizes: Sequence[tuple[int, int]], at_once: int, lanes: int, lanes_per_row: int, info: ModelInfo
 ) -> float:
     """The share of a worker's lanes that rows fill, 0 to 1, since rows of two sizes share no pass.
 
@@ -61,16 +61,16 @@ def expected_fill(
         sizes: of a sample of the rows.
         at_once: rows that a worker has at a time.
         lanes: of the engine, at the model's own size.
-        lanes_a_row: 2 with guidance.
+        lanes_per_row: 2 with guidance.
     """
     sets = Lanes(lanes, (info.height, info.width))
     windows = [sizes[start : start + at_once] for start in range(0, len(sizes), at_once)]
     filled = given = 0.0
     for window in windows:
-        # A sample smaller than what a worker has at a time stands for all of that.
+        # A sample smaller than a worker's rows at a time represents all of them.
         factor = at_once / len(window) if len(windows) == 1 else 1.0
         for size, count in Counter(window).items():
-            wanted = count * factor * lanes_a_row
+            wanted = count * factor * lanes_per_row
             room = sets.size(size)
             filled += wanted * size[0] * size[1]
             given += math.ceil(wanted / room) * room * size[0] * size[1]

@@ -14,7 +14,7 @@ from sdbatch.diffusion.models.inspection import check_deep_cache
 from sdbatch.diffusion.request import COMMON, ROW_FIELDS
 from sdbatch.diffusion.tasks import task_named, task_of
 from sdbatch.engine_settings import resolve_engine
-from sdbatch.errors import UsageError
+from sdbatch.errors import PictureError, UsageError
 from sdbatch.fields import Field
 from sdbatch.kinds import WeightedFiles
 from sdbatch.model_source import ModelSource, check_recorded
@@ -23,6 +23,7 @@ from sdbatch.output.as_input import made_table
 from sdbatch.output.footprint import Footprint, first_clash
 from sdbatch.output.manifest import RunRecord, new_record
 from sdbatch.output.manifest_files import OWN_NAMES, check_size, load_manifest, replacing
+from sdbatch.output.watermark import lack_of_room
 from sdbatch.plan.destination import check_out, check_sources
 from sdbatch.plan.lora_checks import check_loras
 from sdbatch.plan.named_networks import named_networks
@@ -202,7 +203,7 @@ def _refuse_adapters(columns: Columns, settings: RunSettings) -> None:
     column = columns.settings.get("controlnet")
     if column is not None or settings.extra.get("controlnet"):
         given = "--controlnet" if column is None else f"column {column!r}"
-        raise UsageError(f"{given}: a controlnet does not go with --deep-cache; leave one of them out")
+        raise UsageError(f"{given}: a controlnet does not work with --deep-cache; leave one of them out")
 
 
 def _is_used(field: Field, files: list[InputFile], settings: RunSettings) -> bool:
@@ -257,8 +258,21 @@ def _check_defaults(settings: RunSettings, model: ModelInfo, columns: Columns) -
     request = unread(Request(prompt="any", **own), picture_names(own_fields()))
     if task_of(request) is not task_named(request.task):
         return  # the rows have the missing values
-    if reason := validate(request, model):
+    if settings.watermark == "":
+        raise UsageError("--watermark is empty; expected text")
+    reason = validate(request, model)
+    if reason is None and not {"height", "width"} & columns.settings.keys():
+        reason = _no_room(request, model, settings.watermark)
+    if reason is not None:
         raise UsageError(f"these settings cannot produce an image: {reason}")
+
+
+def _no_room(request: Request, model: ModelInfo, watermark: str | None) -> str | None:
+    """Why no row has room for the watermark; None if it has, or if each row's picture decides."""
+    try:
+        return lack_of_room(*task_of(request).size(request, model), watermark)
+    except PictureError:
+        return None
 
 
 def _new_record(

@@ -1,4 +1,4 @@
-"""The prompt table: finding its files, checking it as a whole, reading shards of it, and parsing its rows."""
+"""The prompt table: finds its files, checks it as a whole, reads shards of it, and parses its rows."""
 
 from sdbatch.prompts.columns import OUTPUT_COLUMNS, SOURCES, Columns, check_table
 from sdbatch.prompts.input_file import InputFile

@@ -1,4 +1,4 @@
-"""Columns by the kind of setting that they hold: which types they may have, and what their cells say."""
+"""Reads the cells of a column by the kind of its setting; checks the column's type."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from sdbatch.kinds import Choice, Flag, Picture, Pictures, Seed, Several, Text, 
 
 __all__ = ["LARGEST", "Bad", "accepts", "read_cells"]
 
-MOST_CHARACTERS = 4_000_000  # with these a PNG's text still opens in Pillow, which allows 64 MB
+MAX_CHARACTERS = 4_000_000  # Pillow can still open a PNG with this much text; its limit is 64 MB
 LARGEST = 2**63 - 1
-# The smallest whole number of which a float may be a neighbour's stand-in.
+# From this whole number on, a float may stand for a neighbouring integer.
 INEXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
 
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """A value that cannot be used. `known` is what of it the metadata can still hold."""
+    """A value that cannot be used. `known` is the part of it that the metadata can still store."""
 
     reason: str
     known: Any = None
 
 
 def accepts(field: Field, kind: pa.DataType) -> str | None:
-    """What a column of the setting must hold, in words, if it cannot be of the type `kind`; None if it can.
+    """The expected content of the setting's column, in words, if it cannot be of the type `kind`; None if it can.
 
-    Values of any kind may come as text, in CSV and anywhere else.
+    Values of any kind may be text, in CSV and in any other format.
     """
     plain = kind.value_type if pt.is_dictionary(kind) else kind
     is_text = pt.is_null(plain) or pt.is_string(plain) or pt.is_large_string(plain) or pt.is_string_view(plain)
@@ -59,17 +59,17 @@ def _accepts_several(field: Field, kind: pa.DataType) -> str | None:
 
 
 def _one(kind: Any) -> Any:
-    """The kind of one value of a list."""
+    """The kind of a list's values."""
     return Picture() if isinstance(kind, Pictures) else kind.of
 
 
 def read_cells(field: Field, column: str, values: pa.ChunkedArray, *, text: bool, wide_seeds: bool) -> list[Any]:
-    """The column's values as a request takes them: a value, None for null, or `Bad`.
+    """The column's values as they go into a request: a value, None for null, or `Bad`.
 
     Args:
-        column: its name, for messages.
-        text: whether numbers have yet to be read from text.
-        wide_seeds: whether seeds may be 2**63 and more, and -1 means none given.
+        column: its name in messages.
+        text: whether numbers must be parsed from text.
+        wide_seeds: whether seeds may be 2**63 or more, and -1 means no seed.
     """
     kind = values.type.value_type if pt.is_dictionary(values.type) else values.type
     setting = field.cell or field.kind
@@ -91,14 +91,14 @@ def read_cells(field: Field, column: str, values: pa.ChunkedArray, *, text: bool
 
 
 def _pictures(values: pa.ChunkedArray, kind: pa.DataType) -> list[Any]:
-    """What names or is a picture, as Python has it: text, bytes, or a dict of both. Nothing is opened here."""
+    """Pictures as Python values: a path as text, bytes, or a dict of both. Opens nothing."""
     if pt.is_string(kind) or pt.is_large_string(kind):
         return [value if value is None else value.decode(errors="replace") for value in _as_bytes(values, kind)]
     return values.cast(kind).to_pylist()
 
 
 def _lists(field: Field, column: str, values: pa.ChunkedArray, kind: pa.DataType, text: bool) -> list[Any]:
-    """A tuple for each cell: of a list its values, of a text what stands between semicolons, else the one value."""
+    """A tuple for each cell: a list's values, a text's parts between semicolons, otherwise the single value."""
     if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind):
         lengths = [None if count is None else int(count) for count in pc.list_value_length(values).to_pylist()]
         flat = pa.chunked_array([chunk.flatten() for chunk in values.chunks], kind.value_type)
@@ -108,7 +108,7 @@ def _lists(field: Field, column: str, values: pa.ChunkedArray, kind: pa.DataType
         ]
         lengths = [len(parts) if isinstance(parts, list) else None for parts in found]
         parts = [part.strip() for parts in found if isinstance(parts, list) for part in parts]
-        # Cast without a check, since text that is not UTF-8 is its own cell's mistake.
+        # Cast without a check: text that is not UTF-8 must fail only its own cell.
         flat, text = pa.chunked_array([pa.array(parts, pa.binary()).view(pa.string())]), True
     else:
         lengths, flat = [1 if valid else None for valid in values.is_valid().to_pylist()], values.drop_null()
@@ -118,14 +118,14 @@ def _lists(field: Field, column: str, values: pa.ChunkedArray, kind: pa.DataType
 
 
 def _whole_list(column: str, items: list[Any]) -> Any:
-    """The values of one cell; `Bad` if one of them is bad or missing."""
+    """The values of one cell; `Bad` if any of them is bad or missing."""
     if any(item is None or item == "" for item in items):
         return Bad(f"{column} holds a list with an empty value")
     return next((item for item in items if isinstance(item, Bad)), tuple(items))
 
 
 def _weighted_files(setting: WeightedFiles, column: str, values: pa.ChunkedArray, kind: pa.DataType) -> list[Any]:
-    """As one text each; None for a cell that names none."""
+    """Each cell as one text; None for a cell that names no file."""
     is_text = pt.is_null(kind) or pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind)
     cells = [_text(column, value) for value in _as_bytes(values, kind)] if is_text else values.cast(kind).to_pylist()
     cells = [cell or None for cell in cells]  # empty text, an empty list
@@ -161,7 +161,7 @@ def _numbers(
         plain = [_read_number(column, _text(column, value)) for value in _as_bytes(values, kind)]
     else:
         plain = values.cast(kind).to_pylist()
-    if isinstance(setting, Text):  # codes that stand for names
+    if isinstance(setting, Text):  # integer codes of names
         return [None if value is None else str(value) for value in plain]
     if isinstance(setting, Seed) and wide_seeds:
         return [_seed(column, value, INEXACT.get(kind)) for value in plain]
@@ -180,7 +180,7 @@ def _checked(field: Field, column: str, cell: Any) -> Any:
 
 
 def _as_bytes(values: pa.ChunkedArray, kind: pa.DataType) -> list[bytes | None]:
-    # Arrow does not check that strings in a file are UTF-8; as bytes, one that is not fails alone.
+    # Arrow does not check that a file's strings are UTF-8. Read as bytes, an invalid one fails only its row.
     if pt.is_null(kind):
         return [None] * len(values)
     return values.cast(kind).cast(pa.large_string()).cast(pa.large_binary()).to_pylist()
@@ -193,8 +193,8 @@ def _text(column: str, value: bytes | None) -> Any:
         text = value.decode()
     except UnicodeDecodeError:
         return Bad(f"{column} is not valid UTF-8")
-    if len(text) > MOST_CHARACTERS:
-        return Bad(f"{column} has {len(text):,} characters; at most {MOST_CHARACTERS:,}", text[:MOST_CHARACTERS])
+    if len(text) > MAX_CHARACTERS:
+        return Bad(f"{column} has {len(text):,} characters; at most {MAX_CHARACTERS:,}", text[:MAX_CHARACTERS])
     return text
 
 
@@ -219,7 +219,7 @@ def _read_number(column: str, value: Any) -> Any:
 
 
 def _shortest(value: float, kind: pa.DataType) -> float:
-    # A table's float32 7.1 was written as 7.1, and is meant so; 7.099999904632568 would be its exact value.
+    # A float32 7.1 was meant as 7.1; its exact value is 7.099999904632568.
     return float(str(kind.to_pandas_dtype()(value))) if kind != pa.float64() else value
 
 
@@ -236,7 +236,7 @@ def _number(column: str, value: Any, bounds: Number) -> Any:
 def _whole(column: str, value: Any, bounds: Whole) -> Any:
     if value is None or isinstance(value, Bad):
         return value
-    if value > LARGEST and value != math.inf:  # before it becomes an int, which 1e999999 would make endless
+    if value > LARGEST and value != math.inf:  # before conversion to int, which would take forever for 1e999999
         return Bad(f"{column} is {_shown(value)}; must be less than 2**63")
     if value < -LARGEST and value != -math.inf:
         return Bad(f"{column} is {_shown(value)}; must be at least {bounds.least}")
@@ -250,7 +250,7 @@ def _whole(column: str, value: Any, bounds: Whole) -> Any:
 
 
 def _seed(column: str, value: Any, inexact: int | None) -> Any:
-    """A seed, None for none given (null and -1), or `Bad`. Floats from `inexact` on may not be what was meant."""
+    """A seed, None for no seed (null and -1), or `Bad`. Floats from `inexact` on may be rounded."""
     if value is None or isinstance(value, Bad) or value == -1:
         return value if isinstance(value, Bad) else None
     if not math.isfinite(value) or (abs(value) < Seed().most + 1 and value != int(value)):
@@ -268,7 +268,7 @@ def _seed(column: str, value: Any, inexact: int | None) -> Any:
 
 
 def _shown(value: Any) -> str:
-    shown = repr(str(value)[:41])[1:-1]  # with the escapes that keep a terminal from obeying it
+    shown = repr(str(value)[:41])[1:-1]  # escaped, so that a terminal does not interpret control characters
     return shown if len(shown) <= 40 else f"{shown[:40]}…"
 
 
@@ -293,7 +293,7 @@ def _is_never(kind: pa.DataType) -> bool:
     return False
 
 
-# What a column of each kind of setting must hold, in words, and the types that it may have beside text and null.
+# The expected content of a column by the kind of its setting, in words; and its allowed types besides text and null.
 _WANTED: dict[type, tuple[str, Callable[[pa.DataType], bool]]] = {
     Text: ("text", _is_never),
     Choice: ("text", _is_never),

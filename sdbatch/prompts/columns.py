@@ -1,4 +1,4 @@
-"""Which column of the prompt table means what, decided once for all of its files."""
+"""Decides the meaning of the prompt table's columns, once for all of its files."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from sdbatch.settings import RunSettings
 __all__ = ["OUTPUT_COLUMNS", "SOURCES", "Columns", "check_table"]
 
 SOURCES = {"source_file": pa.string(), "source_row": pa.int64()}
-"""Where a row came from: carried into the metadata like columns of the table, though no file has them."""
+"""Columns that say where a row came from: carried into the metadata like table columns, though no file has them."""
 
-# sdbatch's own columns in the output, beside the settings; of some only one layout has them.
+# sdbatch's own columns in the output, besides the settings; some exist in only one layout.
 OUTCOME_COLUMNS = ("model", "status", "error", "sha256", "prompt_tokens", "prompt_truncated")
 LAYOUT_COLUMNS: Mapping[str, str] = {"files": "file_name", "parquet": "image"}
 OUTPUT_COLUMNS = ("key", *LAYOUT_COLUMNS.values(), *(field.name for field in ROW_FIELDS), *OUTCOME_COLUMNS)
@@ -37,22 +37,22 @@ OUTPUT_COLUMNS = ("key", *LAYOUT_COLUMNS.values(), *(field.name for field in ROW
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a prompt table are for. Picklable.
+    """The meaning of a prompt table's columns. Picklable.
 
     Attributes:
-        settings: setting to the column that holds it.
-        carried: column to the name that it has in the output, in the table's order.
-        schema: of the carried columns as they come out.
-        text: whether the values are text, as in CSV, and numbers have yet to be read from it.
-        seed_type: of the seeds in the output. uint64; int64 in an OUT whose manifest has no column mapping, where
-            seeds stay below 2**63 and -1 is not "none given".
-        resembling: carried column to the setting that its name resembles, which it does not set.
-        fields: the settings that the output's metadata has a column for.
-        unused: carried column to the reason why the setting that it is named after is of no use.
+        settings: the column of each setting.
+        carried: the name in the output of each carried column, in the table's order.
+        schema: the schema of the carried columns in the output.
+        text: whether the values are text, as in CSV, from which numbers must be parsed.
+        seed_type: the type of seeds in the output: uint64, or int64 in an OUT whose manifest has no column mapping,
+            where seeds are below 2**63 and -1 does not mean "no seed".
+        resembling: carried columns that set nothing, with the setting that their name resembles.
+        fields: the settings that have a column in the output's metadata.
+        unused: carried columns named after a setting that this run does not use, with the reason.
         networks: hashes of the networks that rows name, by name.
-        held: columns that hold pictures themselves, which never go through Ray: workers read them.
-        judged: the metadata's further columns, of attempts and scores: "count", "flag", "number" or "text" by name.
-        sources: those of the carried columns that are among `SOURCES` and come from no file.
+        held: columns that contain pictures; workers read them, they never go through Ray.
+        judged: the metadata's columns of attempts and scores by name: "count", "flag", "number" or "text".
+        sources: the carried columns that are in `SOURCES` and in no file.
     """
 
     settings: Mapping[str, str]
@@ -74,22 +74,22 @@ class Columns:
         return list(dict.fromkeys([*self.settings.values(), *(c for c in self.carried if c not in self.sources)]))
 
     def without_held(self) -> Columns:
-        """The same, without the columns that hold pictures."""
+        """The same, without the columns that contain pictures."""
         return replace(
             self, settings={name: column for name, column in self.settings.items() if column not in self.held}
         )
 
     def only_held(self) -> Columns:
-        """The same, of the columns that hold pictures alone."""
+        """The same, with only the columns that contain pictures."""
         held = {name: column for name, column in self.settings.items() if column in self.held}
         return replace(self.without_carried(), settings=held)
 
     def without_carried(self) -> Columns:
-        """The same, for a reader that wants only the settings."""
+        """The same, with only the settings."""
         return replace(self, carried={}, schema=pa.schema([]), sources=())
 
     def with_carried_texts(self) -> Columns:
-        """The same, without the carried columns that hold no text: to plan, not to run."""
+        """The same, without carried columns that contain no text; for planning only."""
         texts = [
             (column, field)
             for column, field in zip(self.carried, self.schema, strict=True)
@@ -109,24 +109,24 @@ def check_table(
     unused: Sequence[tuple[Field, str]] = (),
     sources: Sequence[str] = (),
 ) -> Columns:
-    """Checks that the files make one table that can be run, and finds out what its columns are for.
+    """Check that the files form one table that can be run, and decide the meaning of its columns.
 
-    A column that is all null in one file (type null) goes with any type in the others. `--column NAME=COLUMN`
-    says which column holds a setting; `--column NAME=` that none does, and a column of that name is then
+    A column that is all null in one file (type null) may have any type in the others. `--column NAME=COLUMN`
+    names the column of a setting; `--column NAME=` means that no column has it, and a column of that name is
     carried through as `input_NAME`.
 
     Args:
-        mapping: setting to column, as the manifest of OUT has it; by default found by the columns' names.
+        mapping: the column of each setting, from the manifest of OUT; by default found by the columns' names.
         before: read the table as sdbatch 0.1.0 did, for an OUT whose manifest has no mapping: names must be spelt
-            exactly, seeds are int64, and partitions are no columns.
-        fields: the settings that the output's metadata has a column for; by default those of all rows.
-        unused: settings, of these or others, that this run cannot use, and why: their columns are carried.
-        sources: which of `SOURCES` the output has; the table's own columns of these names go before them.
+            exactly, seeds are int64, and partitions are not columns.
+        fields: the settings that have a column in the output's metadata; by default the common row settings.
+        unused: settings that this run cannot use, with the reason; their columns are carried.
+        sources: the columns of `SOURCES` in the output; the table's own columns of these names take precedence.
 
     Raises:
-        InputError: files that differ, no prompt column, a wrong type, a name that the output needs; names
-            file and column.
-        UsageError: a `--column` that names what there is not.
+        InputError: files differ, the prompt column is missing, a type is wrong, or the output uses a column's name;
+            the message names file and column.
+        UsageError: a `--column` names an unknown setting or column.
     """
     if before:
         files = [replace(file, schema=file.own_schema) for file in files]
@@ -155,7 +155,7 @@ def check_table(
     _refuse_unwritable(out, first)
     added = tuple(name for name in sources if name not in schema.names)
     resembling = {c: setting for c in carried if c not in idle and (setting := resembled(c, usable))}
-    if files[0].format == MADE:  # its settings are called as they are so that they set nothing
+    if files[0].format == MADE:  # its settings' columns are named so that they set nothing
         resembling = {}
     return Columns(
         settings=used,
@@ -184,7 +184,7 @@ def _one_schema(files: list[InputFile]) -> pa.Schema:
         for field in file.schema:
             known = types.get(field.name)
             if known is None:
-                raise InputError(f"{file.path}: has a column {field.name!r}, which {first.path} has not")
+                raise InputError(f"{file.path}: has a column {field.name!r}, which {first.path} does not have")
             if pt.is_null(known.type):
                 types[field.name] = field
             elif field.type != known.type and not pt.is_null(field.type):
@@ -204,7 +204,7 @@ def _refuse_duplicates(schema: pa.Schema, path: str) -> None:
 def _check_chosen(
     chosen: Mapping[str, str], usable: Sequence[Field], written: Sequence[str], schema: pa.Schema, path: str
 ) -> None:
-    """Refuse a `--column` that names no setting, or a column that is not there."""
+    """Reject a `--column` with an unknown setting or a missing column."""
     for name, column in chosen.items():
         known = [field.name for field in usable] if column else list(dict.fromkeys([*OUTPUT_COLUMNS, *written]))
         if name not in known:
@@ -231,8 +231,8 @@ def _settings_columns(
             used[setting] = found[0]
     if "prompt" not in used:
         raise InputError(
-            f"{path}: has no column 'prompt'; name the one that holds the prompts with --column prompt=NAME, "
-            f"of: {', '.join(map(repr, schema.names)) or 'none'}"
+            f"{path}: has no column 'prompt'; name the column of the prompts with --column prompt=NAME; "
+            f"columns: {', '.join(map(repr, schema.names)) or 'none'}"
         )
     return used
 
@@ -248,7 +248,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 
 def _idle_columns(schema: pa.Schema, used: Mapping[str, str], unused: Sequence[tuple[Field, str]]) -> dict[str, str]:
-    """Columns that hold a setting which is of no use, and why it is of none."""
+    """Columns of settings that the run does not use, with the reasons."""
     idle: dict[str, str] = {}
     for field, reason in unused:
         for column in candidates(field.name, schema.names, {field.name: field}):
@@ -260,7 +260,7 @@ def _idle_columns(schema: pa.Schema, used: Mapping[str, str], unused: Sequence[t
 def _refuse_missing(mapping: Mapping[str, str], schema: pa.Schema, path: str) -> None:
     for setting, column in mapping.items():
         if column not in schema.names:
-            raise InputError(f"{path}: has no column {column!r}, from which OUT has its {setting}")
+            raise InputError(f"{path}: has no column {column!r}, which OUT uses as {setting}")
 
 
 def _carried_columns(
@@ -279,7 +279,7 @@ def _carried_columns(
     written = {"key", *own, *recorded, *OUTCOME_COLUMNS, *judged}
     carried: dict[str, str] = {}
     clashes: list[str] = []
-    names = set(schema.names)  # Arrow makes the list of them each time
+    names = set(schema.names)  # Arrow builds the list at each access
     for column in schema.names:
         if column in used.values():
             continue
@@ -290,14 +290,15 @@ def _carried_columns(
             clashes.append(column)
             continue
         if name in names and name != column:
-            raise InputError(f"{path}: column {column!r} would be carried as {name!r}, and there is one already")
+            taken = f"would be carried as {name!r}, but there is already a column of that name"
+            raise InputError(f"{path}: column {column!r} {taken}")
         carried[column] = name
     _refuse_clashes(clashes, settings, path)
     return carried
 
 
 def _refuse_clashes(columns: Sequence[str], settings: RunSettings, path: str) -> None:
-    """Name all columns that have names of the output's, with the one option that helps."""
+    """Reject columns with names of the output's own; the message names all of them, and the option that helps."""
     if not columns:
         return
     if len(columns) == 1:
@@ -320,7 +321,7 @@ def _check_type(field: Field, column: str, kind: pa.DataType, path: str) -> None
     wanted = accepts(field, kind)
     if wanted is not None:
         called = f"column {column!r}" + (f" ({field.name})" if column != field.name else "")
-        raise InputError(f"{path}: {called} holds {kind}; wanted {wanted}")
+        raise InputError(f"{path}: {called} holds {kind}; expected {wanted}")
 
 
 def _refuse_unwritable(schema: pa.Schema, path: str) -> None:
@@ -330,14 +331,14 @@ def _refuse_unwritable(schema: pa.Schema, path: str) -> None:
             continue
         kinds.add(field.type)
         try:
-            # No empty table is written: Arrow cannot build one of every type that it can write.
+            # Not tested with an empty table: Arrow cannot build one of every type that it can write.
             pq.ParquetWriter(io.BytesIO(), pa.schema([field])).close()
         except pa.ArrowException as exc:
             raise InputError(f"{path}: column {field.name!r} holds {field.type}, which Parquet cannot store") from exc
 
 
 def _has_text(kind: pa.DataType) -> bool:
-    """Whether a type holds text at any depth."""
+    """Whether a type contains text at any depth."""
     if isinstance(kind, pa.BaseExtensionType):
         return _has_text(kind.storage_type)
     if pt.is_dictionary(kind):

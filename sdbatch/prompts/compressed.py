@@ -1,4 +1,4 @@
-"""Compressed text files, read as a stream: what is unpacked is never held whole."""
+"""Reads compressed text files as streams; the unpacked content is never held in memory as a whole."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pyarrow as pa
 __all__ = ["DAMAGED", "inner_name", "unpacked"]
 
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
-"""What a file raises that is cut short, or is not what its name says. bz2 and zstd raise OSError."""
+"""Errors of truncated files and of files that are not what their name says. bz2 and zstd raise OSError."""
 SKIPPED_BYTES = 1 << 20
 
 
 class _Shared(io.RawIOBase):
-    """A file to be read by a stream that closes what it reads when it goes."""
+    """A file for a stream that would close it at its own end."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -35,7 +35,7 @@ class _Shared(io.RawIOBase):
 
 
 class _Zstandard(io.RawIOBase):
-    """A zstd stream that can be wound back, by unpacking it from its beginning."""
+    """A zstd stream that can seek backwards, by unpacking from the beginning."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -63,7 +63,7 @@ class _Zstandard(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         if whence != io.SEEK_SET:
-            raise io.UnsupportedOperation("a zstd stream is wound to a place from its beginning")
+            raise io.UnsupportedOperation("a zstd stream only seeks from its beginning")
         if offset < self._at:
             self._start()
         while self._at < offset and (skipped := self.read(min(SKIPPED_BYTES, offset - self._at))):
@@ -80,12 +80,12 @@ _OPENERS: dict[str, Callable[[BinaryIO], BinaryIO]] = {
 
 
 def inner_name(path: str) -> str:
-    """The path without what says that the file is compressed."""
+    """The path without the suffix of its compression."""
     ending = next((ending for ending in _OPENERS if path.lower().endswith(ending)), "")
     return path[: len(path) - len(ending)]
 
 
 def unpacked(path: str, file: BinaryIO) -> BinaryIO:
-    """The file's text, unpacked as its name says it is packed."""
+    """The file's text, unpacked by the suffix of its name."""
     opener = _OPENERS.get(path[len(inner_name(path)) :].lower())
     return file if opener is None else opener(file)

@@ -17,17 +17,17 @@ class InputFile:
 
     Attributes:
         path: absolute path or URL.
-        size: bytes.
-        stamp: changes when the content does: an etag, else the time of change.
+        size: its size in bytes.
+        stamp: changes when the content does: an etag, or the modification time.
         rows: rows in the file.
         row_groups: rows in each of its row groups; a row group can only be decoded from its beginning.
-        format: "parquet", "csv", "tsv", "jsonl", "json" or "txt"; "output", a shard that another run has made, of
-            which the images that were made are the rows; or "prompt", of which the path is the prompt itself.
-        schema: its columns, as they are read: in the types of `plain_schema`; those of its partitions are the last.
-        encoding: of text.
-        partitions: the columns that are not in the file, but in its folders' names: name to value.
-        name: what the metadata calls it: its path below the folder that was named, or below that of the glob's fixed
-            part, with its partitions, so that it stays when the whole table moves; None of a prompt itself.
+        format: "parquet", "csv", "tsv", "jsonl", "json" or "txt"; "output" for a shard of another run, whose rows are
+            the finished images; or "prompt", whose path is the prompt itself.
+        schema: its columns in the types of `plain_schema`; those of partitions come last.
+        encoding: the encoding of a text file.
+        partitions: the columns in the names of its folders: name to value.
+        name: its name in the metadata: the path below the given folder, or below the glob's fixed part, with its
+            partitions, so that the name stays the same if the whole table moves; None for a prompt.
     """
 
     path: str
@@ -43,7 +43,7 @@ class InputFile:
 
     @property
     def own_schema(self) -> pa.Schema:
-        """The columns that are in the file itself."""
+        """The columns in the file itself, without partitions."""
         if not self.partitions:
             return self.schema
         return pa.schema([column for column in self.schema if column.name not in self.partitions], self.schema.metadata)

@@ -1,4 +1,4 @@
-"""The files of a prompt table, and what their footers say."""
+"""Lists the files of a prompt table and reads their footers."""
 
 from __future__ import annotations
 
@@ -24,29 +24,28 @@ from sdbatch.storage.store import GLOB_CHARACTERS, Listing, Store, StoredFile
 __all__ = ["InputFile", "list_inputs"]
 
 READERS = 32  # footers read at a time
-NO_FILE = "is a pipe, a device, or a link to what is not there; write the table into a file"
+NO_FILE = "is a pipe, a device, or a broken link; write the table into a file"
 PARQUET_SUFFIXES = (".parquet", ".pq")
 
 
 def list_inputs(prompts: str, options: Mapping[str, Any] | None = None) -> list[InputFile]:
-    """The files that `prompts` names, by path: one file, a folder's own files, or a glob's matches.
+    """The files of the table `prompts`, sorted by path: one file, a folder's own files, or a glob's matches.
 
-    A prompt in the place of a path (`single.is_prompt`) is a table of one row.
+    A prompt instead of a path (`single.is_prompt`) is a table of one row.
 
-    Files whose names begin with a dot or an underscore are not part of a table, as in Spark and Hive; nor, among
-    several, are those of other types, and those of text where there is Parquet; compressed ones where there are others,
-    and `.json` beside a table. A file of no known type that is named
-    by itself is taken for Parquet.
+    As in Spark and Hive, files whose names begin with a dot or an underscore are not part of a table. Among several
+    files, those of other types are ignored, as well as text beside Parquet, compressed files beside others, and `.json`
+    beside a table. A single file of unknown type is read as Parquet.
 
-    Hive partitions, which are folders named `key=value`, are columns. To a folder or a glob without tables belong those
-    of its partitions, to any depth. The unbroken run of partitions directly above a file counts, of a folder's files
-    only below that folder.
+    Hive partitions, folders named `key=value`, are columns. A folder or a glob without tables includes the files of its
+    partitions, at any depth. A file's partitions are the unbroken run of such folders directly above it; for the files
+    of a folder, only those below that folder.
 
     Raises:
-        InputError: nothing found, types mixed, or a file that is not what its name says, or cut short; tables and
-            partitions in one folder, files that differ in their partitions, or a partition that a file has as a
-            column, too; names the file.
-        StorageError: the store refuses.
+        InputError: nothing was found, types are mixed, a file is truncated or not what its name says, tables and
+            partitions are in one folder, files differ in their partitions, or a file has a column named like its
+            partition; the message names the file.
+        StorageError: the store failed.
     """
     if isinstance(prompts, str) and single.is_prompt(prompts):
         return [_prompt_itself(prompts)]
@@ -69,13 +68,13 @@ def list_inputs(prompts: str, options: Mapping[str, Any] | None = None) -> list[
         try:
             schema = common_schema([file.schema for file in files])
         except pa.ArrowException as exc:
-            raise InputError(f"{store.url}: its files do not go together ({exc})") from exc
+            raise InputError(f"{store.url}: its files do not form one table ({exc})") from exc
         return _partitioned([replace(file, schema=schema) for file in files], below)
     return _partitioned(files, below)
 
 
 def _fixed_part(url: str, alone: bool) -> str:
-    """The folder of a file, or the one that a glob begins with, above the partitions in which it may lie."""
+    """The folder of a file or the fixed part of a glob, above any partitions."""
     place = len(url) if alone else min((url.find(c) for c in GLOB_CHARACTERS if c in url), default=len(url))
     folder = url[:place].rpartition("/")[0]
     while is_partition(folder.rpartition("/")[2]):
@@ -84,7 +83,7 @@ def _fixed_part(url: str, alone: bool) -> str:
 
 
 def _below(base: str, path: str) -> str:
-    """The path of a file below `base`, without the parameters of an address."""
+    """The path of a file below `base`, without a URL's parameters."""
     if path.startswith(("http://", "https://")):
         path = path.partition("?")[0]
     below = path.removeprefix(base.rstrip("/") + "/")
@@ -92,7 +91,7 @@ def _below(base: str, path: str) -> str:
 
 
 def _with_partitions(listed: Listing, below: str | None, options: Mapping[str, Any] | None) -> list[StoredFile]:
-    """The files that are listed, and those of the partitions beside them, level by level."""
+    """The listed files, and those in partitions beside them, level by level."""
     found: dict[str, StoredFile] = {}
     level = [listed]
     with ThreadPoolExecutor(READERS) as pool:
@@ -113,23 +112,23 @@ def _partition_folders(listing: Listing, below: str | None) -> list[str]:
     if folders and tables and listing.is_folder:
         raise InputError(
             f"{tables[0]}: lies beside the partition {folders[0]}; "
-            "a folder holds tables or partitions, not both: name those you mean by a glob"
+            "a folder holds tables or partitions, not both: select files with a glob"
         )
     for folder in folders:
-        partitions_of(f"{folder}/", below)  # a link to a folder above it has no end, but a key that comes twice
-    return [] if tables else folders  # of what a glob matches, the files are meant
+        partitions_of(f"{folder}/", below)  # a link to a parent folder would never end, but repeats a key
+    return [] if tables else folders  # a glob means the files that it matches
 
 
 def _partitioned(files: list[InputFile], below: str | None) -> list[InputFile]:
-    """The files with the columns of their partitions."""
+    """The files, with the columns of their partitions."""
     added, values = partition_columns([file.path for file in files], below)
     if not added.names:
         return files
-    whole: dict[int, pa.Schema] = {}  # by the identity of the schema without: equal ones stay one object
+    whole: dict[int, pa.Schema] = {}  # by the identity of the original schema: equal schemas stay one object
     for file in files:
         if id(file.schema) not in whole:
             if both := [name for name in added.names if name in file.schema.names]:
-                raise InputError(f"{file.path}: has a column {both[0]!r}, and lies in a partition of that key, too")
+                raise InputError(f"{file.path}: has a column {both[0]!r}, but is also in a partition with that key")
             whole[id(file.schema)] = pa.schema([*file.schema, *added], file.schema.metadata)
     return [
         replace(file, schema=whole[id(file.schema)], partitions=partitions)
@@ -150,16 +149,18 @@ def _of_one_kind(url: str, found: list[StoredFile]) -> tuple[str, list[StoredFil
         if _is_table(file.path):
             by_kind.setdefault(_kind(file.path), []).append(file)
     if not by_kind:
-        raise InputError(f"{url}: no prompt table in it; those of deeper folders go by a glob, like {url}/**/*.parquet")
+        raise InputError(
+            f"{url}: no prompt table in it; select those in subfolders with a glob, like {url}/**/*.parquet"
+        )
     if "parquet" in by_kind:
         return "parquet", by_kind["parquet"]
-    # What lies beside a table has not become one because it could be read: a packed copy, a list of settings.
+    # Files beside a table are ignored although they could be read: a compressed copy, a list of settings.
     plain = {kind: [file for file in files if inner_name(file.path) == file.path] for kind, files in by_kind.items()}
     by_kind = {kind: files for kind, files in plain.items() if files} or by_kind
     if len(by_kind) > 1:
         by_kind.pop("json", None)
     if len(by_kind) > 1:
-        raise InputError(f"{url}: holds {' and '.join(sorted(by_kind))} files; name those you mean by a glob")
+        raise InputError(f"{url}: holds {' and '.join(sorted(by_kind))} files; select files with a glob")
     return by_kind.popitem()
 
 
@@ -174,11 +175,11 @@ def _kind(path: str) -> str | None:
 
 
 def _described(files: list[StoredFile], kind: str, options: Mapping[str, Any] | None) -> Iterator[InputFile]:
-    """What the files hold. Small ones are fetched whole, many at a time, and large ones looked into meanwhile."""
+    """Describe the files' contents. Small ones are fetched whole and in parallel; large ones are opened meanwhile."""
     small = [file.path for file in files if len(files) > 1 and 0 < file.size <= SMALL_FILE_BYTES]
-    # Footers of equal tables are equal: keep one schema object, so that a plan of many files stays small.
+    # Equal schemas are kept as one object, so that a plan of many files stays small.
     schemas: dict[bytes, pa.Schema] = {}
-    known: set[int] = set()  # of those that are kept
+    known: set[int] = set()  # only of the schemas kept
     with ThreadPoolExecutor(READERS) as pool:
         are_small = set(small)
         large = pool.map(lambda file: _describe(file, kind, options), [f for f in files if f.path not in are_small])
@@ -201,7 +202,7 @@ def _describe(
             footer, schema = parquet.metadata, plain_schema(parquet.schema_arrow)
         groups = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
         if min(groups, default=0) < 0 or sum(groups) != footer.num_rows:
-            raise InputError(f"{file.path}: is damaged (its row groups have not the rows that it says it has)")
+            raise InputError(f"{file.path}: is damaged (its row groups and its footer differ in their number of rows)")
     else:
         rows, schema, encoding = describe_text(file.path, kind, options, content)
         groups = (rows,)

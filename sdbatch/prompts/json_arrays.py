@@ -1,4 +1,4 @@
-"""A `.json` file: one array, of objects or of prompts. It is made into JSON Lines, an item a line."""
+"""Reads a `.json` file, one array of objects or prompts, by converting it to JSON Lines."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-__all__ = ["MOST_JSON_BYTES", "as_lines"]
+__all__ = ["MAX_JSON_BYTES", "as_lines"]
 
-MOST_JSON_BYTES = 128 << 20  # an array is read whole, and its objects take several times as much
+MAX_JSON_BYTES = 128 << 20  # an array is read as a whole, and its objects take several times as much memory
 EXPECTED = 'expected an array of objects, such as [{"prompt": "a cat"}], or of prompts'
 
 
 def as_lines(file: BinaryIO) -> BinaryIO:
-    """The file's items as JSON Lines in UTF-8; a text is the object {"prompt": text}.
+    """The file's items as JSON Lines in UTF-8; a text becomes the object {"prompt": text}.
 
     Raises:
-        pa.ArrowInvalid: it is too large, is not JSON, or holds something else.
+        pa.ArrowInvalid: the file is too large, is not JSON, or contains something else.
     """
-    text = file.read(MOST_JSON_BYTES + 1)
-    if len(text) > MOST_JSON_BYTES:
-        raise pa.ArrowInvalid(f"is larger than {MOST_JSON_BYTES >> 20} MB, and a .json is read whole; use JSON Lines")
+    text = file.read(MAX_JSON_BYTES + 1)
+    if len(text) > MAX_JSON_BYTES:
+        raise pa.ArrowInvalid(f"is larger than {MAX_JSON_BYTES >> 20} MB, the maximum for .json; use JSON Lines")
     try:
         items = json.loads(text)
     except (ValueError, RecursionError) as exc:
-        raise pa.ArrowInvalid(f"is not JSON: {exc}" if isinstance(exc, ValueError) else "is nested too deep") from exc
+        raise pa.ArrowInvalid(f"is not JSON: {exc}" if isinstance(exc, ValueError) else "is nested too deeply") from exc
     if not isinstance(items, list):
-        raise pa.ArrowInvalid(f"holds no array; {EXPECTED}")
+        raise pa.ArrowInvalid(f"is not an array; {EXPECTED}")
     lines = io.BytesIO()
     for number, item in enumerate(items, 1):
         if not isinstance(item, dict | str):

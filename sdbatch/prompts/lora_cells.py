@@ -1,4 +1,4 @@
-"""LoRA files that a table's cells and prompts name: where they are, and how they come to this machine."""
+"""Finds and fetches the LoRA files named by a table's cells and prompts."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ CACHE = Path("~/.cache/sdbatch/loras")
 WEB = ("http", "https", "ftp")
 TAGGED = "<lora:"
 TAG = re.compile(r"<lora:([^<>]*)>")
-# What reads an address with options of its own: those of the table's store are not for it.
+# Addresses that are read without the options of the table's store.
 HUB = "hf"
 
 
 def without_lora_tags(prompt: str) -> tuple[str, str]:
-    """A prompt without its `<lora:name:weight>`, and the files that these name in the folder of LoRAs.
+    """A prompt without its `<lora:name:weight>` tags, and the files in the folder of LoRAs that these name.
 
-    As in stable-diffusion-webui a second number is the UNet's weight, and the first then the text encoder's.
+    As in stable-diffusion-webui, a second number is the UNet's weight, and the first one the text encoder's.
 
     Raises:
-        UsageError: a tag that names no file of that folder, or whose weights are no numbers.
+        UsageError: a tag names no file of that folder, or its weights are not numbers.
     """
     files = []
     for tag in TAG.finditer(prompt):
@@ -53,12 +53,12 @@ def without_lora_tags(prompt: str) -> tuple[str, str]:
 
 
 def joined_loras(first: str | None, second: str) -> str | None:
-    """Two texts that name files as one."""
+    """Join two texts that name files."""
     return ";".join(text for text in (first, second) if text) or None
 
 
 def names_loras(columns: Columns, settings: RunSettings) -> bool:
-    """Whether any row of a table may have LoRAs."""
+    """Whether rows of the table may have LoRAs."""
     return "lora" in columns.settings or settings.lora_dir is not None or settings.extra.get("lora") is not None
 
 
@@ -67,9 +67,9 @@ class LoraReader:
     """Finds the LoRA files of rows, and fetches those that are not on this machine.
 
     Attributes:
-        folder: where relative paths begin (--lora-dir); None for the folder of the table's file.
+        folder: the base of relative paths (--lora-dir); None for the folder of the table's file.
         options: fsspec storage options.
-        merged: whether the LoRAs of all rows are in the model's weights.
+        merged: whether the LoRAs of all rows are merged into the model's weights.
     """
 
     folder: str | None = None
@@ -77,10 +77,10 @@ class LoraReader:
     merged: bool = False
 
     def read(self, request: Request, folder: str) -> Request:
-        """The request with its LoRAs on this machine, or with the reason why they are not.
+        """The request with its LoRAs fetched to this machine, or with the reason why they are unavailable.
 
         Args:
-            folder: that holds the file which holds the row.
+            folder: the folder of the row's file.
         """
         text = request.extra.get("lora")
         if not isinstance(text, str):
@@ -88,7 +88,7 @@ class LoraReader:
         return replace(request, extra=FrozenMapping({**request.extra, "lora": self.loras(text, folder)}))
 
     def loras(self, text: str, folder: str) -> Loras:
-        """The files that a text names on this machine, or the reason why they are not here."""
+        """The files that a text names, fetched to this machine, or the reason why they are unavailable."""
         try:
             files = tuple(self._lora(file, folder) for file in WeightedFiles().files("lora", text))
         except (StorageError, UsageError, OSError, ValueError) as error:
@@ -96,17 +96,17 @@ class LoraReader:
         return Loras(text, files, merged=self.merged)
 
     def merged_files(self, text: str) -> tuple[Lora, ...]:
-        """The files that are to be merged into a model. Raises `AdapterError` if they cannot be had."""
+        """The files to merge into a model. Raises `AdapterError` if they are unavailable."""
         loras = self.loras(text, "")
         if loras.error is not None:
             raise AdapterError(f"--lora: {loras.error}")
         return loras.files
 
     def store(self, path: str, folder: str) -> Store:
-        """The place that a path of a row names. Raises `UsageError` for one that is never read."""
+        """The location of a row's path. Raises `UsageError` for a location that is never read."""
         protocol = protocol_of(path)
         if protocol in (*WEB, "data"):
-            raise UsageError(f"{path}: LoRAs are not read from the web; download it, or name it by hf:// or s3://")
+            raise UsageError(f"{path}: LoRAs are not read from the web; download it, or use hf:// or s3://")
         base = folder if self.folder is None else self.folder
         place = path if protocol or os.path.isabs(path) or not base else f"{base.rstrip('/')}/{path}"
         return Store(place, {} if protocol_of(place) == HUB else self.options)

@@ -1,4 +1,4 @@
-"""The images of an output as rows of a table: each a picture, its prompt, negative prompt and seed, and all else."""
+"""The images of an output as rows of a table: the picture, prompt, negative prompt, seed, and all other columns."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sdbatch.storage.store import Store
 __all__ = ["FORMAT", "made_batches", "made_schema"]
 
 FORMAT = "output"
-# What an output's rows set in a table of theirs; everything else is carried with `input_` before its name.
+# The columns that set something for the rows; all others are carried with the prefix `input_`.
 SETTINGS = ("prompt", "negative_prompt", "seed")
 IMAGE = pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()}))
-ROWS_AT_ONCE = 16  # with their pictures, in layout `parquet`
+ROWS_AT_ONCE = 16  # with pictures, in layout `parquet`
 
 
 def made_schema(metadata: pa.Schema) -> pa.Schema:
-    """The columns of the table, from those of an output's shards."""
+    """The columns of the table, from the columns of an output's shards."""
     names = _sources(metadata)
     fields = [metadata.field(_place(metadata, old)).with_name(new) for new, old in names.items()]
     return pa.schema([pa.field("image", pa.string()) if _has_files(metadata) else IMAGE, *fields])
@@ -37,7 +37,7 @@ def made_batches(
 
     Raises:
         InputError: the shard is damaged.
-        StorageError: the store refuses.
+        StorageError: the store failed.
     """
     with opened_parquet(Store(file.path, options), "", InputError, content=content) as parquet:
         metadata = parquet.schema_arrow
@@ -58,7 +58,7 @@ def made_batches(
 
 
 def _sources(metadata: pa.Schema) -> dict[str, str]:
-    """Column of the table to the column of the metadata that it is made of; the picture apart."""
+    """The metadata column of each column of the table, except the picture."""
     own = metadata.names.index("key")
     names = [name for at, name in enumerate(metadata.names) if not (name == "image" and at > own)]
     return {name if name in SETTINGS else f"input_{name}": name for name in names}
@@ -77,7 +77,7 @@ def _holds_pictures(metadata: pa.Schema) -> bool:
 
 
 def _in_tar(file: InputFile, options: Mapping[str, Any] | None) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each picture of a shard of layout `webdataset`."""
+    """Name and content of each picture in a shard of layout `webdataset`."""
     store = Store(file.path.removesuffix(".parquet") + ".tar", options)
     with store.open("") as source:
         try:
@@ -87,7 +87,7 @@ def _in_tar(file: InputFile, options: Mapping[str, Any] | None) -> Iterator[tupl
                     if content is not None:
                         yield member.name, content.read()
         except (tarfile.TarError, EOFError) as exc:
-            raise InputError(f"{store.url}: is cut short or damaged ({exc})") from exc
+            raise InputError(f"{store.url}: is truncated or damaged ({exc})") from exc
 
 
 def _matched(file: InputFile, keys: list[str], pictures: Iterator[tuple[str, bytes]]) -> pa.Array:
@@ -95,6 +95,6 @@ def _matched(file: InputFile, keys: list[str], pictures: Iterator[tuple[str, byt
     for key in keys:
         name, content = next(pictures, ("", b""))
         if name.partition(".")[0] != key:
-            raise InputError(f"{file.path}: its tar holds {name or 'nothing'!r} where image {key} is expected")
+            raise InputError(f"{file.path}: its tar contains {name or 'nothing'!r} instead of image {key}")
         found.append({"bytes": content, "path": name})
     return pa.array(found, IMAGE.type)

@@ -1,4 +1,4 @@
-"""Which column holds which setting, by its name alone."""
+"""Matches columns with settings by name."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from sdbatch.fields import Field
 __all__ = ["COMMON", "ambiguous", "candidates", "exact_candidates", "plain", "resembled"]
 
 COMMON: Mapping[str, Field] = {field.name: field for field in ROW_FIELDS}
-"""The settings of all rows by name."""
+"""The common row settings by name."""
 
-# English words that are near a setting's name by chance.
+# English words that resemble a setting's name by chance.
 UNLIKE = frozenset({"weight", "speed"})
 CLOSE = 0.8
 
 
 def plain(name: str) -> str:
-    """The name without case, and with blanks, hyphens and underscores alike."""
+    """The name in lower case, with spaces and hyphens as underscores."""
     return re.sub(r"[\s_-]+", "_", name.lower()).strip("_")
 
 
 def exact_candidates(setting: str, columns: Sequence[str], known: Mapping[str, Field] = COMMON) -> list[str]:
-    """The columns that hold a setting by the names and spellings of sdbatch 0.1.0."""
+    """The columns of a setting by the exact names of sdbatch 0.1.0."""
     exact = [name for name in (setting, *known[setting].exact_aliases) if name in columns]
     if setting == "prompt" and not exact:
         return [name for name in columns if name.lower() == "prompt"]
@@ -34,9 +34,9 @@ def exact_candidates(setting: str, columns: Sequence[str], known: Mapping[str, F
 
 
 def candidates(setting: str, columns: Sequence[str], known: Mapping[str, Field] = COMMON) -> list[str]:
-    """The columns that hold a setting: the one spelt exactly so, else those whose names are alike.
+    """The columns of a setting: the one with exactly its name, otherwise those with similar names.
 
-    More than one means that the table does not say which.
+    More than one means that the table is ambiguous.
     """
     if exact := exact_candidates(setting, columns, known):
         return exact
@@ -47,7 +47,7 @@ def candidates(setting: str, columns: Sequence[str], known: Mapping[str, Field] 
 
 
 def resembled(column: str, fields: Iterable[Field] = ROW_FIELDS) -> str | None:
-    """The setting that a carried column may have been meant for, or None."""
+    """The setting whose name a carried column resembles, or None."""
     name = re.sub(r"_?\d+$", "", plain(column))
     if name in UNLIKE:
         return None
@@ -59,6 +59,6 @@ def resembled(column: str, fields: Iterable[Field] = ROW_FIELDS) -> str | None:
 
 
 def ambiguous(setting: str, columns: Sequence[str]) -> str:
-    """Why these columns cannot all hold one setting, and what to do."""
+    """A message: these columns all set one setting; and what to do."""
     chosen = shlex.quote(f"{setting}={columns[0]}")
     return f"columns {' and '.join(map(repr, columns))} both set {setting}; choose one with --column {chosen}"

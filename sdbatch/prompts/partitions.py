@@ -1,4 +1,4 @@
-"""Hive partitions: folders named `key=value`, which hold a column's value for all files below them."""
+"""Hive partitions: folders named `key=value` give a column's value for all files below them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def is_partition(folder: str) -> bool:
 
 
 def partition_folders(path: str, below: str | None = None) -> list[str]:
-    """The names of the partitions in whose unbroken run a file lies, outermost first.
+    """The folder names of a file's partitions, an unbroken run directly above it, outermost first.
 
     Args:
-        path: of the file; absolute, or a URL.
-        below: a folder above it, itself and above which none counts; by default all count.
+        path: the file's absolute path or URL.
+        below: count only partitions below this folder; by default all count.
     """
     if path.startswith(("http://", "https://")):
-        path = path.partition("?")[0]  # its parameters are no folders, and have equals signs
+        path = path.partition("?")[0]  # a URL's parameters are not folders, but contain equals signs
     folders = path.split("/")[:-1]
     if below is not None:
         folders = folders[below.rstrip("/").count("/") + 1 :]
@@ -41,30 +41,30 @@ def partitions_of(path: str, below: str | None = None) -> dict[str, str | None]:
     """Keys and values of a file's partitions, decoded; see `partition_folders`.
 
     Raises:
-        InputError: a key that comes twice, or bytes that are not UTF-8.
+        InputError: a key occurs twice, or bytes are not UTF-8.
     """
     found: dict[str, str | None] = {}
     for folder in partition_folders(path, below):
         key, _, value = folder.partition("=")
         key, value = _decoded(key, path), _decoded(value, path)
         if key in found:
-            raise InputError(f"{path}: lies in two partitions of the key {key!r}")
+            raise InputError(f"{path}: is in two partitions with the key {key!r}")
         found[key] = None if value == NULL else value
     return found
 
 
 def partition_columns(paths: Sequence[str], below: str | None) -> tuple[pa.Schema, list[Mapping[str, Any]]]:
-    """The columns that the partitions of a table's files make, and the values of each file.
+    """The columns of the partitions of a table's files, and the values of each file.
 
-    Types are those that `pyarrow.dataset` infers: int32 if every value of a key is one, else string; null if all are.
+    Types are inferred as by `pyarrow.dataset`: int32 if all values of a key fit, null if all are null, else string.
 
     Raises:
-        InputError: as `partitions_of`; and files that differ in their keys.
+        InputError: as `partitions_of`; or files differ in their keys.
     """
     found = [partitions_of(path, below) for path in paths]
     for path, partitions in zip(paths, found, strict=True):
         if partitions.keys() != found[0].keys():
-            raise InputError(f"{path}: lies in {_keys(partitions)}; {paths[0]} lies in {_keys(found[0])}")
+            raise InputError(f"{path}: is in {_keys(partitions)}; {paths[0]} is in {_keys(found[0])}")
     columns = {key: _typed([partitions[key] for partitions in found]) for key in found[0]}
     values = [column.to_pylist() for column in columns.values()]
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)] if columns else [{}] * len(found)
@@ -72,7 +72,7 @@ def partition_columns(paths: Sequence[str], below: str | None) -> tuple[pa.Schem
 
 
 def constant_column(value: Any, kind: pa.DataType, rows: int) -> pa.Array:
-    """A partition's value as a column of so many rows."""
+    """A partition's value as a column of `rows` rows."""
     return pa.nulls(rows, kind) if value is None else pa.repeat(pa.scalar(value, kind), rows)
 
 

@@ -1,4 +1,4 @@
-"""Pictures that a table's cells name or hold: found, and read while other rows are made."""
+"""Reads the pictures that a table's cells name or contain, while other rows are sampled."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ __all__ = [
     "unread",
 ]
 
-MOST_BYTES = 256 << 20
+MAX_BYTES = 256 << 20
 THREADS, AHEAD = 8, 32
 WEB = ("http", "https", "ftp")
 
 
 class TablePicture(Picture):
-    """A picture of a table's cell.
+    """A picture from a table's cell.
 
     Attributes:
-        path: by which the cell names it; None where it only holds its bytes.
+        path: the path in the cell; None if the cell has only bytes.
     """
 
     def __init__(self, content: bytes, path: str | None) -> None:
@@ -47,7 +47,7 @@ class TablePicture(Picture):
 
 
 class UnreadablePicture(TablePicture):
-    """One that is not there, or cannot be read. Whoever looks at it learns why."""
+    """A picture that is missing or cannot be read; any use of it raises the reason."""
 
     def __init__(self, path: str | None, reason: str) -> None:
         super().__init__(b"", path)
@@ -61,29 +61,29 @@ class UnreadablePicture(TablePicture):
 
 
 UNREAD = Picture(b"", "a picture that has not been read")
-"""Stands for any picture while a run is planned."""
+"""Placeholder for any picture while a run is planned."""
 
 
 def unread(request: Request, names: Collection[str]) -> Request:
-    """The request with a picture that nobody has read in the place of each of its pictures."""
+    """The request with a placeholder for each of its pictures."""
     cells = {name: request.extra[name] for name in names if request.extra.get(name) is not None}
     found = {name: (UNREAD,) * len(cell) if isinstance(cell, tuple) else UNREAD for name, cell in cells.items()}
     return replace(request, extra=FrozenMapping({**request.extra, **found})) if found else request
 
 
 def picture_names(fields: Iterable[Field]) -> tuple[str, ...]:
-    """Those of the settings that are pictures."""
+    """The settings that are pictures."""
     return tuple(field.name for field in fields if isinstance(field.kind, kinds.Picture))
 
 
 def paths_in(value: Any) -> list[str]:
-    """The paths that an option for pictures names: one, or those of a list."""
+    """The paths in an option for pictures: one, or those of a list."""
     values = value if isinstance(value, list | tuple) else [value]
     return [one for one in values if isinstance(one, str)]
 
 
 def folder_of(path: str) -> str:
-    """The folder that holds a file of the table; "" where the prompt itself is given."""
+    """The folder of a table's file; "" if the table is a prompt."""
     return path.rpartition("/")[0] if "/" in path else ""
 
 
@@ -94,8 +94,8 @@ class PictureReader:
     Attributes:
         names: the settings that are pictures.
         options: fsspec storage options of the table.
-        may_leave: whether a cell may name any place: a URL of the web, an absolute path.
-        given: what options name; these may always be read.
+        may_leave: whether a cell may contain a web URL or an absolute path.
+        given: paths from options, which may always be read.
     """
 
     names: tuple[str, ...]
@@ -107,21 +107,21 @@ class PictureReader:
         """The request with its pictures read.
 
         Args:
-            folder: that holds the file which holds the row.
+            folder: the folder of the row's file.
         """
         cells = {name: request.extra[name] for name in self.names if request.extra.get(name) is not None}
         pictures = {name: self._pictures(cell, folder) for name, cell in cells.items()}
         return replace(request, extra=FrozenMapping({**request.extra, **pictures})) if pictures else request
 
     def picture(self, cell: Any, folder: str) -> TablePicture:
-        """The picture that a cell names or holds: text, bytes, or a mapping of both, of which the bytes go first."""
+        """The picture of a cell: a path, bytes, or a mapping of both, in which bytes take precedence."""
         content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, Mapping) else (None, cell)
         if isinstance(path, bytes):
             content, path = path, None
         if content is not None:
             return TablePicture(content, path)
         if not path:
-            return UnreadablePicture(None, "a picture without bytes and without a path")
+            return UnreadablePicture(None, "a picture with neither bytes nor a path")
         try:
             return TablePicture(self._content(path, folder), path)
         except (StorageError, UsageError, PictureError, OSError, ValueError) as error:
@@ -136,34 +136,34 @@ class PictureReader:
         place = self._place(path, folder)
         scheme, _, _ = place.partition("://")
         is_beside = "://" not in place or folder.startswith(f"{scheme}://")
-        return Store(place, self.options if is_beside else {}).read("", most=MOST_BYTES)
+        return Store(place, self.options if is_beside else {}).read("", most=MAX_BYTES)
 
     def _place(self, path: str, folder: str) -> str:
         if path in self.given:
             return path
         protocol = protocol_of(path)
         if protocol == "data":
-            raise PictureError("a picture as a data: URL; give its bytes, or a path")
+            raise PictureError("a picture as a data: URL; use its bytes or a path")
         goes_elsewhere = protocol in WEB if protocol else "://" in path or posixpath.isabs(path)
         if goes_elsewhere and not self.may_leave:
-            raise PictureError(f"{path}: URLs of the web and absolute paths are read with --allow-image-urls only")
+            raise PictureError(f"{path}: web URLs and absolute paths are only read with --allow-image-urls")
         if protocol or goes_elsewhere:
             return path
         return f"{folder}/{path}" if folder else path
 
 
 class RowReader(Protocol):
-    """Reads files that rows name."""
+    """Reads files named by rows."""
 
     def read(self, request: Request, folder: str) -> Request: ...
 
 
 class PicturesAhead(Sequence[Request]):
-    """The requests of a shard, whose pictures are read in threads, some requests ahead of who takes them.
+    """The requests of a shard; threads read their pictures some requests ahead of the consumer.
 
     Args:
-        requests: each with the folder that its row's file lies in.
-        readers: of their pictures, and of whatever else they name.
+        requests: the requests, each with the folder of its row's file.
+        readers: readers of pictures and other files that rows name.
     """
 
     def __init__(self, requests: Sequence[tuple[Request, str]], readers: Sequence[RowReader]) -> None:
@@ -177,7 +177,7 @@ class PicturesAhead(Sequence[Request]):
         return self._read(*self._requests[index])
 
     def __iter__(self) -> Iterator[Request]:
-        # The images of a row have the same settings, the very same object.
+        # All images of a row share one settings object.
         waiting = (list(images) for _, images in groupby(self._requests, key=lambda image: id(image[0].extra)))
         with ThreadPoolExecutor(THREADS, thread_name_prefix="pictures") as pool:
             under_way: deque[Future[list[Request]]] = deque(
@@ -189,7 +189,7 @@ class PicturesAhead(Sequence[Request]):
                 yield from requests
 
     def _row(self, images: list[tuple[Request, str]]) -> list[Request]:
-        """The requests of one row of the table, whose files are read once."""
+        """The requests of one row; its files are read once."""
         read = self._read(*images[0])
         return [replace(request, extra=read.extra) for request, _ in images]
 

@@ -1,4 +1,4 @@
-"""Where rows of the table lie: a shard may take them from several files."""
+"""Locations of rows in the table's files: a shard may have rows of several files."""
 
 from __future__ import annotations
 

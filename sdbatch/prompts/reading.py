@@ -1,4 +1,4 @@
-"""Reading shards out of the prompt table: each row group is decoded once, in pieces that bound memory."""
+"""Reads shards of the prompt table: each row group is decoded once, in pieces that bound memory."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ __all__ = ["mended_texts", "read_rows", "read_table"]
 MENDED = b"sdbatch.mended_texts"
 
 COLUMN_BYTES = 4 << 20  # of each column, read at a time
-MOST_ROWS = 16_384  # decoded at a time
-MOST_PIECE_BYTES = 512 << 20  # that a piece may come to if each of its values is the largest that there is
-MOST_TABLE_BYTES = 1 << 30  # of a shard's rows
+MAX_ROWS = 16_384  # decoded at a time
+MAX_PIECE_BYTES = 512 << 20  # of a piece, if each of its values were the largest one
+MAX_TABLE_BYTES = 1 << 30  # of a shard's rows
 
 
 def read_table(
@@ -42,14 +42,14 @@ def read_table(
     spans: Sequence[Sequence[Piece]],
     options: Mapping[str, Any] | None = None,
 ) -> Iterator[pa.Table]:
-    """The rows of each span of the table, as one table a span, with the needed columns only.
+    """The rows of each span of the table, as one table per span, with only the needed columns.
 
     Args:
-        files: the input files that the spans touch, by their numbers.
-        spans: the pieces of each, in the order of the table, without overlaps.
+        files: the input files of the spans, by number.
+        spans: the pieces of each span, in the order of the table, without overlaps.
 
-    Of many small files, the next ones are fetched while the first are decoded, up to 64 of at most 1 MB. A column that
-    is all null in some files of a span, and has no type there, has its type of the other files.
+    Up to 64 small files (at most 1 MB) are fetched ahead of decoding. A column that is all null in some files of a
+    span, and has type null there, gets its type from the other files.
 
     Raises as `read_rows` does.
     """
@@ -63,7 +63,7 @@ def read_table(
         for piece in span:
             parts.append(next(tables))
             size += _bytes(parts[-1])
-            if size > MOST_TABLE_BYTES:
+            if size > MAX_TABLE_BYTES:
                 raise _too_large(files[piece.file].path, piece.first_row, piece.first_row + piece.rows)
         yield parts[0] if len(parts) == 1 else _marked(_joined(parts), sum(map(mended_texts, parts)))
 
@@ -71,7 +71,7 @@ def read_table(
 def _tables(
     wanted: list[tuple[InputFile, list[tuple[int, int]]]], columns: Columns, options: Mapping[str, Any] | None
 ) -> Iterator[pa.Table]:
-    """The tables of all ranges of all files, one after the other."""
+    """The tables of all ranges of all files, in order."""
     small = [file.path for file, _ in wanted if _is_small(file)] if len(wanted) > 1 else []
     found = contents(small, options)
     for file, ranges in wanted:
@@ -84,14 +84,14 @@ def _is_small(file: InputFile) -> bool:
 
 
 def _joined(parts: list[pa.Table]) -> pa.Table:
-    """One table of many small ones, in one chunk a column wherever no dictionaries need to be united for it."""
+    """Join many small tables into one, with one chunk per column unless dictionaries would have to be merged."""
     table = pa.concat_tables([part.replace_schema_metadata() for part in parts], promote_options="default")
     merged = [column if _has_dictionary(column.type) else column.combine_chunks() for column in table.columns]
     return pa.table(merged, schema=table.schema)
 
 
 def _has_dictionary(kind: pa.DataType) -> bool:
-    # The indices of many small dictionaries need not be wide enough for one that holds them all.
+    # The index type of many small dictionaries may be too narrow for their union.
     return pt.is_dictionary(kind) or any(_has_dictionary(kind.field(i).type) for i in range(kind.num_fields))
 
 
@@ -101,7 +101,7 @@ def _bytes(table: pa.Table | pa.RecordBatch) -> int:
 
 def _too_large(path: str, first: int, end: int) -> InputError:
     return InputError(
-        f"{path}: rows {first:,} to {end - 1:,} hold more than {MOST_TABLE_BYTES / 2**30:g} GB; "
+        f"{path}: rows {first:,} to {end - 1:,} hold more than {MAX_TABLE_BYTES / 2**30:g} GB; "
         "make shards smaller (--shard-size), or leave the largest column out of the table"
     )
 
@@ -113,14 +113,14 @@ def read_rows(
     options: Mapping[str, Any] | None = None,
     content: bytes | None = None,
 ) -> Iterator[pa.Table]:
-    """The rows of each range (first row, number of rows), as one table a range, with the needed columns only.
+    """The rows of each range (first row, number of rows), as one table per range, with only the needed columns.
 
-    Ranges ascend and do not overlap. A row group that several ranges touch is decoded once; one that none touches is
-    not read at all. `content` is that of the file, where it has been read already.
+    Ranges are in ascending order and do not overlap. A row group in several ranges is decoded once; one in no range is
+    not read. `content` is the file's content if it has been read already.
 
     Raises:
-        InputError: the file is damaged, no longer the one that was planned, or has rows too large for a shard.
-        StorageError: the store refuses.
+        InputError: the file is damaged, has changed since it was planned, or has rows too large for a shard.
+        StorageError: the store failed.
     """
     wanted = list(ranges)
     if file.format == single.FORMAT:
@@ -169,7 +169,7 @@ def _no_columns(rows: int) -> pa.Table:
 
 
 def _with_partitions(table: pa.Table, file: InputFile, columns: Columns) -> pa.Table:
-    """The table with the needed columns that are in the names of the file's folders."""
+    """Add the needed columns of the file's partitions to the table."""
     rows, added = table.num_rows, [name for name in columns.needed if name in file.partitions]
     for name in added:
         column = file.schema.field(name)
@@ -178,7 +178,7 @@ def _with_partitions(table: pa.Table, file: InputFile, columns: Columns) -> pa.T
 
 
 def _with_sources(table: pa.Table, file: InputFile, columns: Columns, first_row: int) -> pa.Table:
-    """The table with the columns that say in which row of which file each row is."""
+    """Add the columns that give each row's file and row number to the table."""
     rows = table.num_rows
     values = {
         "source_file": lambda: constant_column(file.name, SOURCES["source_file"], rows),
@@ -190,10 +190,10 @@ def _with_sources(table: pa.Table, file: InputFile, columns: Columns, first_row:
 
 
 def _refuse_changed(file: InputFile, options: Mapping[str, Any] | None) -> None:
-    """What is read must be what was planned: the plan's stamp is in the manifest."""
+    """Reject a file that differs from the planned one, by the stamp in the manifest."""
     now = next((found for found in Store(file.path, options).files() if found.path == file.path), None)
     if now is None:
-        raise InputError(f"{file.path}: was there when the run was planned, and is not now")
+        raise InputError(f"{file.path}: existed when the run was planned, but is missing now")
     if (now.size, now.stamp) != (file.size, file.stamp):
         raise InputError(
             f"{file.path}: has changed since the run was planned ({file.size:,} bytes then, {now.size:,} now)"
@@ -208,11 +208,11 @@ def _pieces(
         while waiting and sum(waiting[0]) <= start:
             waiting.popleft()
         if waiting and waiting[0][0] < start + rows:
-            # Arrow refuses to read a damaged chunk, but ends the process if asked about one: read before asking.
+            # Arrow raises when it reads a damaged chunk, but crashes when it inspects one: read first.
             next(parquet.iter_batches(1, row_groups=[number], use_threads=False), None)
             size = _rows_at_a_time(store, parquet.metadata.row_group(number))
             batches = parquet.iter_batches(size, row_groups=[number], columns=needed, use_threads=False)
-            # Arrow takes a name as the beginning of a path, and may bring more than was asked for.
+            # Arrow treats a name as a path prefix, and may return more columns than requested.
             yield from ((start + at, batch) for at, batch in _numbered(batches, needed))
         start += rows
 
@@ -225,16 +225,16 @@ def _numbered(batches: Iterable[pa.RecordBatch], needed: list[str]) -> Iterator[
 
 
 def _rows_at_a_time(store: Store, group: pq.RowGroupMetaData) -> int:
-    """So many rows that they take little memory, and that hostile ones cannot take much.
+    """The number of rows to decode at a time, so that even a malicious file takes little memory.
 
-    A dictionary of one long text, and a thousand rows that refer to it, are a few bytes in the file.
+    A dictionary of one long text, and a thousand rows that refer to it, take few bytes in a file.
     """
-    rows = min(MOST_ROWS, PIECE_BYTES * group.num_rows // max(1, group.total_byte_size))
+    rows = min(MAX_ROWS, PIECE_BYTES * group.num_rows // max(1, group.total_byte_size))
     for place in range(group.num_columns):
         chunk = group.column(place)
-        values_a_row = -(-chunk.num_values // max(1, group.num_rows))
+        values_per_row = -(-chunk.num_values // max(1, group.num_rows))
         largest = max(8, dictionary_bytes(store, "", chunk))
-        rows = min(rows, MOST_PIECE_BYTES // (largest * max(1, values_a_row)))
+        rows = min(rows, MAX_PIECE_BYTES // (largest * max(1, values_per_row)))
     return max(1, rows)
 
 
@@ -259,16 +259,16 @@ def _cut(
                 texts += int(mended[at - start :][: parts[-1].num_rows].sum())
             at += parts[-1].num_rows
             size += _bytes(parts[-1])
-            if size > MOST_TABLE_BYTES:
+            if size > MAX_TABLE_BYTES:
                 raise _too_large(file.path, first, at)
         yield _marked(pa.Table.from_batches(parts, schema), texts)
 
 
 def _marked(table: pa.Table, mended: int) -> pa.Table:
-    """The table, which says how many of its texts were mended."""
+    """The table, with the number of repaired texts in its metadata."""
     return table.replace_schema_metadata({MENDED: str(mended)}) if mended else table
 
 
 def mended_texts(table: pa.Table) -> int:
-    """How many carried texts of a table that was read here were not UTF-8, and have U+FFFD for what was not."""
+    """The number of carried texts that were not UTF-8, in which U+FFFD now replaces the invalid bytes."""
     return int((table.schema.metadata or {}).get(MENDED, 0))

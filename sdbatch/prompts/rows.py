@@ -1,4 +1,4 @@
-"""From a row of the prompt table to requests for the engine, or to the reason why there can be none."""
+"""Turns a row of the prompt table into requests for the engine, or into the reason why that is impossible."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from sdbatch.settings import RunSettings
 
 __all__ = ["PromptRow", "derived_seed", "parse"]
 
-SEEDS = 2**64  # torch's generators take 0 to 2**64 - 1
+SEEDS = 2**64  # torch's generators accept 0 to 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRow:
-    """A row of the table, as the engine wants it.
+    """A parsed row of the table.
 
     Attributes:
-        requests: one an image, seeds counting up from the row's; of a row with an error they hold what could
-            be read, and None where nothing could.
-        error: why the row cannot be run, naming the column; None where nothing is wrong without a model.
-        unread: the settings whose value could not be read at all.
+        requests: one per image, with seeds counting up from the row's; if the row has an error, they contain the
+            values that could be read, and None for the others.
+        error: the reason, naming the column, why the row cannot be run; None if no error is known without the model.
+        unread: the settings whose values could not be read at all.
     """
 
     requests: tuple[Request, ...]
@@ -42,10 +42,10 @@ class PromptRow:
 
 
 def parse(table: pa.Table, columns: Columns, settings: RunSettings, pieces: Iterable[Piece]) -> list[PromptRow]:
-    """The rows of a table that lie in `pieces`, one piece after the other.
+    """Parse the rows of a table; `pieces` are their locations, in order.
 
-    Checks what needs no model: types, ranges, empty prompts. Whether the model knows the sampler and can make
-    the size is for `sdbatch.diffusion.validate`.
+    Checks what needs no model: types, ranges, empty prompts. `sdbatch.diffusion.validate` checks whether the model
+    supports the sampler and the size.
     """
     known = {field.name: field for field in (*ROW_FIELDS, *columns.fields)}
     wide = columns.seed_type == pa.uint64()
@@ -64,7 +64,7 @@ def parse(table: pa.Table, columns: Columns, settings: RunSettings, pieces: Iter
 
 
 def derived_seed(run_seed: int, file_number: int, row: int) -> int:
-    """The seed of a row that brings none: 32 bits, from the run's seed and the row's place alone."""
+    """The seed of a row without one: 32 bits, a function only of the run's seed and the row's position."""
     digest = blake2b(f"{run_seed}/{file_number}/{row}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big")
 
@@ -98,7 +98,7 @@ def _row(
         bad.append(Bad(f"seed is {seed}; must be less than 2**63, counting up over {count} images"))
         seed = None
     own = {name: values.pop(name) for name in known if name not in COMMON}
-    own = {**settings.extra, **own}  # an older output has settings without a column
+    own = {**settings.extra, **own}  # outputs of older versions have settings without a column
     bad += _without_what_is_beside(own, cells, known)
     extra = FrozenMapping({name: value for name, value in own.items() if value is not None})
     seeds = [None] * count if seed is None else [(seed + i) % SEEDS for i in range(count)]
@@ -107,9 +107,9 @@ def _row(
 
 
 def _without_what_is_beside(own: dict[str, Any], cells: Mapping[str, Any], known: Mapping[str, Field]) -> list[Bad]:
-    """Takes out what says nothing without a setting that the row has not: the run's values are for other rows.
+    """Remove settings that need another setting which the row does not have: the run's values are for other rows.
 
-    Returns why the row can't be run if one of its own cells is such a picture.
+    Returns errors for pictures in the row's own cells.
     """
     lone = [field for field in known.values() if field.beside and own.get(field.beside) is None]
     for field in lone:
@@ -119,7 +119,7 @@ def _without_what_is_beside(own: dict[str, Any], cells: Mapping[str, Any], known
 
 
 def _take_lora_tags(values: dict[str, Any], settings: RunSettings, bad: list[Bad]) -> None:
-    """Put what a prompt names as `<lora:name:weight>` to the row's LoRAs, if there is a folder of them."""
+    """Move `<lora:name:weight>` tags of a prompt to the row's LoRAs, if there is a folder of LoRAs."""
     prompt = values["prompt"]
     if settings.lora_dir is None or not isinstance(prompt, str) or TAGGED not in prompt:
         return
@@ -132,7 +132,7 @@ def _take_lora_tags(values: dict[str, Any], settings: RunSettings, bad: list[Bad
 
 
 def _of_the_run(field: Field, settings: RunSettings) -> Any:
-    """What a row has that says nothing itself; None for what it must say, and for its seed, which it gets."""
+    """The run's value for a row without its own; None for required settings, and for the seed, which is derived."""
     if field.name in ("prompt", "seed"):
         return None
     given = settings.given(field.name)

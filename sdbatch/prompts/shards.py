@@ -1,7 +1,7 @@
-"""Cutting the table into shards, the unit of work, of commit and of resume.
+"""Divides the table into shards, the unit of work, of commit and of resume.
 
-A shard's number, its rows and therefore every byte in it follow from the input and the shard size alone:
-never from how many actors there are, what is finished already or which part of the shards a job makes.
+A shard's number, its rows and therefore all its bytes depend only on the input and the shard size: not on the number
+of actors, on finished shards, or on the part of the shards that a job runs.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 
 from sdbatch.prompts import InputFile, Piece
-from sdbatch.settings import MAX_IMAGES_A_SHARD
+from sdbatch.settings import MAX_IMAGES_PER_SHARD
 
 __all__ = ["Cut", "ReadGroup", "Selection", "Shard", "default_shard_size", "group_reads", "shard_rows"]
 
 SHARDS_AIMED_AT = 64
 SMALLEST_SHARD = 16
 LARGEST_SHARD = 512
-SHARDS_AT_MOST = 100_000
-BYTES_A_SHARD = 512 << 20
-SHARDS_A_READ = 256
-FILES_A_READ = 4096
+MAX_SHARDS = 100_000
+BYTES_PER_SHARD = 512 << 20
+SHARDS_PER_READ = 256
+FILES_PER_READ = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Rows [first_row, first_row + rows) of the whole table, made and committed as one."""
+    """Rows [first_row, first_row + rows) of the whole table, sampled and committed together."""
 
     number: int
     first_row: int
@@ -38,7 +38,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class ReadGroup:
-    """Shards that one read task yields, one after the other, and where the rows of each lie."""
+    """Shards that one read task yields in order, and the locations of their rows."""
 
     shards: tuple[Shard, ...]
     pieces: tuple[tuple[Piece, ...], ...]
@@ -46,11 +46,11 @@ class ReadGroup:
 
 @dataclass(frozen=True)
 class Cut:
-    """Where one shard ends and the next begins, by arithmetic alone: 10^15 rows cost no more than ten.
+    """The boundaries of shards, computed by arithmetic alone: 10^15 rows cost no more than ten.
 
-    The rows of the input files, in the order of their numbers, are one long run. It is cut every `rows_per_shard`
-    rows, and before each file that `starts` names, so that files that come later never change an earlier shard.
-    As a collection, it is that of its shards, by their numbers.
+    The rows of the input files, in the order of their numbers, form one sequence. It is cut every `rows_per_shard`
+    rows, and before each file in `starts`, so that files added later never change an earlier shard. A `Cut` is a
+    collection of its shards, by number.
 
     Attributes:
         rows_per_shard: rows of the table in a shard; the last one before a start may have fewer.
@@ -64,12 +64,12 @@ class Cut:
 
     @cached_property
     def _offsets(self) -> list[int]:
-        """The first row of each file, counted over the whole table, and the number of all rows."""
+        """The first row of each file in the whole table, and the number of all rows."""
         return [0, *accumulate(self.file_rows)]
 
     @cached_property
     def _runs(self) -> list[tuple[int, int, int]]:
-        """First row, rows and number of the first shard of each run of files without a start between them."""
+        """First row, rows, and number of the first shard, for each run of files between starts."""
         edges = sorted({0, len(self.file_rows), *self.starts})
         runs, number = [], 0
         for first, last in pairwise(edges):
@@ -96,7 +96,7 @@ class Cut:
         return self._offsets[-1]
 
     def span(self, number: int) -> tuple[int, int]:
-        """First row of shard `number`, counted over the whole table, and how many rows it has. Raises `IndexError`."""
+        """First row in the whole table, and number of rows, of shard `number`. Raises `IndexError`."""
         if not 0 <= number < len(self):
             raise IndexError(f"shard {number} of {len(self)}")
         at = bisect_right(self._runs, number, key=lambda run: run[2]) - 1
@@ -105,14 +105,14 @@ class Cut:
         return first + skipped, min(self.rows_per_shard, rows - skipped)
 
     def shortfalls(self) -> Iterator[tuple[int, int]]:
-        """The shards that may have fewer rows than the others, and how many fewer."""
+        """The shards that may have fewer rows than the others, and the number of missing rows."""
         for _, rows, number in self._runs:
             shards = -(-rows // self.rows_per_shard)
             if shards:
                 yield number + shards - 1, shards * self.rows_per_shard - rows
 
     def pieces(self, first_row: int, rows: int) -> tuple[Piece, ...]:
-        """Where `rows` rows of the table lie, from row `first_row` of the whole table on; empty files hold none."""
+        """The locations of `rows` rows of the whole table from `first_row` on."""
         pieces: list[Piece] = []
         file = bisect_right(self._offsets, first_row) - 1
         at, end = first_row, first_row + rows
@@ -125,11 +125,11 @@ class Cut:
 
 
 class Selection:
-    """The shards of part (I, N) of a cut that are not finished, in order; none of them is held in memory.
+    """The unfinished shards of part (I, N) of a cut, in order, generated without a list in memory.
 
     Args:
         finished: numbers of the shards that have a marker.
-        part: I, from 1, and N.
+        part: I, counted from 1, and N.
     """
 
     def __init__(self, cut: Cut, finished: AbstractSet[int] = frozenset(), part: tuple[int, int] = (1, 1)) -> None:
@@ -137,7 +137,7 @@ class Selection:
         self._cut = cut
         self._numbers = range(index - 1, len(cut), parts)
         self.finished = sorted(number for number in finished if number in self._numbers)
-        """Numbers of the shards of this part that are finished."""
+        """Numbers of the finished shards of this part."""
         self._finished = frozenset(self.finished)
 
     def __len__(self) -> int:
@@ -151,21 +151,21 @@ class Selection:
 
     @property
     def rows(self) -> int:
-        """Rows of the table in these shards, all together."""
+        """Rows of the table in all these shards."""
         missing = sum(rows for number, rows in self._cut.shortfalls() if number in self)
         return len(self) * self._cut.rows_per_shard - missing
 
 
 def default_shard_size(images: int, height: int, width: int) -> int:
-    """Images a shard when nobody says: a power of two, from the size of the job and of a picture alone.
+    """The default number of images per shard: a power of two, from the sizes of the job and of a picture alone.
 
-    Small jobs get about 64 shards, so that a pool has something to share; large ones at most 512 images a
-    shard (minutes of work, the most that a lost worker costs) until there would be over 100,000 shards, whose
-    price in the driver then counts more; a shard's raw pixels stay below 512 MB throughout.
+    Small jobs get about 64 shards, enough for a pool of workers; large ones at most 512 images per shard (minutes of
+    work, the most that a lost worker costs), or more if there would be over 100,000 shards, which cost time and
+    memory in the driver. A shard's raw pixels stay below 512 MB.
     """
     wanted = min(max(images // SHARDS_AIMED_AT, SMALLEST_SHARD), LARGEST_SHARD)
-    wanted = max(wanted, min(images // SHARDS_AT_MOST, MAX_IMAGES_A_SHARD))
-    wanted = max(1, min(wanted, BYTES_A_SHARD // (3 * height * width)))
+    wanted = max(wanted, min(images // MAX_SHARDS, MAX_IMAGES_PER_SHARD))
+    wanted = max(1, min(wanted, BYTES_PER_SHARD // (3 * height * width)))
     return 1 << (wanted.bit_length() - 1)
 
 
@@ -175,11 +175,11 @@ def shard_rows(shard_size: int, images_per_prompt: int) -> int:
 
 
 def group_reads(files: Sequence[InputFile], cut: Cut, shards: Iterable[Shard]) -> Iterator[ReadGroup]:
-    """Group shards into few read tasks, none of which is so long that much is lost with it.
+    """Group shards into few read tasks, each short enough that little is lost if it fails.
 
-    Shards that begin in the same row group stay together, so that it is decoded once for all of them. Other than
-    that, a task has at most `SHARDS_A_READ` shards, and takes rows out of at most `FILES_A_READ` files unless a
-    single shard needs more.
+    Shards that begin in the same row group stay together, so that it is decoded once for all of them. Otherwise a
+    task has at most `SHARDS_PER_READ` shards, and reads at most `FILES_PER_READ` files unless a single shard needs
+    more.
     """
     shards_here: list[Shard] = []
     pieces_here: list[tuple[Piece, ...]] = []
@@ -190,7 +190,7 @@ def group_reads(files: Sequence[InputFile], cut: Cut, shards: Iterable[Shard]) -
         if file != ends_of:
             ends_of, ends = file, list(accumulate(files[file].row_groups))
         before, place = place, (file, bisect_right(ends, first_row))
-        full = len(shards_here) >= SHARDS_A_READ or taken + len(pieces) > FILES_A_READ
+        full = len(shards_here) >= SHARDS_PER_READ or taken + len(pieces) > FILES_PER_READ
         if shards_here and full and place != before:
             yield ReadGroup(tuple(shards_here), tuple(pieces_here))
             shards_here, pieces_here, taken = [], [], 0

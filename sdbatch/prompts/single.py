@@ -1,4 +1,4 @@
-"""One prompt in the place of a table: what everybody tries first."""
+"""A prompt instead of a table: the first thing that most people try."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["FORMAT", "SCHEMA", "is_prompt", "prompt_table"]
 
 FORMAT = "prompt"
 SCHEMA = pa.schema([("prompt", pa.string())])
-# Whoever names a file of these types means a file, be it one that sdbatch can't read.
+# A name with one of these suffixes means a file, even if sdbatch can't read it.
 FILE_ENDINGS = (
     *(".parquet", ".pq", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt"),
     *(".arrow", ".feather", ".orc", ".xlsx", ".gz", ".bz2", ".xz", ".zst", ".zip"),
@@ -18,10 +18,10 @@ FILE_ENDINGS = (
 
 
 def is_prompt(text: str) -> bool:
-    """Whether PROMPTS is a prompt itself: words that name nothing there is, and that don't look like a path.
+    """Whether PROMPTS is a prompt itself: words that name no existing file and don't look like a path.
 
-    A path with a slip of the pen must not become a picture: a single word is always a path, and so is what
-    looks like a URL, a glob of files, a file's name, or a name in a folder that exists.
+    A mistyped path must not become a picture: a single word is always a path, and so is anything that looks like a
+    URL, a glob, a file name, or a name in an existing folder.
     """
     words = text.split()
     if len(words) < 2 or "://" in text or "*" in text or text.startswith(("/", "./", "../", "~")):

@@ -1,4 +1,4 @@
-"""What the columns of a table are for, said in a line or two."""
+"""Describes the meaning of a table's columns in a line or two."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN = 40  # of the carried columns
 
 
 def setting_columns(columns: Columns) -> str:
-    """The settings that the table holds, with their columns' names where these differ."""
+    """The settings in the table, with the names of their columns if these differ."""
     parts = (
         setting if setting == column else f"{setting} (column {column!r})"
         for setting, column in columns.settings.items()
@@ -24,7 +24,7 @@ def setting_columns(columns: Columns) -> str:
 
 
 def carried_columns(columns: Columns) -> str:
-    """The columns that only go through to the output."""
+    """The columns that are only carried through to the output."""
     names = [
         _shown(column) if column == name else f"{_shown(column)} as {_shown(name)}"
         for column, name in columns.carried.items()
@@ -35,7 +35,7 @@ def carried_columns(columns: Columns) -> str:
 
 
 def unused_settings(columns: Columns) -> Iterator[str]:
-    """A warning for every carried column that may have been meant for a setting, or holds one that is of no use."""
+    """A warning for each carried column that resembles a setting, or is one that the run does not use."""
     for column, reason in columns.unused.items():
         yield f"column {column!r} is carried to the output and sets nothing: {reason}"
     for column, setting in columns.resembling.items():
@@ -46,7 +46,7 @@ def unused_settings(columns: Columns) -> Iterator[str]:
 
 
 def encodings(files: Iterable[InputFile]) -> Iterator[str]:
-    """A line for every file whose text is not UTF-8."""
+    """A line for each file whose text is not UTF-8."""
     for file in files:
         if file.encoding != UTF8:
             yield f"{file.path} is read as {file.encoding}"

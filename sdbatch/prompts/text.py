@@ -1,6 +1,6 @@
-"""Prompt tables in text: CSV and TSV with a header line, JSON Lines, arrays of JSON, and one prompt a line.
+"""Prompt tables as text: CSV and TSV with a header line, JSON Lines, JSON arrays, and one prompt per line.
 
-A text file has no footer, so it is read once to be planned (how many rows, which columns), and again to be run.
+A text file has no footer, so it is read once to plan (number of rows, columns), and once more to run.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ TEXT_FORMATS = {
     ".json": "json",
 }
 DELIMITERS = {"csv": ",", "tsv": "\t"}
-# Of a CSV whose header line has no comma. Excel writes semicolons where a comma stands in decimals.
+# For a CSV whose header line has no comma. Excel writes semicolons in locales with decimal commas.
 OTHER_DELIMITERS = (";", "\t")
 SAID_DELIMITER = re.compile(rb"sep=(.)\r?\n")
 PIECE_BYTES = 16 << 20  # read and decoded at a time
-MOST_LINE_BYTES = 64 << 20
-MOST_UNPACKED_BYTES = 256 << 20  # of compressed text that has to be decoded whole
-DEEPEST = 256  # brackets inside of one another, in JSON
+MAX_LINE_BYTES = 64 << 20
+MAX_UNPACKED_BYTES = 256 << 20  # of compressed text that must be decoded as a whole
+DEEPEST = 256  # of nested brackets in JSON
 WIDE_WHOLE = pa.decimal128(38, 0)
-MIXED = "holds whole numbers beyond 64 bits beside fractions, which no type holds exactly; store them as text"
+MIXED = "has both integers beyond 64 bits and fractions, and no type holds both exactly; store them as text"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def describe_text(
     path: str, kind: str, options: Mapping[str, Any] | None, content: bytes | None = None
 ) -> tuple[int, pa.Schema, str]:
-    """Rows, columns and encoding of a text file. The columns of CSV and TSV are text, whatever they look like.
+    """Rows, columns and encoding of a text file. All columns of CSV and TSV are text.
 
-    `content` is the file's own, where it is known.
+    `content` is the file's content if it has been read already.
 
     Raises:
-        InputError: not what its name says, with the line where that shows.
-        StorageError: the store refuses.
+        InputError: the file is not what its name says; the message names the line.
+        StorageError: the store failed.
     """
     rows, schema = 0, pa.schema([])
     with _unpacked(path, options, content) as file:
@@ -80,16 +80,16 @@ def describe_text(
 def text_pieces(
     file: InputFile, options: Mapping[str, Any] | None, content: bytes | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The file's rows, piece by piece; `content` is its own, where it is known. Raises as `describe_text` does."""
+    """The file's rows, piece by piece. Arguments and errors as for `describe_text`."""
     with _opened(file.path, file.format, options, file.encoding, content) as stream:
         yield from _pieces(stream, file.format, file.own_schema)
 
 
 def common_schema(schemas: list[pa.Schema]) -> pa.Schema:
-    """One schema for pieces of JSON that each show some of it: whole numbers and decimals are numbers.
+    """One schema for pieces of JSON with partial schemas; integers and decimals become numbers.
 
     Raises:
-        pa.ArrowInvalid: types that do not go together, or numbers that no type holds exactly.
+        pa.ArrowInvalid: types are incompatible, or no type holds the numbers exactly.
     """
     common = pa.unify_schemas(schemas, promote_options="permissive")
     for schema in schemas:
@@ -101,7 +101,7 @@ def common_schema(schemas: list[pa.Schema]) -> pa.Schema:
 
 @contextmanager
 def _unpacked(path: str, options: Mapping[str, Any] | None, content: bytes | None) -> Iterator[BinaryIO]:
-    """The file's text, whether it is compressed or not. Raises `InputError` over one that can't be unpacked."""
+    """The file's text, unpacked if it is compressed. Raises `InputError` if it can't be unpacked."""
     source = Store(path, options).open("", block_size=PIECE_BYTES) if content is None else io.BytesIO(content)
     with source as file:
         try:
@@ -109,7 +109,7 @@ def _unpacked(path: str, options: Mapping[str, Any] | None, content: bytes | Non
         except (*DAMAGED, OSError) as exc:
             if inner_name(path) == path:
                 raise
-            raise InputError(f"{path}: is damaged, or not packed as its name says ({_shown(exc)})") from exc
+            raise InputError(f"{path}: is damaged, or not compressed as its name says ({_shown(exc)})") from exc
 
 
 @contextmanager
@@ -128,17 +128,15 @@ def _opened(
 
 
 def _bounded(file: BinaryIO) -> BinaryIO:
-    """A compressed file's text in memory, which a small file may fill."""
-    text = file.read(MOST_UNPACKED_BYTES + 1)
-    if len(text) > MOST_UNPACKED_BYTES:
-        raise pa.ArrowInvalid(
-            f"is larger than {MOST_UNPACKED_BYTES >> 20} MB unpacked, and not UTF-8; save it as UTF-8"
-        )
+    """A compressed file's text in memory, up to a limit, since a small file can unpack to gigabytes."""
+    text = file.read(MAX_UNPACKED_BYTES + 1)
+    if len(text) > MAX_UNPACKED_BYTES:
+        raise pa.ArrowInvalid(f"is larger than {MAX_UNPACKED_BYTES >> 20} MB unpacked, and not UTF-8; save it as UTF-8")
     return io.BytesIO(text)
 
 
 def _shown(error: Exception) -> str:
-    # repr: the message quotes the file, which may hold anything
+    # repr: the message quotes the file, which may contain anything
     return repr((str(error) or type(error).__name__).splitlines()[0])[1:-1][:300]
 
 
@@ -152,13 +150,14 @@ def _pieces(file: BinaryIO, kind: str, schema: pa.Schema | None) -> Iterator[pa.
 
 
 def _header(file: BinaryIO, kind: str) -> tuple[str, list[str]]:
-    """What stands between the names in the first line of a file, which is left there; and the names, none of an empty
-    one. A line `sep=;` before it, which Excel writes and reads, says what stands there.
+    """The delimiter and the column names of a file's first line, which stays unread; no names for an empty file.
+
+    A preceding line such as `sep=;`, which Excel writes and reads, sets the delimiter.
     """
     delimiter, start = DELIMITERS[kind], file.tell()
-    first = file.readline(MOST_LINE_BYTES)
-    if len(first) == MOST_LINE_BYTES:
-        raise pa.ArrowInvalid(f"a line is longer than {MOST_LINE_BYTES >> 20} MB")
+    first = file.readline(MAX_LINE_BYTES)
+    if len(first) == MAX_LINE_BYTES:
+        raise pa.ArrowInvalid(f"a line is longer than {MAX_LINE_BYTES >> 20} MB")
     if said := SAID_DELIMITER.fullmatch(first):
         delimiter, start = said[1].decode("ascii", "replace"), file.tell()
     elif kind == "csv" and b"," not in first:
@@ -168,7 +167,7 @@ def _header(file: BinaryIO, kind: str) -> tuple[str, list[str]]:
 
 
 def _names(file: BinaryIO, start: int, delimiter: str) -> list[str]:
-    wrapper = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")  # it decodes beyond the first line
+    wrapper = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")  # Arrow decodes beyond the first line
     quoting = {"quoting": csv.QUOTE_NONE} if delimiter == "\t" else {}
     names = next(csv.reader(wrapper, delimiter=delimiter, **quoting), [])
     wrapper.detach()
@@ -185,18 +184,18 @@ def _text_schema(*names: str) -> pa.Schema:
 
 
 def _csv(file: BinaryIO, names: list[str], delimiter: str, wanted: list[str]) -> Iterator[pa.RecordBatch]:
-    """The wanted columns of a file that begins with its names, as bytes."""
+    """The requested columns of a file with a header line, as bytes."""
     start = file.tell()
-    if isinstance(file, io.BytesIO):  # read where it lies; of any other, Arrow makes room for a whole piece
+    if isinstance(file, io.BytesIO):  # read in place; for other files Arrow allocates a whole piece
         source = pa.BufferReader(pa.py_buffer(file.getvalue()).slice(start))
     else:
         source = pa.PythonFile(file, "r")
     reader = pcsv.open_csv(
         source,
         pcsv.ReadOptions(use_threads=False, block_size=PIECE_BYTES),
-        # TSV has no quotes: what looks like one is the prompt's own.
+        # TSV has no quoting: a quote is part of the prompt.
         pcsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, quote_char=delimiter != "\t" and '"'),
-        # As bytes, text that is not UTF-8 fails with its row and not with the whole file.
+        # Read as bytes, text that is not UTF-8 fails its row rather than the whole file.
         pcsv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.binary()),
             include_columns=wanted,
@@ -214,7 +213,7 @@ def _json(file: BinaryIO, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
         _refuse_null(lines, line)
         _refuse_depth(lines)
         wide = wide_columns(lines, line)
-        # Without being told, Arrow takes whole numbers beyond 64 bits for floats.
+        # By default Arrow reads integers beyond 64 bits as floats.
         known = schema or pa.schema([(name, WIDE_WHOLE) for name in wide])
         reading = pjson.ReadOptions(use_threads=False, block_size=len(lines) + 1)
         try:
@@ -229,14 +228,14 @@ def _json(file: BinaryIO, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
 
 
 def _refuse_null(lines: bytes, first: int) -> None:
-    """Arrow's parser crashes the process over a null where the first object should be."""
+    """Reject null instead of the first object, which crashes the process in Arrow's parser."""
     if found := re.search(rb"^[ \t\r]*null", lines, re.MULTILINE):
         number = first + lines.count(b"\n", 0, found.end())
         raise pa.ArrowInvalid(f'line {number:,} is null; each line must be an object, such as {{"prompt": "a cat"}}')
 
 
 def _refuse_depth(lines: bytes) -> None:
-    """Arrow's parser calls itself for every bracket, until the process has no stack left."""
+    """Reject deeply nested brackets: Arrow's recursive parser would overflow the stack."""
     if lines.count(b"[") + lines.count(b"{") <= DEEPEST:
         return
     for line in lines.split(b"\n"):
@@ -245,7 +244,7 @@ def _refuse_depth(lines: bytes) -> None:
 
 
 def _depth(line: bytes) -> int:
-    """How deep brackets are nested; those inside of texts do not count."""
+    """The depth of nested brackets; brackets in strings do not count."""
     brackets = re.sub(rb'"(?:[^"\\]|\\.)*"|[^\[\]{}"]', b"", line)
     return max(accumulate(1 if bracket in b"[{" else -1 for bracket in brackets), default=0)
 
@@ -259,9 +258,9 @@ def _lines(file: BinaryIO) -> Iterator[pa.RecordBatch]:
 def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
     while lines := file.read(PIECE_BYTES):
         if not lines.endswith(b"\n"):
-            lines += (rest := file.readline(MOST_LINE_BYTES))
-            if len(rest) == MOST_LINE_BYTES:
-                raise pa.ArrowInvalid(f"a line is longer than {MOST_LINE_BYTES >> 20} MB")
+            lines += (rest := file.readline(MAX_LINE_BYTES))
+            if len(rest) == MAX_LINE_BYTES:
+                raise pa.ArrowInvalid(f"a line is longer than {MAX_LINE_BYTES >> 20} MB")
         if lines.strip():
             yield lines
 

@@ -1,4 +1,4 @@
-"""In which encoding a text file is, and reading it as UTF-8."""
+"""Detects the encoding of a text file, and reads it as UTF-8."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from sdbatch.errors import InputError
 __all__ = ["UTF8", "as_utf8", "find_encoding"]
 
 UTF8 = "utf-8"
-# UTF-32's mark begins with UTF-16's.
+# The byte order mark of UTF-32 begins with that of UTF-16.
 MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16"}
 MARKS |= {codecs.BOM_UTF16_BE: "utf-16"}
 WESTERN = "cp1252"
 OTHERS = ("cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp932", "gb18030", "big5", "euc_jp", "euc_kr")
 SURE = 0.1  # coherence with some language
-MOST_MARKED = 1 / 3  # of Western text's characters are beyond ASCII
+MAX_MARKED_SHARE = 1 / 3  # of Western text's characters are beyond ASCII
 SAMPLE_BYTES = 64 << 10
-MOST_LINE_BYTES = 64 << 20
+MAX_LINE_BYTES = 64 << 20
 
 
 def find_encoding(file: BinaryIO, path: str) -> str:
-    """The encoding of a file open at its start: UTF-8, what its mark says, or what its text looks like.
+    """The encoding of a file positioned at its start: UTF-8, that of its byte order mark, or a detected one.
 
     Raises:
-        InputError: it is not UTF-8, and what else it is can't be told; names line and byte.
+        InputError: it is not UTF-8, and its encoding can't be detected; the message names line and byte.
     """
     head = file.read(4)
     if mark := next((mark for mark in MARKS if head.startswith(mark)), None):
         return MARKS[mark]
     file.seek(0)
     line, at, sample, bad, has_utf8 = 0, 0, b"", "", False
-    while len(sample) < SAMPLE_BYTES and (text := file.readline(MOST_LINE_BYTES)):
+    while len(sample) < SAMPLE_BYTES and (text := file.readline(MAX_LINE_BYTES)):
         line += 1
         try:
             text.decode()
@@ -48,15 +48,15 @@ def find_encoding(file: BinaryIO, path: str) -> str:
         at += len(text)
     if not bad:
         return UTF8
-    if has_utf8:  # chance makes hardly any other text look like UTF-8
-        raise InputError(f"{path}: {bad}, and other lines are; mend it, or save the file as UTF-8")
+    if has_utf8:  # other encodings hardly ever look like UTF-8 by chance
+        raise InputError(f"{path}: {bad}, unlike other lines; correct it, or save the file as UTF-8")
     if encoding := _guess(sample):
         return encoding
-    raise InputError(f"{path}: {bad}, and its encoding cannot be told; save the file as UTF-8")
+    raise InputError(f"{path}: {bad}, and its encoding cannot be detected; save the file as UTF-8")
 
 
 def as_utf8(file: BinaryIO, encoding: str) -> BinaryIO:
-    """The file's text in UTF-8, without a mark, held in memory where it has to be decoded."""
+    """The file's text in UTF-8, without a byte order mark; held in memory if it must be decoded."""
     return io.BytesIO(codecs.decode(file.read(), encoding).encode())
 
 
@@ -80,4 +80,4 @@ def _is_western(sample: bytes) -> bool:
         return False
     marked = [character for character in text if not character.isascii()]
     fits = all(character.isalpha() or unicodedata.category(character)[0] in "PSZ" for character in marked)
-    return fits and len(marked) <= MOST_MARKED * len(text)
+    return fits and len(marked) <= MAX_MARKED_SHARE * len(text)

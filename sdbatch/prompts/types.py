@@ -1,4 +1,4 @@
-"""Types that every reader of the output knows, in place of those that Arrow's kernels and pandas lack."""
+"""Converts columns to types that all readers of the output support, from types that Arrow's kernels or pandas lack."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def plain_schema(schema: pa.Schema) -> pa.Schema:
 def as_plain(
     batch: pa.RecordBatch, schema: pa.Schema, carried: Container[str]
 ) -> tuple[pa.RecordBatch, np.ndarray | None]:
-    """The batch as `schema`, which `plain_schema` made from its own, has it.
+    """Convert the batch to `schema`, the `plain_schema` of its own.
 
-    Returns it, and how many carried texts of each row were mended, see `_readable`; None if none was.
+    Returns the batch, and the number of repaired texts in each row (see `_readable`); None if there are none.
     """
     columns, mended = [], None
     for column, field in zip(batch.columns, schema, strict=True):
-        if field.name not in carried:  # a setting that is not UTF-8 is for its row to fail by
+        if field.name not in carried:  # a setting that is not UTF-8 must fail its row
             columns.append(column if column.type == field.type else column.cast(field.type, safe=False))
         elif column.type == field.type and _is_valid(column):
             columns.append(column)
@@ -38,13 +38,13 @@ def as_plain(
 
 
 def _plain_field(field: pa.Field, in_list: bool) -> pa.Field:
-    if pt.is_null(field.type):  # taken out of a list, Arrow makes arrays of these that are not valid
+    if pt.is_null(field.type):  # Arrow extracts invalid arrays of these types from lists
         return field.with_type(pa.string())
     return field.with_type(_plain_type(field.type, in_list))
 
 
 def _plain_type(kind: pa.DataType, in_list: bool) -> pa.DataType:
-    # Arrow neither takes, filters nor slices view types; pandas does not read the others in lists.
+    # Arrow can't take, filter or slice view types; pandas can't read the others in lists.
     if pt.is_string_view(kind):
         return pa.string()
     if pt.is_binary_view(kind):
@@ -73,7 +73,7 @@ def _plain_in_list(kind: pa.DataType) -> pa.DataType:
 
 
 def _plain_array(array: pa.Array, kind: pa.DataType) -> tuple[pa.Array, np.ndarray | None]:
-    """The array in a plain type, and how many texts in each of its values were mended; None if none was."""
+    """The array in a plain type, and the number of repaired texts in each value; None if there are none."""
     if _is_text(array.type):
         return _readable(array, kind)
     if isinstance(array.type, pa.BaseExtensionType) and _is_text(array.type.storage_type):
@@ -83,7 +83,7 @@ def _plain_array(array: pa.Array, kind: pa.DataType) -> tuple[pa.Array, np.ndarr
         texts, mended = _plain_array(array.dictionary, kind.value_type)
         plain = pa.DictionaryArray.from_arrays(array.indices, texts, ordered=kind.ordered)
         return plain, None if mended is None else _looked_up(mended, array.indices)
-    # Part by part, since Arrow's own cast of list views makes arrays that are not valid.
+    # Part by part, because Arrow's own cast of list views creates invalid arrays.
     if pt.is_struct(kind):
         parts = [_plain_array(array.field(i), field.type) for i, field in enumerate(kind)]
         plain = pa.StructArray.from_arrays([part for part, _ in parts], fields=list(kind), mask=array.is_null())
@@ -115,7 +115,7 @@ def _sum(*counts: np.ndarray | None) -> np.ndarray | None:
 
 
 def _within(counts: np.ndarray | None, offsets: np.ndarray) -> np.ndarray | None:
-    """The sums of the counts of each list's values."""
+    """The sum of the counts of each list's values."""
     return None if counts is None else np.diff(np.concatenate([[0], np.cumsum(counts)])[offsets])
 
 
@@ -137,7 +137,7 @@ def _is_valid(array: pa.Array) -> bool:
 
 
 def _readable(array: pa.Array, kind: pa.DataType) -> tuple[pa.Array, np.ndarray | None]:
-    """The texts, with U+FFFD for bytes that are not UTF-8: Arrow writes these, and no reader opens the file."""
+    """The texts, with U+FFFD for bytes that are not UTF-8: Arrow would write these, but no reader opens such a file."""
     found = array.cast(pa.large_binary()).to_pylist()
     texts = [text if text is None else text.decode(errors="replace") for text in found]
     mended = np.array(
@@ -147,7 +147,7 @@ def _readable(array: pa.Array, kind: pa.DataType) -> tuple[pa.Array, np.ndarray 
 
 
 def _offsets(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Where each list begins among the flattened values, and where the last one ends."""
+    """The offset of each list in the flattened values, and the end of the last one."""
     lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
     width = pa.int64() if pt.is_large_list(kind) else pa.int32()
     return pa.array(np.concatenate([[0], np.cumsum(lengths)]), width)

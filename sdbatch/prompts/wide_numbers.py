@@ -1,4 +1,4 @@
-"""Whole numbers in JSON that 64 bits do not hold, which Arrow would take for floats and round."""
+"""Finds integers beyond 64 bits in JSON, which Arrow would read as floats and round."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import pyarrow as pa
 
 __all__ = ["wide_columns"]
 
-# In a line that holds none of these, texts included, no number is too wide.
+# A line without a match, strings included, has no number that is too wide.
 CANDIDATE = re.compile(rb"(?<![\w.+])-?\d{19,}(?![\d.eE])")
 LEAST, MOST = -(2**63), 2**63 - 1
-MOST_DIGITS = 38  # of Arrow's decimals
+MAX_DIGITS = 38  # of Arrow's decimals
 
 
 def wide_columns(lines: bytes, first_line: int) -> dict[str, int]:
-    """The columns that hold whole numbers beyond 64 bits, and the line of each one's first.
+    """The columns with integers beyond 64 bits, and the line of the first one in each.
 
     Args:
-        lines: of JSON.
-        first_line: the number of the first.
+        lines: lines of JSON.
+        first_line: the number of the first line.
 
     Raises:
-        pa.ArrowInvalid: such a number deeper inside of a value, or of more than 38 digits; names line and column.
+        pa.ArrowInvalid: such a number is nested in a value, or has more than 38 digits; names line and column.
     """
     found: dict[str, int] = {}
     if not CANDIDATE.search(lines):
@@ -34,8 +34,8 @@ def wide_columns(lines: bytes, first_line: int) -> dict[str, int]:
         if CANDIDATE.search(line):
             for name, value in _values(line):
                 for wide, is_nested in _wide(value):
-                    if is_nested or abs(wide) >= 10**MOST_DIGITS:
-                        where = "inside of a value" if is_nested else f"of more than {MOST_DIGITS} digits"
+                    if is_nested or abs(wide) >= 10**MAX_DIGITS:
+                        where = "inside of a value" if is_nested else f"of more than {MAX_DIGITS} digits"
                         raise pa.ArrowInvalid(
                             f"line {number:,}: column {name!r} has a whole number beyond 64 bits {where}; "
                             "store it as text"
@@ -47,14 +47,14 @@ def wide_columns(lines: bytes, first_line: int) -> dict[str, int]:
 def _values(line: bytes) -> list[tuple[str, Any]]:
     try:
         content = json.loads(line, parse_int=_whole)
-    except (ValueError, RecursionError):  # for Arrow to refuse
+    except (ValueError, RecursionError):  # Arrow rejects it later
         return []
     return list(content.items()) if isinstance(content, dict) else []
 
 
 def _whole(digits: str) -> int:
-    # Python takes the square of their count, and refuses thousands.
-    return int(digits) if len(digits) <= MOST_DIGITS + 1 else 10**MOST_DIGITS
+    # Python's conversion takes quadratic time, and rejects thousands of digits.
+    return int(digits) if len(digits) <= MAX_DIGITS + 1 else 10**MAX_DIGITS
 
 
 def _wide(value: Any, is_nested: bool = False) -> Iterator[tuple[int, bool]]:

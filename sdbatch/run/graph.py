@@ -23,7 +23,7 @@ __all__ = ["graph"]
 
 SHARDS_AT_ONCE = 2
 # One read task reads tens of shards per second, and a worker takes seconds to minutes for each.
-READS_AT_ONCE, WORKERS_A_READ, MOST_READS_AT_ONCE = 2, 16, 16
+READS_AT_ONCE, WORKERS_PER_READ, MAX_READS_AT_ONCE = 2, 16, 16
 
 
 def graph(plan: Plan, pool: PoolSize, job: Job, coordinator: Any) -> Dataset:
@@ -36,7 +36,7 @@ def graph(plan: Plan, pool: PoolSize, job: Job, coordinator: Any) -> Dataset:
         # A read task that needs a CPU would wait forever behind a pool that uses all of them.
         num_cpus=0,
         # Ray Data starts as many as it can at once, each in its own process.
-        concurrency=min(READS_AT_ONCE + pool.most // WORKERS_A_READ, MOST_READS_AT_ONCE, len(groups)),
+        concurrency=min(READS_AT_ONCE + pool.most // WORKERS_PER_READ, MAX_READS_AT_ONCE, len(groups)),
     )
     context = shards.context
     # One byte: every row becomes its own block, and a block is what Ray Data passes to a worker and retries.

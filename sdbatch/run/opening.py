@@ -71,7 +71,7 @@ def open_out(
 
 
 def _replace(plan: Plan, settled: RunRecord, claims: Claims) -> None:
-    """Remove the old output. The new manifest, written first, lists it, so that an interrupted removal can go on."""
+    """Remove the old output. The new manifest, written first, lists it, so that the removal can be resumed."""
     store = plan.out
     try:
         with claims.taken(lambda: manifest_id(store) == settled.id and replacing(store, settled)) as claim:

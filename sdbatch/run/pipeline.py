@@ -151,7 +151,7 @@ def _run(
 
 
 def _names_files(plan: Plan) -> bool:
-    """Whether rows may name files beside the one that they stand in."""
+    """Whether rows may name further files."""
     return bool(picture_names(plan.columns.fields)) or names_loras(plan.columns, plan.settings)
 
 

@@ -1,4 +1,4 @@
-"""LAION's aesthetic predictors: a small head on the embedding that CLIP ViT-L/14 gives of a picture."""
+"""LAION's aesthetic predictors: a small head on a picture's CLIP ViT-L/14 embedding."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ V2_LAYERS = (0, 2, 4, 6, 7)
 
 
 class Aesthetic(Scorer):
-    """About 1 to 10, as people rated pictures.
+    """Aesthetic score, about 1 to 10, the scale on which people rated the training pictures.
 
     Args:
-        clip: folder of the CLIP model whose embeddings the head was trained on.
-        head: file of its weights: LAION's linear head (one layer) or the V2 predictor (five), in safetensors, or in
-            PyTorch's own format, which is read without running anything in it.
-        device: of CLIP.
+        clip: folder of the CLIP model on whose embeddings the head was trained.
+        head: file of the head's weights: LAION's linear head (one layer) or the V2 predictor (five), in safetensors
+            or in PyTorch's own format, which is read without running code in it.
+        device: a torch device's name, for CLIP.
 
     Raises:
-        ModelError: a file cannot be read, or the head does not go with this CLIP.
+        ModelError: a file cannot be read, or the head does not fit this CLIP.
     """
 
     batch = BATCH
@@ -43,7 +43,7 @@ class Aesthetic(Scorer):
         self._head = head_of(_read(head), head)
         if self._head[0].in_features != self._network.width:
             raise ModelError(
-                f"{head}: takes {self._head[0].in_features} numbers, and {clip} gives {self._network.width}"
+                f"{head}: takes embeddings of width {self._head[0].in_features}, and {clip} gives {self._network.width}"
             )
 
     @torch.inference_mode()
@@ -57,7 +57,7 @@ class Aesthetic(Scorer):
 
 
 def head_of(weights: Mapping[str, torch.Tensor], file: Path) -> torch.nn.Sequential:
-    """The head that these weights are of. Raises `ModelError` if they are of neither predictor."""
+    """The head with these weights. Raises `ModelError` if they belong to neither predictor."""
     names = (
         ["weight", "bias"]
         if "weight" in weights
@@ -80,6 +80,6 @@ def _read(file: Path) -> Mapping[str, torch.Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as exc:  # the readers raise anything on a damaged file
+    except Exception as exc:  # the readers raise all kinds of exceptions for damaged files
         reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
         raise ModelError(f"{file}: can't be read as the weights of an aesthetic head: {reason}") from exc

@@ -1,4 +1,4 @@
-"""Whether a picture is kept, tried again, or given up: policy alone, without pixels or engines."""
+"""Decides whether a picture is kept, replaced by another attempt, or given up. Only policy: no pixels, no engine."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ON_NSFW = ("keep", "drop", "blur")
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a picture must be to be kept, and what happens if it is not.
+    """The condition for keeping a picture, and what happens if it is not met.
 
     Attributes:
         keep: the condition; None keeps every picture.
-        attempts: pictures made for a row at most.
-        best: the score by which the best of exhausted attempts is chosen; None takes the last.
-        best_is_low: whether less of it is better.
+        attempts: maximum number of pictures made for a row.
+        best: the score that selects the best attempt of an exhausted row; None selects the last one.
+        best_is_low: whether lower scores are better.
         on_exhausted: "best" keeps the best picture and marks it as not accepted; "fail" fails the row.
     """
 
@@ -47,14 +47,14 @@ class Wishes:
         """The wishes that these options express.
 
         Args:
-            scores, others: the columns that scorers fill, and the row's own.
+            scores, others: the columns that scorers fill, and the row's other columns.
 
         Raises:
-            UsageError: a condition or a name that does not make sense, attempts without a condition.
+            UsageError: an invalid condition or name, or attempts without a condition.
         """
         if keep is None:
             if attempts > 1:
-                raise UsageError(f"--attempts {attempts}: needs --keep, which says when a picture is good enough")
+                raise UsageError(f"--attempts {attempts}: needs --keep, the condition for a picture to be good enough")
             if best is not None:
                 raise UsageError(f"--best {best}: needs --keep and --attempts")
             return cls()
@@ -64,7 +64,7 @@ class Wishes:
             best = numbers[0] if numbers else None
         elif scores.get(best) != "number":
             known = ", ".join(name for name, kind in scores.items() if kind == "number") or "none"
-            raise UsageError(f"--best {best}: is no numeric score of this run; these are: {known}")
+            raise UsageError(f"--best {best}: is not a numeric score of this run; these are: {known}")
         low = best is not None and expression.prefers_low(best)
         return cls(expression, attempts, best, low, on_exhausted)
 
@@ -79,17 +79,17 @@ class Wishes:
 
 
 def expected_attempts(acceptance: float, most: int) -> float:
-    """Pictures that a row takes on average, if each is kept with the same chance, whatever the others were.
+    """Average number of pictures per row, if each is kept independently with the same probability.
 
-    The mean of a geometric distribution that is cut off: Σ (1 − p)^k for k = 0 … most − 1.
+    The mean of a truncated geometric distribution: Σ (1 − p)^k for k = 0 … most − 1.
     """
     return (1 - (1 - acceptance) ** most) / acceptance
 
 
 def attempt_seed(seed: int, attempt: int) -> int:
-    """The seed of a row's attempt: its own for the first, then 32 bits that follow from it and the attempt.
+    """The seed of a row's attempt: the row's for the first one, then a 32-bit hash of that and the attempt's number.
 
-    Not the next number: that is the seed of the row's next image.
+    Not the next integer, which is the seed of the row's next image.
     """
     if attempt == 1:
         return seed

@@ -1,4 +1,4 @@
-"""CLIP: how well a picture goes with its prompt (Radford et al. 2021, Hessel et al. 2021)."""
+"""CLIP score: how well a picture matches its prompt (Radford et al. 2021, Hessel et al. 2021)."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ BATCH = 8
 
 
 class ClipNetwork:
-    """A CLIP model, in float32, whose rounding does not depend on how many pictures it sees at once.
+    """A CLIP model in float32, whose rounding does not depend on the number of pictures per call.
 
     Args:
-        folder: in transformers' format, with its tokenizer and its image processor.
+        folder: a folder in transformers' format, with tokenizer and image processor.
         device: a torch device's name.
 
     Attributes:
-        width: of its embeddings.
+        width: the width of its embeddings.
 
     Raises:
-        ModelError: it cannot be read, or is no CLIP model.
+        ModelError: it cannot be read, or is not a CLIP model.
     """
 
     def __init__(self, folder: Path, device: str) -> None:
@@ -51,7 +51,7 @@ class ClipNetwork:
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """Embeddings (N, width), float32 of length 1; longer texts are cut at the model's context."""
+        """Embeddings (N, width), float32 of length 1; longer texts are truncated to the model's context."""
         found = in_fixed_batches(self._text_batch, texts, BATCH)
         return torch.nn.functional.normalize(torch.stack(found), dim=-1)
 
@@ -67,9 +67,9 @@ class ClipNetwork:
 
 
 class Clip(Scorer):
-    """CLIP score: the cosine of a picture and its prompt, about 0.2 to 0.35 for what people call a match.
+    """CLIP score: the cosine similarity of a picture and its prompt, typically 0.2 to 0.35 for a match.
 
-    Evaluations that count in hundreds (torchmetrics) have a hundred times as much.
+    Some evaluations (torchmetrics) multiply it by 100.
     """
 
     batch = BATCH

@@ -1,6 +1,6 @@
-"""Conditions on a row, such as `clip >= 0.27 and not nsfw`: parsed by Python, evaluated by us.
+"""Conditions on a row, such as `clip >= 0.27 and not nsfw`: parsed with Python's `ast`, evaluated here.
 
-Names are columns. What is unknown (null, NaN) stays unknown, as in SQL, and a condition that is unknown does not hold.
+Names are columns. As in SQL, unknown values (null, NaN) make results unknown, and an unknown condition does not hold.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ FORMS = "names of columns, numbers, 'text', and, or, not, <, <=, >, >=, ==, !=, 
 
 @dataclass(frozen=True)
 class Expression:
-    """A condition whose names and types have been checked. Compares, combines and calculates; calls nothing.
+    """A condition with checked names and types. It compares, combines and calculates; it cannot call functions.
 
     Attributes:
-        text: as it was given.
-        names: the columns that it looks at, in the order in which they appear.
+        text: the condition as given.
+        names: the columns that it uses, in order of appearance.
     """
 
     text: str
@@ -54,14 +54,14 @@ class Expression:
 
     @classmethod
     def parse(cls, text: str, kinds: Mapping[str, Kind], option: str) -> Expression:
-        """The condition that `text` is.
+        """Parse a condition.
 
         Args:
-            kinds: of the columns that it may name.
-            option: where the text comes from, for messages.
+            kinds: the kinds of the columns that it may name.
+            option: the option that it comes from, for messages.
 
         Raises:
-            UsageError: it cannot be parsed, names an unknown column, or compares what cannot be compared.
+            UsageError: it cannot be parsed, names an unknown column, or compares values of different kinds.
         """
         if len(text) > MAX_CHARACTERS:
             raise UsageError(f"{option}: at most {MAX_CHARACTERS:,} characters, not {len(text):,}")
@@ -74,21 +74,21 @@ class Expression:
             ) from exc
         checker = _Checker(kinds, f"{option} {text!r}")
         if checker.kind(tree, 0) != "flag":
-            raise UsageError(f"{option} {text!r}: is no condition; compare with a value, such as 'clip >= 0.27'")
+            raise UsageError(f"{option} {text!r}: is not a condition; compare with a value, such as 'clip >= 0.27'")
         return cls(text, tuple(checker.names), tree)
 
     def holds(self, values: Mapping[str, Any]) -> bool:
-        """Whether a row with these values fulfils it."""
+        """Whether a row with these values meets the condition."""
         return _value(self._tree, values) is True
 
     def unfulfilled(self, values: Mapping[str, Any]) -> list[str]:
-        """Those of the conditions that it joins with `and` which a row with these values does not fulfil."""
+        """The parts joined with `and` that a row with these values does not meet."""
         tree = self._tree
         parts = tree.values if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And) else [tree]
         return [ast.unparse(part) for part in parts if _value(part, values) is not True]
 
     def prefers_low(self, name: str) -> bool:
-        """Whether it wants a column's values small: compares it with `<` or `<=`."""
+        """Whether lower values of a column are better: the condition compares it with `<` or `<=`."""
         for node in ast.walk(self._tree):
             if not isinstance(node, ast.Compare):
                 continue
@@ -102,13 +102,13 @@ class Expression:
 
 
 def named_columns(condition: str | None) -> frozenset[str]:
-    """The names in a condition that has been parsed before."""
+    """The column names in a condition that was parsed before."""
     tree = ast.parse((condition or "True").strip(), mode="eval")
     return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
 
 
 class _Checker:
-    """Finds the kind of every part, or what is wrong with it."""
+    """Determines the kind of every part, or the error in it."""
 
     def __init__(self, kinds: Mapping[str, Kind], where: str) -> None:
         self._kinds = kinds
@@ -140,7 +140,7 @@ class _Checker:
             case ast.Compare(left=left, ops=signs, comparators=others):
                 self._comparison([left, *others], signs, depth)
                 return "flag"
-        raise self._error(f"{ast.unparse(node)!r} is not understood; a condition has {FORMS}")
+        raise self._error(f"{ast.unparse(node)!r} is not supported; a condition has {FORMS}")
 
     def _comparison(self, sides: list[ast.expr], signs: list[ast.cmpop], depth: int) -> None:
         for left, sign, right in zip(sides, signs, sides[1:], strict=False):
@@ -151,7 +151,7 @@ class _Checker:
             elif type(sign) in COMPARISONS:
                 options = [right]
             else:
-                raise self._error(f"{ast.unparse(ast.Compare(left, [sign], [right]))!r} is not understood; use ==")
+                raise self._error(f"{ast.unparse(ast.Compare(left, [sign], [right]))!r} is not supported; use ==")
             wanted = self.kind(left, depth + 1)
             for option in options:
                 if (found := self.kind(option, depth + 1)) != wanted:
@@ -187,7 +187,7 @@ def _kind_of(value: object) -> Kind | None:
 
 
 def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
-    """The value of a checked part; None where it is unknown."""
+    """The value of a checked part; None if unknown."""
     match node:
         case ast.Constant(value=value):
             return value
@@ -207,7 +207,7 @@ def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
             return _calculated(ARITHMETIC[type(sign)], _value(left, values), _value(right, values))
         case ast.Compare(left=left, ops=signs, comparators=others):
             return _compared([left, *others], signs, values)
-    raise AssertionError(ast.dump(node))  # `parse` lets nothing else through
+    raise AssertionError(ast.dump(node))  # `parse` rejects everything else
 
 
 def _calculated(function: Callable[[Any, Any], float], left: Any, right: Any) -> float | None:

@@ -1,4 +1,4 @@
-"""A user's own function as a scorer."""
+"""User-defined functions as scorers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Function(Scorer):
 
     Args:
         function: returns the score, or a mapping with a score for each of its columns.
-        columns: that it fills.
+        columns: the columns that it fills.
     """
 
     def __init__(self, function: Callable[[Image.Image, Mapping[str, Any]], Any], columns: Sequence[str]) -> None:
@@ -49,17 +49,17 @@ class Function(Scorer):
 def function_declaration(
     path: str, function: Callable[..., Any] | None = None
 ) -> tuple[Mapping[str, Kind], Callable[[Any], Scorer]]:
-    """The columns of the function `module:name`, and what makes a scorer of it.
+    """The declaration of the scorer `module:name`.
 
-    The module is looked for in the current folder, too. The function's attribute `columns` (name to "number", "flag" or
-    "text") says what it fills; without one it fills a column of its own name, of the kind that its return annotation
-    says, else a number.
+    The module may be in the current folder. The function's attribute `columns` (name to "number", "flag" or "text")
+    declares the columns that it fills; without it, the function fills one column of its own name, whose kind is that
+    of the return annotation, by default a number.
 
     Args:
-        function: the function itself, where it came with the run and need not be imported.
+        function: the function itself, if it was sent with the run; otherwise it is imported.
 
     Raises:
-        UsageError: it can't be imported, or is no function.
+        UsageError: it can't be imported, or is not a function.
     """
     function = function or imported_function(path)
     columns = getattr(function, "columns", None)
@@ -73,7 +73,7 @@ def function_declaration(
 def _kind(function: Callable[..., Any]) -> Kind:
     try:
         returned = typing.get_type_hints(function).get("return")
-    except Exception:  # annotations of others may name what is not there
+    except Exception:  # annotations may use undefined names
         returned = None
     options = [kind for kind in typing.get_args(returned) or (returned,) if kind is not type(None)]
     return KINDS.get(options[0], "number") if len(options) == 1 else "number"
@@ -88,9 +88,9 @@ def imported_function(path: str) -> Callable[..., Any]:
         found: Any = import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except Exception as exc:  # importing runs the code of others
+    except Exception as exc:  # importing runs user code
         reason = str(exc).strip().partition("\n")[0]
         raise UsageError(f"--scorer {path}: can't be imported: {type(exc).__name__}: {reason}") from exc
     if not callable(found):
-        raise UsageError(f"--scorer {path}: is no function")
+        raise UsageError(f"--scorer {path}: is not a function")
     return found

@@ -1,4 +1,4 @@
-"""An engine whose pictures are scored, and made again until they are what was wished for."""
+"""An engine that scores its pictures, and tries again until they meet a condition."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 __all__ = ["REJECTED", "CarriedRequest", "JudgedEngine", "blurred", "scored", "with_carried"]
 
-# What counters of rejected pictures begin with; the condition follows.
+# Prefix of the counters of rejected pictures; the unmet condition follows.
 REJECTED = "rejected "
 
-# The longer side over the radius of the blur.
+# Ratio of the longer side to the blur's radius.
 BLUR_SHARE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class CarriedRequest(Request):
-    """A request with values of columns that set nothing, and that the condition names."""
+    """A request with the values of carried columns that the condition names."""
 
     carried: Mapping[str, Any] = FrozenMapping()
 
 
 @dataclass(eq=False)
 class _Row:
-    """A request on its way. `best` is the best picture so far, kept while others are tried."""
+    """A submitted request. `best` is the best picture so far, kept during further attempts."""
 
     index: int
     request: Request
@@ -48,16 +48,16 @@ class _Row:
 
 
 class JudgedEngine:
-    """Has the doors of `sdbatch.diffusion.Engine`; a request leaves it once its last attempt is decided.
+    """Has the interface of `sdbatch.diffusion.Engine`; returns an image once its row's last attempt is decided.
 
-    Attempts run in the lanes of all other rows. What is decided about a row follows from the row alone: neither from
-    the pictures that are scored with its own, nor from when they are.
+    Attempts share lanes with all other rows. A decision depends only on the row: not on the pictures that are scored
+    together with its own, and not on timing.
 
     Args:
-        engine: makes the pictures; is driven by this object alone.
-        scorers: with their declarations.
-        wishes: what is kept, and how often it is tried.
-        on_nsfw: "keep", "drop" or "blur": what becomes of the row's picture if its score `nsfw` says so.
+        engine: makes the pictures; only this object may use it.
+        scorers: the scorers with their declarations.
+        wishes: the condition and the number of attempts.
+        on_nsfw: "keep", "drop" or "blur": what to do with a picture that the score `nsfw` flags.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class JudgedEngine:
     ) -> None:
         self._engine = engine
         self._scorers = list(scorers)
-        # Once: a description hashes weights, and one is asked for with every shard.
+        # Once, because a description hashes weights, and every shard requests it.
         self._described = {declaration.name: dict(scorer.describe()) for declaration, scorer in scorers}
         self._wishes = wishes
         self._on_nsfw = on_nsfw
@@ -81,7 +81,7 @@ class JudgedEngine:
 
     @property
     def room(self) -> int:
-        """How many more requests it is worth submitting now."""
+        """The number of further requests worth submitting now."""
         return max(0, self._engine.room - len(self._unscored))
 
     @property
@@ -90,21 +90,21 @@ class JudgedEngine:
 
     @property
     def counters(self) -> dict[str, float]:
-        """The engine's; `attempts` beyond the first, rows `exhausted`, pictures `rejected` by unfulfilled condition."""
+        """The engine's counters, further `attempts`, `exhausted` rows, and pictures `rejected` by condition."""
         return {**self._engine.counters, "attempts": 0, "exhausted": 0, **self._counts}
 
     def describe(self) -> dict[str, Any]:
         return {**self._engine.describe(), "scorers": self._described}
 
     def submit(self, request: Request) -> int:
-        """Take a request in; returns its index."""
+        """Submit a request; returns its index."""
         row = _Row(self._submitted, request)
         self._submitted += 1
         self._rows[self._engine.submit(request)] = row
         return row.index
 
     def step(self) -> list[GeneratedImage]:
-        """Go one pass further; returns what is finished and decided, often nothing."""
+        """Run one pass; returns the images that are finished and decided, often none."""
         decided = []
         for image in self._engine.step():
             row = self._rows.pop(image.index)
@@ -122,7 +122,7 @@ class JudgedEngine:
         self._engine.close()
 
     def _judge(self, waiting: list[tuple[_Row, GeneratedImage]]) -> list[GeneratedImage]:
-        """Score some pictures; returns those of rows that have come to their end, and submits the others again."""
+        """Score pictures; returns the images of decided rows, and submits the other rows again."""
         images = [image for _, image in waiting]
         found: list[dict[str, Score]] = [{} for _ in images]
         errors: list[str | None] = [None] * len(images)
@@ -139,7 +139,7 @@ class JudgedEngine:
         return decided
 
     def _decided(self, row: _Row, image: GeneratedImage) -> GeneratedImage | None:
-        """The row's picture, if this attempt settles it; else it is tried again."""
+        """The row's image if this attempt is the last one; otherwise None, and the row is submitted again."""
         wishes = self._wishes
         if wishes.keep is None:
             return self._final(row, image, None)
@@ -162,7 +162,7 @@ class JudgedEngine:
         return None
 
     def _ended(self, row: _Row, error: str | None) -> GeneratedImage:
-        """What is left of a row whose attempts are over without a picture that is kept."""
+        """The image of an exhausted row: the best attempt or a failure."""
         best = row.best
         if best is None:
             return GeneratedImage(row.request, row.index, None, error=error, attempt=row.attempt)
@@ -173,8 +173,8 @@ class JudgedEngine:
         return self._final(row, best, False)
 
     def _final(self, row: _Row, image: GeneratedImage, accepted: bool | None) -> GeneratedImage:
-        """The image as it leaves, under the row's own index."""
-        # Where the first attempt counts, the request is the very object that was submitted.
+        """The image to return, with the row's own index."""
+        # If the first attempt is returned, its request is the submitted object itself.
         request = row.request if image.attempt == 1 else image.request
         image = replace(image, index=row.index, request=request, accepted=accepted)
         if image.pixels is None or not image.scores.get("nsfw") or self._on_nsfw == "keep":
@@ -191,7 +191,7 @@ def with_carried(request: Request, values: Mapping[str, Any]) -> CarriedRequest:
 
 
 def blurred(pixels: np.ndarray) -> np.ndarray:
-    """A picture, uint8 (H, W, 3), in which nothing can be made out any more."""
+    """A picture, uint8 (H, W, 3), blurred beyond recognition."""
     radius = max(pixels.shape[:2]) / BLUR_SHARE
     return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
 
@@ -199,10 +199,10 @@ def blurred(pixels: np.ndarray) -> np.ndarray:
 def scored(
     declaration: Declaration, scorer: Scorer, images: Sequence[GeneratedImage]
 ) -> list[tuple[Mapping[str, Score], str | None]]:
-    """Scores of some pictures, or why there are none; one picture that a scorer fails on costs itself alone."""
+    """Scores of pictures, or the reasons for missing ones. A picture that a scorer fails on affects no other."""
     try:
         return [(_checked(declaration, scores), None) for scores in _called(scorer, images)]
-    except Exception as exc:  # scorers are the code of others
+    except Exception as exc:  # scorers may be user code
         if len(images) == 1:
             reason = str(exc).strip().partition("\n")[0]
             return [({}, f"scorer {declaration.name}: {type(exc).__name__}: {reason}")]
@@ -215,16 +215,16 @@ def _called(scorer: Scorer, images: Sequence[GeneratedImage]) -> list[Mapping[st
         some = images[start : start + scorer.batch]
         scores = scorer.score([image.pixels for image in some], [image.request for image in some])
         if len(scores) != len(some):
-            raise ValueError(f"it gave {len(scores)} results for {len(some)} pictures")
+            raise ValueError(f"it returned {len(scores)} results for {len(some)} pictures")
         found += scores
     return found
 
 
 def _checked(declaration: Declaration, scores: Mapping[str, Any]) -> dict[str, Score]:
-    """The scores in the kinds that were declared. Raises `ValueError` or `TypeError`."""
+    """The scores, converted to the declared kinds. Raises `ValueError` or `TypeError`."""
     if not isinstance(scores, Mapping) or set(scores) != set(declaration.columns):
         names = sorted(scores) if isinstance(scores, Mapping) else repr(scores)[:60]
-        raise ValueError(f"it gave {names}; expected {sorted(declaration.columns)}")
+        raise ValueError(f"it returned {names}; expected {sorted(declaration.columns)}")
     return {
         name: None if scores[name] is None else CHECKS[kind](name, scores[name])
         for name, kind in declaration.columns.items()
@@ -248,7 +248,7 @@ def _flag(name: str, value: Any) -> bool:
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} is {value!r:.60}; expected text")
-    value.encode()  # what no file could hold
+    value.encode()  # surrogates, which no file can store
     return value
 
 

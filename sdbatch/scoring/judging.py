@@ -1,4 +1,4 @@
-"""From a run's options to what looks at its pictures."""
+"""Sets up scoring from a run's options."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS: Mapping[type, Kind] = {Text: "text", Number: "number", Whole: "number", S
 
 
 class Judged(Protocol):
-    """The settings of a run that say how its pictures are judged."""
+    """The settings of a run for scoring."""
 
     @property
     def scorer(self) -> tuple[str, ...]: ...
@@ -61,11 +61,11 @@ def judged_columns(settings: Judged) -> dict[str, str]:
 def wishes_of(
     settings: Judged, declared: Sequence[Declaration] | None = None, carried: pa.Schema | None = None
 ) -> Wishes:
-    """What is kept, and how often it is tried. Raises `UsageError` where that makes no sense.
+    """The condition and the number of attempts. Raises `UsageError` if they are invalid.
 
     Args:
-        declared: the run's scorers, where they have been found already.
-        carried: the columns that go through to the output, which a condition can name, too.
+        declared: the run's scorers, if they have been found already.
+        carried: the carried columns, which a condition may also name.
     """
     scores = score_kinds(find_scorers(settings.scorer) if declared is None else declared)
     if settings.on_nsfw != "keep" and "nsfw" not in scores:
@@ -78,7 +78,7 @@ def wishes_of(
 
 
 def column_kinds(columns: Iterable[pa.Field]) -> dict[str, Kind]:
-    """Those of some columns that a condition can name, and what they hold."""
+    """The kinds of the columns that a condition can name."""
     kinds: dict[str, Kind] = {}
     for column in columns:
         plain = column.type.value_type if pt.is_dictionary(column.type) else column.type
@@ -92,15 +92,15 @@ def column_kinds(columns: Iterable[pa.Field]) -> dict[str, Kind]:
 
 
 def row_kinds(fields: tuple[Field, ...]) -> dict[str, Kind]:
-    """The settings of a row that a condition can name."""
+    """The kinds of the row settings that a condition can name."""
     return {field.name: KINDS[type(field.kind)] for field in fields if type(field.kind) in KINDS}
 
 
 def scorer_weights(settings: Judged, model: Path) -> dict[str, str]:
-    """The hash of what each scorer reads, by the name under which it is given.
+    """The hash of each scorer's weights, by its name in `--scorer-model`.
 
     Raises:
-        UsageError: a file or folder that is not there.
+        UsageError: a file or folder does not exist.
     """
     paths = {name: Path(path).expanduser() for name, path in settings.scorer_model.items()}
     if "nsfw" in settings.scorer and (model / "safety_checker").is_dir():
@@ -119,14 +119,14 @@ def judged_engine(
     functions: Mapping[str, Callable[..., Any]],
     carried: pa.Schema | None = None,
 ) -> Any:
-    """The engine, with the run's scorers at its end.
+    """Wrap the engine with the run's scorers.
 
     Args:
-        functions: the users' own scorers, as `own_functions` found them where the run was started.
-        carried: the columns that go through to the output; what `--keep` names of them comes with a `CarriedRequest`.
+        functions: user-defined scorers, as `own_functions` found them where the run was started.
+        carried: the carried columns; those that `--keep` names are passed in `CarriedRequest`.
 
     Raises:
-        ModelError: a scorer's weights are not where they should be, or cannot be read.
+        ModelError: a scorer's weights are missing, or cannot be read.
     """
     given = {name: Path(path).expanduser() for name, path in settings.scorer_model.items()}
     models = Models(given, model, device)

@@ -1,4 +1,4 @@
-"""Loading a scorer's network, checked as strictly as a model that makes pictures."""
+"""Loads a scorer's network, with checks as strict as for diffusion models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["load_network", "networks_described"]
 
 
 def load_network(cls: Any, config_cls: Any, folder: Path, device: str) -> torch.nn.Module:
-    """A transformers model from safetensors, all of whose weights are in the file, in float32 and for inference.
+    """Load a transformers model from safetensors, in float32, for inference; no weights may be missing.
 
     Raises:
         ModelError: it cannot be read, or lacks weights.
@@ -26,7 +26,7 @@ def load_network(cls: Any, config_cls: Any, folder: Path, device: str) -> torch.
         model, report = cls.from_pretrained(
             folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
-    except Exception as exc:  # on a damaged folder the libraries raise anything
+    except Exception as exc:  # the libraries raise all kinds of exceptions for damaged folders
         reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
         raise ModelError(f"{folder}: can't be loaded as a scorer's model: {reason}") from exc
     if report["missing_keys"]:
@@ -35,7 +35,7 @@ def load_network(cls: Any, config_cls: Any, folder: Path, device: str) -> torch.
 
 
 def networks_described(*paths: Path, device: str) -> Mapping[str, Any]:
-    """Device, versions and the weights' hash, for the record of a run."""
+    """Device, versions and the weights' hash, to be recorded with the scores."""
     return {
         "device": device,
         "weights": weights_hash(*paths),

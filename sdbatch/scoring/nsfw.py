@@ -1,4 +1,4 @@
-"""Stable Diffusion's own safety checker, as a flag and a number; what becomes of the picture is not its matter."""
+"""Stable Diffusion's safety checker as a scorer: a flag and a number."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from sdbatch.scoring.scorer import Score, Scorer, in_fixed_batches
 __all__ = ["Nsfw"]
 
 BATCH = 8
-# What the checker adds where a picture comes near one of its special concepts.
+# The checker's adjustment for pictures close to one of its special concepts.
 SPECIAL_CARE = 0.01
 
 
 class Nsfw(Scorer):
-    """`nsfw`, what diffusers' StableDiffusionSafetyChecker decides, and `nsfw_score`, by how much.
+    """`nsfw`, the decision of diffusers' StableDiffusionSafetyChecker, and `nsfw_score`, its margin.
 
-    The score is the greatest excess over a concept's threshold; from 0.001 on, rounded to three places as the checker
-    does, the picture is flagged.
+    The score is the largest excess over a concept's threshold, rounded to three digits as in the checker; a picture
+    with 0.001 or more is flagged.
 
     Args:
         checker: folder of the checker, a model's `safety_checker`.

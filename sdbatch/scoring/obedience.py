@@ -1,4 +1,4 @@
-"""Whether pictures of the embedded model show what their prompts name, read back from the pixels."""
+"""Prompt following of the packaged model `tiny`, read back from the pixels."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["Obedience"]
 
 
 class Obedience(Scorer):
-    """The share, from 0 to 1, of what the prompt names that the picture shows; null if it names nothing that is known.
+    """The share, 0 to 1, of the things named in the prompt that the picture shows; null if the prompt names none.
 
-    For the world of `tiny` alone: one or two flat shapes on a plain background.
+    Only for pictures of `tiny`: one or two flat shapes on a plain background.
     """
 
     def score(self, pictures: Sequence[np.ndarray], requests: Sequence[Request]) -> list[Mapping[str, Score]]:

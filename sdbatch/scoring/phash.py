@@ -1,4 +1,4 @@
-"""Perceptual hashes: near-duplicates of a dataset are then a group-by."""
+"""Perceptual hashes, which find near-duplicates by grouping."""
 
 from __future__ import annotations
 

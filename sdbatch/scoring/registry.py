@@ -1,4 +1,4 @@
-"""Which scorers there are, by name; knows their columns without loading what computes them."""
+"""The scorers by name, with their columns; a scorer's code is only loaded when it is created."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Models:
     """The folders and files that scorers read.
 
     Attributes:
-        given: what `--scorer-model NAME=PATH` says, by name.
-        folder: of the model that makes the pictures.
-        device: on which networks run.
+        given: the paths from `--scorer-model NAME=PATH`, by name.
+        folder: the folder of the model that makes the pictures.
+        device: the torch device that networks run on.
     """
 
     given: Mapping[str, Path]
@@ -37,9 +37,9 @@ class Models:
     device: str = "cpu"
 
     def of(self, name: str, what: str) -> Path:
-        """The path given for a name. Raises `ModelError`, saying `what` is wanted."""
+        """The path given for a name. Raises `ModelError` if there is none; `what` describes the needed file."""
         if name not in self.given:
-            raise ModelError(f"scorer {name} needs {what}; say where it is with --scorer-model {name}=PATH")
+            raise ModelError(f"scorer {name} needs {what}; give it with --scorer-model {name}=PATH")
         return self.given[name]
 
 
@@ -48,10 +48,10 @@ class Declaration:
     """A scorer that can be chosen by name.
 
     Attributes:
-        name: as `--scorer` takes it.
-        columns: that it fills, by name.
-        make: the scorer itself, in a worker; brings in what it needs.
-        about: one line for people.
+        name: its name for `--scorer`.
+        columns: the kinds of the columns that it fills, by name.
+        make: creates the scorer in a worker; imports the packages that it needs.
+        about: a description in one line.
     """
 
     name: str
@@ -104,7 +104,7 @@ def _nsfw(models: Models) -> Scorer:
     checker = models.given.get("nsfw", own)
     if not checker.is_dir():
         raise ModelError(
-            f"scorer nsfw: {models.folder} has no safety_checker; say where one is with --scorer-model nsfw=FOLDER"
+            f"scorer nsfw: {models.folder} has no safety_checker; give one with --scorer-model nsfw=FOLDER"
         )
     beside = checker.parent / "feature_extractor"
     return Nsfw(checker, beside if beside.is_dir() else checker, models.device)
@@ -112,14 +112,14 @@ def _nsfw(models: Models) -> Scorer:
 
 BUILT_IN = (
     Declaration(
-        "obedience", {"obedience": "number"}, _obedience, "share of what the prompt names that tiny's picture shows"
+        "obedience", {"obedience": "number"}, _obedience, "share of the prompt's things that a picture of tiny shows"
     ),
-    Declaration("clip", {"clip": "number"}, _clip, "cosine of picture and prompt in CLIP"),
+    Declaration("clip", {"clip": "number"}, _clip, "cosine similarity of picture and prompt in CLIP"),
     Declaration("aesthetic", {"aesthetic": "number"}, _aesthetic, "LAION's aesthetic predictors"),
     Declaration("nsfw", {"nsfw": "flag", "nsfw_score": "number"}, _nsfw, "Stable Diffusion's safety checker"),
     Declaration("phash", {"phash": "text"}, _phash, "perceptual hash, equal for near-duplicates"),
     Declaration("sharpness", {"sharpness": "number"}, _sharpness, "variance of the Laplacian"),
-    Declaration("entropy", {"entropy": "number"}, _entropy, "of the luminance, in bits; 0 for a blank picture"),
+    Declaration("entropy", {"entropy": "number"}, _entropy, "entropy of the luminance, in bits; 0 for a blank picture"),
 )
 
 
@@ -129,17 +129,17 @@ def find_scorers(
     """The scorers of a run: built in, installed under the entry point `sdbatch.scorers`, or `module:function`.
 
     Args:
-        functions: those of the latter that came with the run, and need not be imported.
+        functions: functions that were sent with the run; others are imported.
 
     Raises:
-        UsageError: one is unknown or cannot be imported, or two fill one column.
+        UsageError: a scorer is unknown or cannot be imported, or two scorers fill the same column.
     """
     found = [_find(name, functions) for name in names]
     owners: dict[str, str] = {}
     for declaration in found:
         for column in declaration.columns:
             if not re.fullmatch(r"[A-Za-z_]\w*", column) or column in RESERVED:
-                raise UsageError(f"--scorer {declaration.name}: a column of scores can't be called {column!r}")
+                raise UsageError(f"--scorer {declaration.name}: a score column can't be named {column!r}")
             if column in owners:
                 raise UsageError(
                     f"--scorer {owners[column]} and --scorer {declaration.name} both fill the column {column!r}"
@@ -149,7 +149,7 @@ def find_scorers(
 
 
 def own_functions(names: tuple[str, ...]) -> dict[str, Callable[..., Any]]:
-    """The users' own functions among the scorers, imported. Raises `UsageError`."""
+    """Import the user-defined functions among the scorers. Raises `UsageError`."""
     built_in = {declaration.name for declaration in BUILT_IN}
     return {name: imported_function(name) for name in names if ":" in name and name not in built_in}
 
@@ -165,7 +165,7 @@ def _find(name: str, functions: Mapping[str, Callable[..., Any]]) -> Declaration
         try:
             declared = installed[name].load()
             return Declaration(name, dict(declared.columns), declared.make, getattr(declared, "about", ""))
-        except Exception as exc:  # the code of others
+        except Exception as exc:  # third-party code
             raise UsageError(f"--scorer {name}: {installed[name].value} can't be used: {_line(exc)}") from exc
     names = sorted({*known, *installed})
     close = difflib.get_close_matches(name, names, n=1)

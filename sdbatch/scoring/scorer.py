@@ -1,4 +1,4 @@
-"""What a scorer is."""
+"""The protocol of scorers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Found = TypeVar("Found")
 
 
 class Scorer(ABC):
-    """Looks at finished pictures and gives each a value in every column that was declared for it.
+    """Scores finished pictures: a value for each of its declared columns.
 
-    A score may depend on the picture and its row alone, not on what else is looked at in the same call: decisions rest
-    on it, and must be the same on every machine of a fleet, and after a resume.
+    A score must depend only on the picture and its row, not on the other pictures of the call: it decides whether
+    pictures are kept, and must be the same on every machine and after a resume.
 
     Attributes:
-        batch: how many pictures are worth one call.
+        batch: maximum number of pictures per call.
     """
 
     batch: int = 1
@@ -35,21 +35,21 @@ class Scorer(ABC):
 
         Args:
             pictures: uint8 (height, width, 3), RGB.
-            requests: of each, the request that it was made for.
+            requests: the request of each picture.
 
         Returns:
-            For each picture a value in every column; None where it has none.
+            For each picture a value for every column; None for a missing value.
         """
 
     def describe(self) -> Mapping[str, Any]:
-        """What its scores depend on besides the picture: versions, weights, device; JSON-able."""
+        """What its scores depend on besides the picture, as JSON values: versions, weights, device."""
         return {}
 
 
 def in_fixed_batches(run: Callable[[list[Part]], Sequence[Found]], parts: Sequence[Part], batch: int) -> list[Found]:
-    """`run` over all parts at one batch size alone, since networks round otherwise at another.
+    """Apply `run` to all parts with a fixed batch size, because networks round differently at other sizes.
 
-    A short batch is filled with its own first part.
+    A short batch is padded with its first part.
     """
     found: list[Found] = []
     for start in range(0, len(parts), batch):

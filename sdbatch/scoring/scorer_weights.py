@@ -1,4 +1,4 @@
-"""Which weights a scorer has."""
+"""Identifies a scorer's weights by content."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DOCUMENTATION = (".md",)
 
 
 def weights_hash(*paths: Path) -> str:
-    """sha256 over the files of a scorer's model by name and content, documentation and hidden files apart."""
+    """SHA-256, in hex, over names and contents of a scorer's files, without documentation and hidden files."""
     digest = hashlib.sha256()
     for path in paths:
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]

@@ -1,8 +1,14 @@
-"""Files of any file system: opened, listed, written whole, retried; and Parquet.
+"""Reads, writes and lists files on any file system, with retries; reads and writes Parquet.
 
-store.py      every path that sdbatch reads or writes    connection.py      one file system: errors, retries
-listing.py    files as stores list them                  retried_file.py    a file whose reads are retried
-storage_options.py  options of stores, checked           storage_errors.py  what file systems raise
-addresses.py  what an address names                      local_files.py     files whole or not at all
-parquet.py    Parquet files, read and written            claims.py          who removes what is replaced
+store.py            reads, writes and lists files
+connection.py       one file system: errors, retries
+listing.py          files as stores list them
+retried_file.py     a file whose reads are retried
+storage_options.py  checks of storage options
+storage_errors.py   classification of file systems' exceptions
+addresses.py        parses addresses
+local_files.py      atomic writes on local disks
+local_copies.py     local copies of remote files
+parquet.py          reads and writes Parquet files
+claims.py           lets one run at a time remove replaced files
 """

@@ -1,4 +1,4 @@
-"""What an address names: a path on this machine's disks, or a place in a store behind a URL."""
+"""Parses addresses: local paths, and URLs of stores."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ WRAPPERS = (
 
 
 def split_address(address: str) -> tuple[str | None, str]:
-    """Protocol (None: this machine's disks) and the rest of an address; local paths come out absolute.
+    """Protocol (None: local) and the rest of an address; local paths are made absolute.
 
-    A local path is taken as it is: `::`, which fsspec gives a meaning of its own, is part of a name.
+    A local path is used unchanged: `::`, which has a special meaning in fsspec, is part of a name.
 
     Raises:
-        UsageError: a URL within a URL (`simplecache::s3://…`, `zip://…::s3://…`), or a path that no disk can have; an
-            empty one is no address.
+        UsageError: a URL within a URL (`simplecache::s3://…`, `zip://…::s3://…`), an empty path, or a path that
+            no file system allows.
     """
     address = os.fspath(address)
     if not address:
         raise UsageError("a path is empty; name a file, a folder or a URL")
     if "\0" in address:
-        raise UsageError(f"{address!r}: a path must not hold the character NUL")
+        raise UsageError(f"{address!r}: a path must not contain the character NUL")
     before, _, _ = address.partition("://")
     chained = "::" in before and re.fullmatch(r"[a-z0-9_+.:\-]+", before) and URL.fullmatch(address.rpartition("::")[2])
     if chained:

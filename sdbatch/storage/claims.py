@@ -1,6 +1,6 @@
-"""Who removes what an overwrite replaces: one run at a time, until it has finished or died.
+"""Lets one run at a time remove the files that an overwrite replaces, until it has finished or died.
 
-A run that removes files while another has begun to write new ones of the same names would remove those.
+Otherwise a run could remove new files that another run has written under the same names.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from sdbatch.storage.store import Store
 
 __all__ = ["CLAIMS", "Busy", "Claim", "Claims", "Lost"]
 
-CLAIMS = "__claims"  # readers of datasets leave out folders whose names begin with underscores
-# A claim that has not changed for so long belongs to a run that has died. Its owner changes it several times as often.
+CLAIMS = "__claims"  # readers of datasets ignore folders whose names begin with underscores
+# A claim unchanged for this long belongs to a run that has died. Its owner changes it several times in this period.
 LEASE_SECONDS = 20.0
 BEAT_SECONDS = LEASE_SECONDS / 5
 
 
 class Busy(Exception):
-    """Another run is at work; try again soon."""
+    """Another run holds the claim; try again soon."""
 
 
 class Lost(Exception):
-    """Another run has taken this one for dead, and its claim over."""
+    """Another run has assumed that this one died, and has taken over its claim."""
 
 
 class Claims:
-    """The claims on one OUT, looked at again and again by a run that wants to have one.
+    """The claims on one OUT.
 
-    They are numbered files, of which the last counts. Each is created exclusively, so of several runs that want to
-    follow a dead one, one does. Time is only compared with this machine's own.
+    They are numbered files; the last one counts. Each is created exclusively, so only one of several runs can take over
+    from a dead one. Times are compared only with this machine's own clock.
     """
 
     def __init__(self, out: Store) -> None:
@@ -45,13 +45,13 @@ class Claims:
 
     @contextmanager
     def taken(self, is_wanted: Callable[[], bool]) -> Iterator[Claim]:
-        """A claim, released in the end.
+        """Hold a claim during the `with` block.
 
         Args:
-            is_wanted: whether there is still something to remove, which the run that follows a dead one may have done.
+            is_wanted: whether there is still something to remove; another run may have done it.
 
         Raises:
-            Busy: another run has one.
+            Busy: another run holds the claim.
         """
         names = _names(self._out)
         if names and not self._is_dead(names[-1]):
@@ -73,7 +73,7 @@ class Claims:
 
 
 class Claim:
-    """One run's claim, kept alive by a thread."""
+    """One run's claim, renewed by a thread."""
 
     def __init__(self, out: Store, number: int, is_wanted: Callable[[], bool]) -> None:
         self._out = out
@@ -85,11 +85,11 @@ class Claim:
         self._released = threading.Event()
 
     def create(self) -> bool:
-        """Whether this run was the first to create it."""
+        """Create the claim; returns whether this run was the first."""
         return self._out.create(f"{CLAIMS}/{self._name}", self._content())
 
     def check(self) -> None:
-        """Raises `Lost` if it is no longer this run's; asks the store only if that is not known well enough."""
+        """Raises `Lost` if the claim is no longer this run's; reads it only if the last renewal is too long ago."""
         if time.monotonic() - self._known_at > 2 * BEAT_SECONDS:
             self._known_at = time.monotonic()
             if not self._is_ours() or not self._is_wanted():
@@ -97,7 +97,7 @@ class Claim:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Alive as long as this lasts."""
+        """Renew the claim during the `with` block."""
         thread = threading.Thread(target=self._beat_until_released, name="claim", daemon=True)
         thread.start()
         try:
@@ -105,14 +105,14 @@ class Claim:
         finally:
             self._released.set()
             thread.join()
-            with suppress(StorageError):  # what stays is taken for dead
+            with suppress(StorageError):  # a claim that remains expires
                 if self._is_ours():
                     self._out.remove(f"{CLAIMS}/{self._name}")
                     self._out.remove_folder(CLAIMS)
 
     def _beat_until_released(self) -> None:
         while not self._released.wait(BEAT_SECONDS):
-            with suppress(StorageError):  # whoever can't write for long enough is taken for dead
+            with suppress(StorageError):  # a claim that can't be renewed expires
                 now = time.monotonic()
                 if not self._is_ours():
                     return

@@ -1,4 +1,4 @@
-"""One file system, opened by its URL: its errors in one line, its transient failures retried."""
+"""One file system, opened by its URL: errors as one line, transient failures retried."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from sdbatch.storage.storage_options import check_options, refusal, refuse_passw
 
 __all__ = ["Connection"]
 
-ATTEMPTS, FIRST_ATTEMPTS = 8, 2  # the latter of a store that has never answered
-CLIENT_ATTEMPTS = 3  # of an S3 client, within each of ours
+ATTEMPTS, FIRST_ATTEMPTS = 8, 2  # the latter for a store that has never answered
+CLIENT_ATTEMPTS = 3  # of the S3 client itself, within each of ours
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 20.0
 BUCKETED = ("s3", "s3a", "gs", "gcs")
 SHOWN_CHARACTERS = 40
@@ -32,15 +32,15 @@ class Connection:
     """A folder (or file, or glob) on any file system, named by a local path or an fsspec URL.
 
     Transient failures (5xx, throttling, dropped connections) are retried with exponential backoff and full
-    jitter; whatever remains is raised as `StorageError`, in one line that holds no credentials. Pickles to
+    jitter; other failures are raised as `StorageError`, in one line without credentials. Pickles to
     its URL and options.
 
     Args:
-        url: local path or URL (`s3://bucket/folder`, `gs://…`); must not hold a password.
+        url: local path or URL (`s3://bucket/folder`, `gs://…`); must not contain a password.
         options: fsspec storage options (`key`, `secret`, `endpoint_url`, `anon`, …); ignored for local paths.
 
     Raises:
-        UsageError: the URL holds a password, is a URL within a URL, or has an unknown protocol.
+        UsageError: the URL contains a password, is a URL within a URL, or has an unknown protocol.
     """
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
@@ -48,11 +48,11 @@ class Connection:
         user, at, _ = rest.partition("@") if protocol else ("", "", "")
         if at and ":" in user and "/" not in user:
             raise UsageError(
-                f"{protocol}://…@{rest.partition('@')[2]}: a URL must not hold a password; "
+                f"{protocol}://…@{rest.partition('@')[2]}: a URL must not contain a password; "
                 "use the store's environment variables or --storage-options"
             )
         if protocol == "data":
-            raise UsageError(f"{url[:SHOWN_CHARACTERS]}: data: URLs are not read; write what it holds into a file")
+            raise UsageError(f"{url[:SHOWN_CHARACTERS]}: data: URLs are not supported; write the data into a file")
         if protocol in BUCKETED and not rest.strip("/"):
             raise UsageError(f"{url}: names no bucket; write {protocol}://BUCKET/PATH")
         self._protocol = protocol
@@ -76,10 +76,10 @@ class Connection:
     def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
         if self.is_local:
             return LocalFileSystem(auto_mkdir=True), self._address
-        # A cached listing would hide what other workers wrote since.
+        # A cached listing would hide files that other workers have written since.
         options = {"use_listings_cache": False, **self.options}
         try:
-            # Not `url_to_fs`: to that, `::` in a key is the beginning of another URL.
+            # Not `url_to_fs`, which treats `::` in a key as the start of another URL.
             kind = fsspec.get_filesystem_class(self._protocol)
             check_options(self.url, kind, options)
             if is_s3 := self._protocol in ("s3", "s3a"):
@@ -88,7 +88,7 @@ class Connection:
             in_url = kind._get_kwargs_from_urls(self._address)
             fs = kind(**{**in_url, **options})
             if is_s3:
-                fs.connect()  # makes its client now, and no request: what options it cannot take is known here
+                fs.connect()  # creates the client without a request, so that invalid options are found here
             return fs, kind._strip_protocol(self._address)
         except (ImportError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as exc:
             raise UsageError(without_secrets(f"{self.url}: {refusal(exc)}", self.options)) from exc
@@ -104,12 +104,12 @@ class Connection:
         return f"{root.rstrip('/')}/{name}" if name else root
 
     def name(self, name: str) -> str:
-        """The URL of a file in this store, for messages and for other tools."""
+        """The URL of a file in this store, for messages and other tools."""
         return f"{self.url}/{name}" if name else self.url
 
     @contextmanager
     def mapped(self, verb: str, name: str) -> Iterator[None]:
-        """Maps what a library raises while it uses a file of this store to `StorageError`."""
+        """Map exceptions of libraries that use a file of this store to `StorageError`."""
         try:
             yield
         except client_errors() as exc:
@@ -119,7 +119,7 @@ class Connection:
         return path if self.is_local else self._fs.unstrip_protocol(path)
 
     def retried(self, verb: str, name: str, act: Callable[[], T]) -> T:
-        """What `act` returns, tried again while the trouble may pass. Raises `StorageError`."""
+        """The result of `act`, retried on transient failures. Raises `StorageError`."""
         attempt = 1
         while True:
             try:
@@ -127,7 +127,7 @@ class Connection:
             except FileExistsError:
                 raise
             except client_errors() as exc:
-                # Who never answered was likely never there: say so soon, while somebody waits for it.
+                # A server that has never answered probably does not exist: fail soon, while the user is waiting.
                 most = ATTEMPTS if self._reached or was_answered(exc) else FIRST_ATTEMPTS
                 if attempt >= most or not is_transient(exc):
                     raise self._explained(verb, name, exc) from exc

@@ -1,4 +1,4 @@
-"""What a store lists: files with their sizes and stamps."""
+"""Files with their sizes and stamps, as stores list them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Listing", "StoredFile", "kind_of", "size_of", "stamp_of"]
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file as its store lists it; `stamp` (an etag, else a time) changes when the content does."""
+    """A file as its store lists it; `stamp` (an etag or a time) changes when the content does."""
 
     path: str
     size: int
@@ -21,9 +21,9 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a URL names, in the order of paths; `is_folder` where it names a folder, of which this lies directly in.
+    """The files and folders that a URL names, sorted by path; with `is_folder`, the direct contents of a folder.
 
-    `others` are pipes, devices, and links to what is not there.
+    `others` are pipes, devices and broken links.
     """
 
     files: list[StoredFile]
@@ -35,12 +35,12 @@ class Listing:
 def size_of(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat().st_size
-    except FileNotFoundError:  # it went while we looked
+    except FileNotFoundError:  # removed in the meantime
         return 0
 
 
 def kind_of(info: Mapping[str, Any]) -> str:
-    """file, directory or other; a local link is what it leads to, where fsspec lists it as another thing."""
+    """The kind: "file", "directory" or "other". A local link has its target's kind, unlike in fsspec's listing."""
     if info.get("islink") and info["type"] == "other":
         name = info["name"]
         return "directory" if os.path.isdir(name) else "file" if os.path.isfile(name) else "other"
@@ -52,7 +52,7 @@ def stamp_of(info: Mapping[str, Any]) -> str:
         if info.get(field):
             return str(info[field]).strip('"')
     if isinstance(info.get("ino"), int):
-        return str(os.stat(info["name"]).st_mtime_ns)  # the listing has it only as a float
+        return str(os.stat(info["name"]).st_mtime_ns)  # the listing's time is only a float
     for field in ("LastModified", "last_modified", "updated", "created", "mtime"):
         if info.get(field):
             return str(info[field])

@@ -1,4 +1,4 @@
-"""Files of a store as files on this machine, kept by what they are: one that changes there is fetched again."""
+"""Local copies of a store's files, cached by name, size and stamp: a file that changes is downloaded again."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _HASHING = threading.Lock()
 
 
 def only_file(store: Store) -> StoredFile:
-    """The one file that a store's address names. Raises `StorageError` if there is none, or it is a folder."""
+    """The single file that a store's address names. Raises `StorageError` if it does not exist or is a folder."""
     found = store.listing()
     if len(found.files) != 1 or found.is_folder:
-        raise StorageError(f"{store.url}: is {'a folder' if found.is_folder else 'not there'}; expected a file")
+        raise StorageError(f"{store.url}: is {'a folder' if found.is_folder else 'missing'}; expected a file")
     return found.files[0]
 
 
 def local_copy(store: Store, cache: Path) -> Path:
-    """Where the file that a store's address names lies on this machine, after it was fetched if need be.
+    """The local path of the file that a store's address names; it is downloaded if needed.
 
-    Any number of threads and processes may ask at once: one downloads, the others wait for it.
+    Safe to call from several threads and processes at once: one downloads, the others wait for it.
 
     Args:
         cache: the folder of copies.
 
     Raises:
-        StorageError: it is not there, cannot be read, or cannot be kept.
+        StorageError: it is missing, cannot be read, or the copy cannot be written.
     """
     file = only_file(store)
     if store.is_local:
@@ -54,7 +54,7 @@ def local_copy(store: Store, cache: Path) -> Path:
 
 
 def sha256_of(path: Path) -> str:
-    """The hash of a file, which is read once for as long as its size and its time stay."""
+    """The hash of a file; it is computed again only if the file's size or time changes."""
     try:
         status = path.stat()
         with _HASHING:
@@ -70,11 +70,11 @@ def _sha256(path: Path, size: int, modified: int) -> str:
 
 
 def download(store: Store, name: str, target: Path) -> None:
-    """Download one file completely or not at all, if it is not there yet.
+    """Download one file completely or not at all, unless it exists.
 
     Raises:
         StorageError: it cannot be read.
-        OSError: it cannot be kept.
+        OSError: the copy cannot be written.
     """
     if target.exists():
         return

@@ -1,4 +1,4 @@
-"""Files on a local disk that are there whole or not at all, whatever is killed."""
+"""Atomic writes on local disks: a file is complete or absent, even if a process is killed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["create_whole", "remove_folder", "replace_whole"]
 
 
 def create_whole(path: str, data: bytes) -> None:
-    """Writes a new file. Raises `FileExistsError` where there is one already, whoever wrote it."""
+    """Write a new file. Raises `FileExistsError` if it exists."""
     with _written(path, data) as beside:
         try:
             os.link(beside, path)
@@ -23,22 +23,22 @@ def create_whole(path: str, data: bytes) -> None:
 
 
 def replace_whole(path: str, data: bytes) -> None:
-    """Writes a file in the place of what is there."""
+    """Write a file, replacing an existing one."""
     with _written(path, data) as beside:
         os.replace(beside, path)
 
 
 def remove_folder(path: str) -> None:
-    """Removes a folder if nothing is in it."""
+    """Remove a folder if it is empty."""
     try:
         os.rmdir(path)
-    except OSError:  # somebody else's files are in it, or it is gone
+    except OSError:  # it contains other files, or no longer exists
         return
 
 
 @contextmanager
 def _written(path: str, data: bytes) -> Iterator[str]:
-    """The data in a file beside `path`, which goes afterwards."""
+    """A temporary file with the data beside `path`, removed afterwards."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     beside = os.path.join(folder, f".{name}-{uuid4().hex}")

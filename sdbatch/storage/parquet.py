@@ -1,4 +1,4 @@
-"""Parquet files: opened with what Arrow raises mapped to one clear line, and written byte for byte alike."""
+"""Parquet files: opened with Arrow's exceptions mapped to one clear line, written with reproducible bytes."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def opened_parquet(
     """A Parquet file, open for reading.
 
     Args:
-        damage: raised where the file is not Parquet, cut short, or damaged, also by reads in the `with`.
-        piece: bytes to hold of each column while a row group is decoded; 0 reads a column's chunk whole.
-        content: of the file, where it has been read already.
+        damage: the error to raise if the file is not Parquet, truncated or damaged, also for reads in the `with`.
+        piece: bytes to buffer per column while a row group is decoded; 0 reads a column's chunk as a whole.
+        content: the file's content, if it has been read already.
 
     Raises:
-        StorageError: the store refuses.
+        StorageError: the store failed.
     """
     with store.open(name) if content is None else io.BytesIO(content) as file:
         try:
-            # Arrow reads local files itself, without Python's lock.
+            # Arrow reads local files itself, without the GIL.
             source = store.name(name) if store.is_local and content is None else file
             yield pq.ParquetFile(source, buffer_size=piece, pre_buffer=False)
         except SdbatchError:
@@ -47,17 +47,17 @@ def opened_parquet(
         except (pa.ArrowException, EOFError, UnicodeDecodeError) as exc:
             raise damage(f"{store.name(name)}: {_defect(store, name, exc)}") from exc
         except OSError as exc:
-            if exc.errno is None:  # Arrow's own: thrift that does not parse, a page that ends too soon
+            if exc.errno is None:  # Arrow's own errors: invalid Thrift, truncated pages
                 raise damage(f"{store.name(name)}: {_defect(store, name, exc)}") from exc
             with store.mapped("read", name):
                 raise
 
 
 def dictionary_bytes(store: Store, name: str, chunk: pq.ColumnChunkMetaData) -> int:
-    """At most how large the dictionary of a column chunk of texts is, decompressed; 0 if it has none."""
+    """An upper bound of the decompressed size of a text column chunk's dictionary; 0 if it has none."""
     if chunk.physical_type != "BYTE_ARRAY" or not chunk.has_dictionary_page:
         return 0
-    if chunk.total_uncompressed_size <= SMALL_CHUNK:  # no need to look closer
+    if chunk.total_uncompressed_size <= SMALL_CHUNK:  # small enough, no need to read the page header
         return chunk.total_uncompressed_size
     with store.open(name, block_size=PAGE_HEADER_BYTES) as file:
         file.seek(max(0, chunk.dictionary_page_offset))
@@ -65,19 +65,19 @@ def dictionary_bytes(store: Store, name: str, chunk: pq.ColumnChunkMetaData) -> 
 
 
 def _uncompressed_page_size(header: bytes) -> int:
-    """The second field of a page header, in Thrift's compact protocol; Arrow holds the page to it."""
+    """The second field of a page header, in Thrift's compact protocol; Arrow checks the page against it."""
     numbers, at = [], 0
     for _ in range(2):
         at += 1  # the field's header
         number, shift = 0, 0
         while True:
             if at >= len(header):
-                raise pa.ArrowInvalid("page header cut short")
+                raise pa.ArrowInvalid("truncated page header")
             number |= (header[at] & 0x7F) << shift
             shift, at = shift + 7, at + 1
             if header[at - 1] < 0x80:
                 break
-        numbers.append(number >> 1)  # zigzag of a number that is not negative
+        numbers.append(number >> 1)  # zigzag encoding of a non-negative number
     return numbers[1]
 
 
@@ -89,8 +89,8 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 def write_parquet(file: BinaryIO, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
-    """Writes each table as a row group. The bytes follow from the tables alone."""
-    # Image files do not compress, repeat or sort: zstd, dictionaries and statistics would only cost.
+    """Write each table as a row group. The bytes depend only on the tables."""
+    # For image files, compression, dictionaries and statistics would only cost time.
     others = [path for path in _leaves(schema) if path != IMAGE_BYTES]
     writer = pq.ParquetWriter(
         file,
@@ -113,7 +113,7 @@ def _defect(store: Store, name: str, exc: Exception) -> str:
         return "is empty (0 bytes)"
     if head != MAGIC:
         return "is not a Parquet file"
-    return f"is cut short or damaged ({str(exc).strip().splitlines()[0].rstrip('.')})"
+    return f"is truncated or damaged ({str(exc).strip().splitlines()[0].rstrip('.')})"
 
 
 def _leaves(schema: pa.Schema) -> list[str]:

@@ -1,4 +1,4 @@
-"""A file that is read from a store, with each read retried."""
+"""A file in a store whose reads are retried."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["RetriedFile"]
 
 
 class RetriedFile(io.RawIOBase):
-    """A file of a store, open for reading, each of whose reads is tried again."""
+    """A file of a store, open for reading; each read is retried on transient failures."""
 
     def __init__(self, store: Connection, name: str, file: Any) -> None:
         self._store, self._name, self._file, self._at = store, name, file, 0

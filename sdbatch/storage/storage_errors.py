@@ -1,4 +1,4 @@
-"""What a file system's exceptions mean: which are worth another try, and what to tell people."""
+"""Classifies file systems' exceptions: which are worth a retry, and what to tell the user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
     "without_secrets",
 ]
 
-# Bases of what the fsspec clients raise beside OSError. A client that was never imported raises nothing.
+# Base classes of the fsspec clients' exceptions besides OSError. A client that was never imported raises none.
 CLIENT_ERRORS = {
     "botocore.exceptions": ("BotoCoreError", "ClientError"),
     "aiohttp": ("ClientError",),
@@ -51,9 +51,9 @@ TRANSIENT_CLASSES = {
     "ResponseParserError",
 }
 MEANINGS = {
-    "AccessDenied": "access denied; these credentials may not do that",
-    "403": "access denied; these credentials may not do that",
-    "Forbidden": "access denied; these credentials may not do that",
+    "AccessDenied": "access denied; the credentials lack this permission",
+    "403": "access denied; the credentials lack this permission",
+    "Forbidden": "access denied; the credentials lack this permission",
     "ExpiredToken": "the credentials have expired",
     "InvalidAccessKeyId": "the store does not know this access key",
     "SignatureDoesNotMatch": "the secret key is wrong",
@@ -61,13 +61,13 @@ MEANINGS = {
     "NoCredentialsError": "no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
     "or AWS_PROFILE, or give --storage-options",
 }
-SHORTEST_SECRET = 4  # what is shorter is in half of all words
+SHORTEST_SECRET = 4  # shorter values would match parts of ordinary words
 SECRET_OPTIONS = ("key", "secret", "token", "password", "credential", "sas", "conn")
 SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 def client_errors() -> tuple[type[BaseException], ...]:
-    """What file systems raise in trouble: `OSError`, and the errors of the clients that are loaded."""
+    """The exceptions of file systems: `OSError`, and the errors of the clients that are loaded."""
     found: list[type[BaseException]] = [OSError]
     for module, names in CLIENT_ERRORS.items():
         if module in sys.modules:
@@ -91,12 +91,12 @@ def is_transient(exc: BaseException) -> bool:
 
 
 def was_answered(exc: BaseException) -> bool:
-    """Whether a server said this, rather than nobody."""
+    """Whether a server answered."""
     return any(_answer(cause) != (None, None) for cause in _chain(exc))
 
 
 def was_condition(exc: BaseException) -> bool:
-    """Whether a conditional write found that the file is there, or that another one is writing it."""
+    """Whether a conditional write failed because the file exists or is being written."""
     codes = {code for cause in _chain(exc) for code in _answer(cause)}
     return bool(codes & {"PreconditionFailed", "ConditionalRequestConflict", 412}) or isinstance(exc, FileExistsError)
 
@@ -108,13 +108,13 @@ def knows_no_conditions(exc: BaseException) -> bool:
 
 
 def is_absence(exc: FileNotFoundError) -> bool:
-    """Whether the file is missing, rather than its bucket, its server, or the right to look for it."""
+    """Whether the file is missing, rather than its bucket, its server, or the permission to look for it."""
     codes = {code for cause in _chain(exc) for code in _answer(cause)}
     return not codes & {"NoSuchBucket", 401, 403} and not is_transient(exc)
 
 
 def explain(exc: BaseException) -> str:
-    """One line for people: what the file system objects to."""
+    """The file system's error as one line for users."""
     for cause in _chain(exc):
         for key in (_answer(cause)[0], type(cause).__name__):
             if key in MEANINGS:
@@ -131,7 +131,7 @@ def explain(exc: BaseException) -> str:
 
 
 def without_secrets(text: str, options: Mapping[str, Any]) -> str:
-    """The text with every credential of the options, and of the usual environment variables, blotted out."""
+    """The text with all credentials from the options and the usual environment variables removed."""
     secrets = [*_secrets(options), *(os.environ.get(name, "") for name in SECRET_VARIABLES)]
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= SHORTEST_SECRET:
@@ -157,7 +157,7 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
 
 
 def _answer(exc: BaseException) -> tuple[str | None, int | None]:
-    """Error code and HTTP status of a server's answer, as botocore, aiohttp, gcsfs and azure keep them."""
+    """Error code and HTTP status of a server's answer, from exceptions of botocore, aiohttp, gcsfs and azure."""
     response = getattr(exc, "response", None)
     if isinstance(response, Mapping):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")

@@ -1,4 +1,4 @@
-"""Options of a store (`--storage-options`): checked before a client is made of them."""
+"""Checks storage options (`--storage-options`) before a client is created with them."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from sdbatch.errors import UsageError
 __all__ = ["check_options", "refusal", "refuse_passwords"]
 
 UNKNOWN = re.compile(r"unexpected keyword argument '(\w+)'")
-# What s3fs takes as None by default, so that its signature does not say what it is.
+# Parameters of s3fs with default None, whose type its signature does not show.
 MAPPINGS = ("client_kwargs", "config_kwargs", "s3_additional_kwargs")
 TEXTS = ("key", "secret", "token", "username", "password", "endpoint_url", "profile")
 
 
 def refuse_passwords(options: Mapping[str, Any]) -> None:
-    """Refuses a password within a URL: a client would try it for a minute, and then print it."""
+    """Reject a password in a URL: a client would retry for a minute, and then print it."""
     for name, value in options.items():
         if isinstance(value, Mapping):
             refuse_passwords(value)
         elif isinstance(value, str) and "@" in value.partition("://")[2].partition("/")[0]:
             raise UsageError(
-                f"storage option {name!r}: a URL must not hold a user or a password; use the options key and secret"
+                f"storage option {name!r}: a URL must not contain a user or a password; use the options key and secret"
             )
 
 
 def check_options(url: str, kind: type, options: Mapping[str, Any]) -> None:
-    """Compares options with the parameters of the file system's class.
+    """Check options against the parameters of the file system's class.
 
     Args:
-        url: what is opened with them, for the message.
+        url: the URL to open, for the message.
 
     Raises:
-        UsageError: a value of another type than the class's default for it; names the option.
+        UsageError: a value's type differs from that of the parameter's default; the message names the option.
     """
     parameters = inspect.signature(kind.__init__).parameters
     for name, value in options.items():
@@ -54,6 +54,6 @@ def check_options(url: str, kind: type, options: Mapping[str, Any]) -> None:
 
 
 def refusal(exc: Exception) -> str:
-    """What a file system's class, or its client, objects to in its options."""
+    """The reason why a file system's class or its client rejects its options."""
     unknown = UNKNOWN.search(str(exc))
-    return f"its client knows no storage option {unknown[1]!r}" if unknown else " ".join(str(exc).split())
+    return f"the client has no storage option {unknown[1]!r}" if unknown else " ".join(str(exc).split())

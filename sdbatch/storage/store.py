@@ -1,6 +1,6 @@
-"""File systems: every path that sdbatch reads or writes goes through `Store`, a thin face on fsspec.
+"""All file access of sdbatch goes through `Store`, a thin layer over fsspec.
 
-No dataset file is ever renamed and nothing is listed but one folder's top level, so object stores are first-class.
+Dataset files are never renamed, and listings are limited to one folder's top level, so object stores work well.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from sdbatch.storage.storage_errors import (
 
 __all__ = ["Listing", "Store", "StoredFile"]
 
-PART_BYTES = 16 << 20  # of a multipart upload
+PART_BYTES = 16 << 20  # per part of a multipart upload
 READ_AHEAD = 1 << 20
-READERS = 32  # requests in flight where many small files are read
-MOST_BYTES = 2 << 30  # of a file that is read in one go
+READERS = 32  # concurrent requests while reading many small files
+MAX_BYTES = 2 << 30  # of a file that is read as a whole
 GLOB_CHARACTERS = "*?["
 REMOVED_AT_ONCE = 1000
 
 
 class Store(Connection):
-    """A folder (or file, or glob) on any file system: `Connection` with what is read, written, listed and removed."""
+    """A folder (or file, or glob) on any file system: a `Connection` that reads, writes, lists and removes files."""
 
-    def read(self, name: str, most: int = MOST_BYTES) -> bytes:
-        """The content of a file. Raises `StorageError`, also where there is no such file.
+    def read(self, name: str, most: int = MAX_BYTES) -> bytes:
+        """The content of a file. Raises `StorageError`, also if the file does not exist.
 
-        On a local disk, what is no regular file, or is larger than `most` bytes, is refused and never opened.
+        On a local disk, anything but a regular file of at most `most` bytes is rejected without opening it.
         """
 
         def attempt() -> bytes:
@@ -58,7 +58,7 @@ class Store(Connection):
         return self.retried("read", name, attempt)
 
     def _check_local(self, name: str, most: float = math.inf) -> None:
-        """A pipe would be waited for, and a device or a sparse file read, without end."""
+        """Reject what could block or fill memory: pipes, devices, and files that are too large."""
         if not self.is_local:
             return
         found = os.stat(self._path(name))
@@ -67,14 +67,14 @@ class Store(Connection):
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
         if found.st_size > most:
-            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, more than {most:,}")
+            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, more than the maximum of {most:,}")
 
     def read_if_there(self, name: str) -> bytes | None:
-        """The content of a file; None if there is no such file."""
+        """The content of a file; None if it does not exist."""
 
         def attempt() -> bytes | None:
             try:
-                self._check_local(name, MOST_BYTES)
+                self._check_local(name, MAX_BYTES)
                 return self._fs.cat_file(self._path(name))
             except FileNotFoundError as exc:
                 if not is_absence(exc):
@@ -84,12 +84,12 @@ class Store(Connection):
         return self.retried("read", name, attempt)
 
     def read_many(self, names: Iterable[str]) -> Iterator[bytes]:
-        """The contents of many small files, in their order, with many requests under way."""
+        """The contents of many small files, in order, read concurrently."""
         for future in self._under_way(names):
             yield future.result()
 
     def read_each(self, names: Iterable[str]) -> Iterator[bytes | StorageError]:
-        """The same, with the error in the place of what cannot be read."""
+        """Like `read_many`, with the error in place of a file that cannot be read."""
         for future in self._under_way(names):
             error = future.exception()
             if error is not None and not isinstance(error, StorageError):
@@ -99,13 +99,13 @@ class Store(Connection):
     def _under_way(self, names: Iterable[str]) -> Iterator[Future[bytes]]:
         pool = ThreadPoolExecutor(READERS)
         under_way: deque[Future[bytes]] = deque()
-        ahead = 1  # at first, for many a consumer wants only the first few
+        ahead = 1  # few at first, because some consumers need only the first files
         try:
             for name in names:
                 under_way.append(pool.submit(self.read, name))
                 if len(under_way) > ahead:
                     yield under_way.popleft()
-                    # No further, or a slow consumer would have all in memory.
+                    # Bounded, or a slow consumer would fill memory.
                     ahead = min(2 * ahead, 2 * READERS)
             while under_way:
                 yield under_way.popleft()
@@ -113,14 +113,14 @@ class Store(Connection):
             pool.shutdown(cancel_futures=True)
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes a file in one go, and its parent folders on a local disk."""
+        """Write a file as a whole; on a local disk, create its parent folders."""
         self.retried("write", name, lambda: self._fs.pipe_file(self._path(name), data))
 
     def create(self, name: str, data: bytes) -> bool:
-        """Writes a file that is not there yet; returns whether it is now there with this very content.
+        """Write a file that does not exist; returns whether it now exists with exactly this content.
 
-        Of several processes that create one file with contents of their own, one succeeds, where the store can
-        tell (local disks, S3 and its kin with conditional writes); elsewhere, the one that a reader then finds.
+        If several processes create one file with different contents, only one succeeds on local disks and on stores
+        with conditional writes (S3 and compatible ones); on others, the one whose content a reader then finds.
         """
         path = self._path(name)
 
@@ -132,7 +132,7 @@ class Store(Connection):
 
         with suppress(FileExistsError):
             self.retried("create", name, attempt)
-        # An answer can be lost after the file is written, and some stores know no conditions: who is there, is.
+        # The answer to a write can be lost, and some stores lack conditional writes: the existing content decides.
         return self.read(name) == data
 
     def _put_new(self, path: str, data: bytes) -> None:
@@ -146,21 +146,21 @@ class Store(Connection):
             self._fs.pipe_file(path, data)
 
     def replace(self, name: str, data: bytes) -> None:
-        """Writes a file in the place of another: at any moment, one of the two is there whole."""
+        """Replace a file: at any moment, either the old or the new one exists completely."""
         if self.is_local:
             self.retried("write", name, lambda: replace_whole(self._path(name), data))
         else:
             self.write(name, data)
 
     def head(self, name: str, size: int) -> bytes:
-        """The first bytes of a file. Raises `StorageError`, also where there is no such file."""
+        """The first bytes of a file. Raises `StorageError`, also if the file does not exist."""
         return self.retried("read", name, lambda: self._fs.cat_file(self._path(name), start=0, end=size))
 
     def write_stream(self, name: str, produce: Callable[[BinaryIO], None]) -> None:
-        """Writes a large file piece by piece: `produce(file)`, called again from the start if the store
+        """Write a large file piece by piece: `produce(file)`, called again from the start if the store
         fails.
 
-        An object store takes it as a multipart upload, so memory holds only the part under way.
+        For object stores this is a multipart upload, so only the current part is in memory.
         """
 
         def attempt() -> None:
@@ -174,12 +174,12 @@ class Store(Connection):
         self.retried("write", name, attempt)
 
     def open(self, name: str, block_size: int = READ_AHEAD) -> BinaryIO:
-        """A file open for reading, at least `block_size` bytes at a time.
+        """Open a file for reading; reads at least `block_size` bytes at a time.
 
-        On remote stores its reads are retried like all else, and raise `StorageError`.
+        On remote stores its reads are retried like other requests, and raise `StorageError`.
         """
         path = self._path(name)
-        # Its own cache would read 50 MB ahead at every jump, and a Parquet reader jumps.
+        # fsspec's default cache would read 50 MB ahead at every seek, and Parquet readers seek often.
         self.retried("open", name, lambda: self._check_local(name))
         file = self.retried("open", name, lambda: self._fs.open(path, "rb", cache_type="none"))
         return file if self.is_local else io.BufferedReader(RetriedFile(self, name, file), block_size)
@@ -188,7 +188,7 @@ class Store(Connection):
         return self.retried("look for", "", lambda: self._fs.isdir(self._path("")))
 
     def resolved(self) -> tuple[str | None, str]:
-        """Protocol (None: local) and path, by which two addresses of one place are equal; symlinks are followed."""
+        """Protocol (None: local) and path, equal for all addresses of one location; symlinks are followed."""
         protocol = "s3" if self._protocol == "s3a" else self._protocol
         return protocol, os.path.realpath(self._address) if self.is_local else self._path("").rstrip("/")
 
@@ -196,7 +196,7 @@ class Store(Connection):
         return self.retried("look for", name, lambda: self._fs.exists(self._path(name)))
 
     def remove(self, name: str) -> None:
-        """Removes a file; what is not there needs no removing."""
+        """Remove a file, if it exists."""
 
         def attempt() -> None:
             with suppress(FileNotFoundError):
@@ -205,10 +205,10 @@ class Store(Connection):
         self.retried("remove", name, attempt)
 
     def remove_many(self, names: Iterable[str]) -> None:
-        """Removes files, many at a time."""
+        """Remove files, many at a time."""
         names = list(names)
         paths = [self._path(name) for name in names]
-        # Many stores remove a thousand files in one request. In their lists of paths, globs are expanded.
+        # Many stores remove a thousand files in one request. fsspec expands globs in lists of paths.
         if not self.is_local and not any(c in path for path in paths for c in GLOB_CHARACTERS):
             for start in range(0, len(paths), REMOVED_AT_ONCE):
                 self.retried("remove from", "", partial(self._rm, paths[start : start + REMOVED_AT_ONCE]))
@@ -219,28 +219,28 @@ class Store(Connection):
     def _rm(self, paths: list[str]) -> None:
         try:
             self._fs.rm(paths)
-        except FileNotFoundError:  # another one was faster with some of them
+        except FileNotFoundError:  # another process has removed some of them
             for path in paths:
                 with suppress(FileNotFoundError):
                     self._fs.rm_file(path)
 
     def remove_link(self, name: str) -> None:
-        """Removes a symbolic link in the place of a folder, so that nothing is written through it."""
+        """Remove a symbolic link in place of a folder, so that nothing is written through it."""
         if self.is_local and os.path.islink(self._path(name)):
             self.retried("remove", name, lambda: os.unlink(self._path(name)))
 
     def remove_folder(self, name: str) -> None:
-        """Removes a folder that nothing is in, where folders are more than names."""
+        """Remove an empty folder, on file systems with real folders."""
         if self.is_local:
             remove_folder(self._path(name))
 
     def entries(self, name: str = "") -> dict[str, int]:
-        """One listing of the top level (of the folder `name`): name to size; a folder ends in a slash (size 0)."""
+        """List the top level (of the folder `name`) in one request: name to size; folders end with a slash (size 0)."""
 
         def attempt() -> list[tuple[str, bool, int]]:
             path = self._path(name)
             try:
-                if self.is_local:  # a million markers: fsspec would take ten times as long
+                if self.is_local:  # for a million markers, fsspec would take ten times as long
                     with os.scandir(path) as found:
                         return [(entry.path, entry.is_dir(), size_of(entry)) for entry in found]
                 infos = self._fs.ls(path, detail=True)
@@ -261,16 +261,16 @@ class Store(Connection):
     def files(self) -> list[StoredFile]:
         """The files that the URL names: itself, the files directly in its folder, or the matches of its glob.
 
-        In the order of their paths; empty if there are none.
+        Sorted by path; empty if there are none.
         """
         return self.listing().files
 
     def files_by_name(self) -> dict[str, StoredFile]:
-        """The same files by their own names, without their folder."""
+        """The same files by their names without the folder."""
         return {file.path.rpartition("/")[2]: file for file in self.files()}
 
     def listing(self) -> Listing:
-        """The same files, and the folders beside them: those directly in the folder, or that the glob matches."""
+        """The same files, and the folders directly in the folder or matching the glob."""
 
         def attempt() -> tuple[list[dict[str, Any]], bool]:
             fs, path = self._opened
@@ -298,25 +298,24 @@ class Store(Connection):
         return Listing(sorted(files, key=lambda file: file.path), sorted(folders), is_folder, others)
 
     def probe(self) -> None:
-        """Writes and deletes a small object, so that a store that cannot take the output says so before
-        anything runs.
+        """Write and delete a small object, to find out before the run whether the store accepts the output.
 
         Raises:
             StorageError: wrong keys, a missing bucket, no permission to write, a disk that is full or
-            read-only.
+                read-only.
         """
         path = self._path(f".sdbatch-probe-{uuid4().hex}")
         try:
             self.retried("write to", "", lambda: self._fs.pipe_file(path, b"probe"))
         except StorageError:
-            with suppress(Exception):  # a full disk has made the file, without its bytes
+            with suppress(Exception):  # on a full disk, the file exists without its content
                 self._fs.rm_file(path)
             raise
         self.retried("delete from", "", lambda: self._fs.rm_file(path))
 
 
 def _abandon(file: Any) -> None:
-    """Closes a half-written file; an object store must not complete the upload that it belongs to."""
+    """Close a partly written file; an object store must not complete its upload."""
     if isinstance(file, AbstractBufferedFile) and not file.closed:
         file.discard()
         file.closed = True

@@ -1,7 +1,8 @@
-"""The embedded model: a small text-to-image latent diffusion model, its world, and who reads its pictures.
+"""The packaged model: a small text-to-image latent diffusion model, its scenes, and a reader of its pictures.
 
-scenes       what there is to draw, and the tenth that training never sees
-captions     how people would ask for it
-reader       reads a picture back from its pixels
+scenes       the scenes, including the tenth that training never sees
+captions     wordings of captions
+wording      parses captions
+reader       recognises a picture's content from its pixels
 model/       the weights in diffusers' format; `training/tiny` in the repository makes them
 """

@@ -1,4 +1,4 @@
-"""How people would ask for a scene: several wordings, with size, ground and now and then more left unsaid."""
+"""Captions of scenes in several wordings; size, background and sometimes more may be omitted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RELATIONS = {
     ("down", True): ("above", "over", "on top of"),
     ("down", False): ("below", "under", "beneath"),
 }
-STRANGERS = 0.06  # share of captions with a made-up word, so that unknown words are learnt to mean nothing
+STRANGERS = 0.06  # share of captions with an invented word, so that the model learns to ignore unknown words
 
 WORDS = sorted(
     {
@@ -40,7 +40,7 @@ WORDS = sorted(
 
 
 def caption(scene: Scene, rng: random.Random, thorough: bool = False) -> str:
-    """One wording of the scene; a `thorough` one leaves out nothing but perhaps sizes."""
+    """One wording of the scene; a `thorough` one omits at most sizes."""
     article = "" if rng.random() < 0.15 else "a"
     if not scene.axis:
         text = thing_phrase(scene.things[0], article, rng, 0.0 if thorough else 0.07)
@@ -60,7 +60,7 @@ def caption(scene: Scene, rng: random.Random, thorough: bool = False) -> str:
 
 
 def thing_phrase(thing: Thing, article: str, rng: random.Random, partly: float) -> str:
-    """As in "a small red circle"; with probability `partly` only its shape or only its colour is said."""
+    """A phrase such as "a small red circle"; with probability `partly` only its shape or only its colour."""
     size = rng.choice(SIZE_WORDS[thing.size]) if rng.random() < 0.5 else ""
     words = [size, thing.colour, thing.shape]
     draw = rng.random()

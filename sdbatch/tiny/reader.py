@@ -12,15 +12,15 @@ from sdbatch.tiny.scenes import BACKGROUNDS, COLOURS, PIXELS, SHAPES, Scene, cov
 
 __all__ = ["Reading", "read", "verdict"]
 
-SMALLEST = 24  # pixels; a smaller patch is a speck, no thing
-CONTRAST = 0.22  # distance in RGB from which a pixel is not ground
-FARTHEST = 0.40  # a colour farther than this from every colour of the palette has no name
+SMALLEST = 24  # pixels; smaller patches are ignored
+CONTRAST = 0.22  # distance in RGB from which a pixel is not background
+FARTHEST = 0.40  # a colour further than this from every colour of the palette has no name
 TEMPLATE = 32
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was seen: (shape, colour) of all things, left to right or top to bottom; "" where nothing fits."""
+    """The recognised content: (shape, colour) of all things, left to right or top to bottom; "" if none fits."""
 
     kinds: tuple[tuple[str, str], ...]
     axis: str
@@ -44,7 +44,7 @@ def read(pixels: np.ndarray) -> Reading:
 
 
 def read_thing(picture: np.ndarray, contrast: np.ndarray, patch: np.ndarray) -> tuple[float, float, tuple[str, str]]:
-    """Centre (x, y) and kind of one patch; its outline runs halfway between thing and ground."""
+    """Centre (x, y) and kind of one patch; its outline runs halfway between thing and background."""
     core = ndimage.binary_erosion(patch)
     inside = core if core.any() else patch
     colour = np.median(picture[inside], axis=0)
@@ -55,7 +55,7 @@ def read_thing(picture: np.ndarray, contrast: np.ndarray, patch: np.ndarray) -> 
 
 
 def arrange(things: list[tuple[float, float, tuple[str, str]]]) -> tuple[tuple[tuple[str, str], ...], str]:
-    """The kinds in reading order, and the axis along which two things lie."""
+    """The kinds in reading order, and the axis along which two things are placed."""
     if len(things) != 2:
         return tuple(kind for _, _, kind in things), ""
     (x0, y0, _), (x1, y1, _) = things
@@ -99,9 +99,9 @@ def outline(box: np.ndarray) -> str:
 
 
 def verdict(reading: Reading, scene: Scene) -> dict[str, bool]:
-    """What of the scene the picture shows: all things right, and no thing too many.
+    """The parts of the scene that the picture shows; all things must be right, without additional ones.
 
-    `relation`, asked of two things only: both are there, right, and in their places.
+    `relation`, only for two things: both are right and in their places.
     """
     shapes = [shape for shape, _ in reading.kinds]
     colours = [colour for _, colour in reading.kinds]

@@ -1,4 +1,4 @@
-"""The world of `tiny`: one or two flat shapes on a plain ground, drawn from signed distances."""
+"""The scenes of `tiny`: one or two flat shapes on a plain background, drawn from signed distances."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class Thing:
 
     @property
     def kind(self) -> tuple[str, str]:
-        """What can be told from the picture whatever its size."""
+        """Shape and colour, which a picture shows regardless of the thing's size."""
         return self.shape, self.colour
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows. The left or upper of two things comes first: each scene is written in one way.
+    """A picture's content. The left or upper of two things comes first, so each scene has one form.
 
     `axis` is "" for one thing, "across" (left to right) or "down" (top to bottom) for two.
     """
@@ -69,7 +69,7 @@ class Scene:
 
 
 def scenes(count: int) -> list[Scene]:
-    """Every scene of one thing or of two, in a fixed order. Two things differ in shape or in colour."""
+    """All scenes of one or two things, in a fixed order. Two things differ in shape or in colour."""
     things = [Thing(*kind) for kind in itertools.product(SHAPES, COLOURS, SIZES)]
     if count == 1:
         return [Scene((thing,), "", background) for thing in things for background in BACKGROUNDS]
@@ -122,10 +122,10 @@ def place(scene: Scene, nth: int, rng: random.Random) -> tuple[float, float, flo
 
 
 def coverage(shapes: np.ndarray, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """How much of every pixel each shape covers, float32 (N, 64, 64) in [0, 1], from its signed distance.
+    """The share of every pixel that each shape covers, float32 (N, 64, 64) in [0, 1], from its signed distance.
 
     Args:
-        shapes: places in `SHAPES`, int (N,).
+        shapes: indices in `SHAPES`, int (N,).
         x, y, radius: in pixels, float32 (N,).
     """
     grid = np.arange(PIXELS, dtype=np.float32) + np.float32(0.5)

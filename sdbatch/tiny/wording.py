@@ -1,4 +1,4 @@
-"""What a caption names: the inverse of `captions`, for any wording of the world's words."""
+"""Parses captions: the inverse of `captions`, for any wording with the known words."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["Wanted", "obeyed", "wanted"]
 
 SHADES = {word: shade for shade in BACKGROUNDS for word in SHADE_WORDS.get(shade, (shade,))}
 PLACES = {words: place for place, several in RELATIONS.items() for words in several}
-# The longest first: "to the left of" has "left of" in it.
+# The longest first: "to the left of" contains "left of".
 BETWEEN = re.compile(rf"\b({'|'.join(sorted((re.escape(words) for words in PLACES), key=len, reverse=True))}|and)\b")
-MOST_THINGS = 4
+MAX_THINGS = 4
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a caption names.
+    """The content named in a caption.
 
     Attributes:
-        things: (shape, colour) of each, "" for what is not said; in reading order where `axis` is told.
-        axis: "across" or "down"; "" where no place is told.
-        background: "" where none is told.
+        things: (shape, colour) of each, "" if not named; in reading order if `axis` is given.
+        axis: "across" or "down"; "" if no placement is named.
+        background: "" if not named.
     """
 
     things: tuple[tuple[str, str], ...]
@@ -35,11 +35,11 @@ class Wanted:
 
 
 def wanted(caption: str) -> Wanted:
-    """What a caption names, in the order in which a reader would see it."""
+    """Parse a caption; things are in the order in which a reader sees them."""
     text = caption.lower()
     background = next((SHADES[word] for word in re.findall(r"[a-z]+", text) if word in SHADES), "")
     parts = BETWEEN.split(text)
-    things = [thing for thing in map(_thing, parts[::2]) if any(thing)][:MOST_THINGS]
+    things = [thing for thing in map(_thing, parts[::2]) if any(thing)][:MAX_THINGS]
     axis, forward = next((PLACES[words] for words in parts[1::2] if words in PLACES), ("", True))
     if len(things) != 2:
         axis = ""
@@ -49,9 +49,9 @@ def wanted(caption: str) -> Wanted:
 
 
 def obeyed(caption: str, reading: Reading) -> float | None:
-    """The share of what a caption names that a picture shows, from 0 to 1; None if it names nothing.
+    """The share, 0 to 1, of a caption's content that a picture shows; None if the caption names nothing.
 
-    Counted are each thing's shape and colour, the places of two, the background, and things that nobody named.
+    Counts each thing's shape and colour, the placement of two, the background, and additional things.
     """
     want = wanted(caption)
     named = sum(bool(word) for thing in want.things for word in thing) + bool(want.axis) + bool(want.background)
@@ -64,7 +64,7 @@ def obeyed(caption: str, reading: Reading) -> float | None:
 
 
 def _things_right(want: Wanted, reading: Reading) -> tuple[int, bool]:
-    """How many shapes and colours are there, at best; and whether all are, in the places that are told."""
+    """The best number of matching shapes and colours; and whether all match, in the named placement."""
     every = sum(bool(word) for thing in want.things for word in thing)
     seen = [*reading.kinds, *[("", "")] * (len(want.things) - len(reading.kinds))]
     orders = [seen[: len(want.things)]] if want.axis else permutations(seen, len(want.things))

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cluster
 
 WORKERS = 4
 # What a worker that is lost may have had under way.
-SHARDS_A_WORKER = 2
+SHARDS_PER_WORKER = 2
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_actors_killed_again_and_again(cluster, run, expected, tmp_path):
     (end,) = events(run.finish(), "end")
     assert end["ok"] == ROWS
     assert content(run.out) == expected
-    assert made_twice(tmp_path) <= killed * SHARDS_A_WORKER * SHARD
+    assert made_twice(tmp_path) <= killed * SHARDS_PER_WORKER * SHARD
 
 
 def test_a_raylet_a_node_and_half_of_the_nodes_killed(cluster, run, expected, tmp_path):
@@ -93,7 +93,7 @@ def test_a_raylet_a_node_and_half_of_the_nodes_killed(cluster, run, expected, tm
     cluster.remove_node(second, allow_graceful=False)
     run.finish()
     assert content(run.out) == expected
-    assert made_twice(tmp_path) <= 2 * SHARDS_A_WORKER * SHARD
+    assert made_twice(tmp_path) <= 2 * SHARDS_PER_WORKER * SHARD
     cluster.remove_node(first, allow_graceful=False)
     restore(cluster)
 
@@ -103,7 +103,7 @@ def test_half_of_the_nodes_killed_at_once(cluster, run, expected, tmp_path):
         cluster.remove_node(node, allow_graceful=False)
     run.finish()
     assert content(run.out) == expected
-    assert made_twice(tmp_path) <= WORKERS // 2 * SHARDS_A_WORKER * SHARD
+    assert made_twice(tmp_path) <= WORKERS // 2 * SHARDS_PER_WORKER * SHARD
     restore(cluster)
 
 
@@ -116,7 +116,7 @@ def test_the_driver_killed_again_and_again(cluster, run, start, expected, tmp_pa
     run.finish()
     assert content(run.out) == expected
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert made_twice(tmp_path) <= 2 * WORKERS * SHARDS_A_WORKER * SHARD
+    assert made_twice(tmp_path) <= 2 * WORKERS * SHARDS_PER_WORKER * SHARD
 
 
 def test_the_head_lost_and_the_job_submitted_again(start, expected, tmp_path):
@@ -132,4 +132,4 @@ def test_the_head_lost_and_the_job_submitted_again(start, expected, tmp_path):
         run = start(second.address, stand_in=slowly(tmp_path), actors=(2, 2))
         run.finish()
     assert content(run.out) == expected
-    assert made_twice(tmp_path) <= 2 * SHARDS_A_WORKER * SHARD
+    assert made_twice(tmp_path) <= 2 * SHARDS_PER_WORKER * SHARD

@@ -57,7 +57,7 @@ def test_a_shard_that_kills_its_worker_fails_alone_after_its_third_death(cluster
     assert [row["key"][:5] for row in failed] == ["00002"] * SHARD
     assert all("ended the worker process 3 times" in row["error"] for row in failed)
     assert end["ok"] == ROWS - SHARD
-    # Every shard once, the deadly one three times more, and whoever was beside it at its first two deaths.
+    # Every shard once, the deadly one three more times, and its neighbours at its first two deaths.
     assert end["totals"]["begun"] <= ROWS // SHARD + 3 + 2
 
 

@@ -13,7 +13,7 @@ import pytest
 from control_checkpoints import SD, SDXL, ControlPipelines, build_controlnet, edges
 from picture_rows import Picture, mask, photo
 
-from sdbatch.diffusion.adapters.control_rows import MOST_NETS
+from sdbatch.diffusion.adapters.control_rows import MAX_NETS
 from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.request import Request
 
@@ -137,7 +137,7 @@ def test_more_nets_than_are_kept_take_turns(sd, nets, tmp_path):
     images = list(engine.generate(rows))
     assert [image.error for image in images] == [None] * 6
     assert all(np.array_equal(image.pixels, images[0].pixels) for image in images)
-    assert len(engine.family.controls.loaded) == MOST_NETS
+    assert len(engine.family.controls.loaded) == MAX_NETS
 
 
 def test_what_can_not_be_run_fails_its_own_row(sd, sdxl, nets, tmp_path):
@@ -146,7 +146,7 @@ def test_what_can_not_be_run_fails_its_own_row(sd, sdxl, nets, tmp_path):
     wrong = {
         "no such folder": row("text-to-image", 0, {"controlnet": str(tmp_path / "none")}),
         "not a ControlNet's folder": row("text-to-image", 1, {"controlnet": str(tmp_path / "empty")}),
-        "made for another model": row("text-to-image", 2, {"controlnet": nets["sdxl"][0]}),
+        "made for a different model": row("text-to-image", 2, {"controlnet": nets["sdxl"][0]}),
         "one is needed for each": Request("a", seed=3, extra={"controlnet": one}),
         "without a controlnet": Request("a", seed=4, extra={"control_image": Picture(edges(64, 64, 1))}),
         "less than control_guidance_end": row(
@@ -162,7 +162,7 @@ def test_what_can_not_be_run_fails_its_own_row(sd, sdxl, nets, tmp_path):
         assert reason in images[request.seed].error
     assert images[7].error is None
     (image,) = Engine(sd, lanes=4, device="cpu", deep_cache=2).generate([good])
-    assert "does not go with deep-cache" in image.error
+    assert "does not work with deep-cache" in image.error
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ def test_it_changes_the_picture_and_says_so(sd):
     assert cached.describe()["lane_invariant"] is True
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_it_can_be_compiled(sd):
     compiled = Engine(sd, lanes=4, deep_cache=2, compile="on")

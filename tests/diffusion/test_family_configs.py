@@ -73,7 +73,7 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_line(model, data):
             "z-image",
             "transformer/config.json",
             {"cap_feat_dim": 64},
-            "cap_feat_dim is 64, and the text encoder gives 32",
+            "cap_feat_dim is 64, but the output width of the text encoder is 32",
         ),
         ("qwen-image", "transformer/config.json", {"zero_cond_t": True}, "zero_cond_t is not supported"),
         ("pixart-sigma", "transformer/config.json", {"use_additional_conditions": True}, "PixArt-α"),

@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_refused_from_its_header(folder, files, tmp_path):
     short = tensors | {up: tensors[up][:, :2].contiguous()}
     two = {half: torch.zeros(4, 4) for half in ("lora_A.weight", "lora_B.weight")}
     cases = {
-        f"layer {own}: has the ranks 4 and 2; expected the same twice, 1 to 512": short,
+        f"layer {own}: has the ranks 4 and 2; expected two equal ranks from 1 to 512": short,
         "layer transformer.elsewhere: ": {f"transformer.elsewhere.{half}": tensor for half, tensor in two.items()},
         "is a LoRA of a UNet (": {f"unet.down_blocks.0.to_q.{half}": tensor for half, tensor in two.items()},
         "is a LoRA that changes a text encoder of a transformer model (": {

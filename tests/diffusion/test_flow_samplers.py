@@ -74,4 +74,4 @@ def test_a_sampler_of_the_other_kind_is_refused(sampler):
     if sampler in SAMPLERS:
         assert reason is None
     else:
-        assert f"sampler {sampler} does not go with Stable Diffusion 1.x and 2.x, which has: ddpm, ddim" in reason
+        assert f"sampler {sampler} does not work with Stable Diffusion 1.x and 2.x, which has: ddpm, ddim" in reason

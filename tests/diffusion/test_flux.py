@@ -60,7 +60,7 @@ def test_a_picture_is_noised_by_schedulers_that_its_pipeline_can_use(dev):
         assert (validate(request, info) is None) is can_noise, sampler
         assert validate(dataclasses.replace(request, extra={}), info) is None
     reason = validate(Request("a", sampler="flow_unipc", task="image-to-image", extra=extra), info)
-    assert reason == "sampler flow_unipc can not add noise to a picture, which image-to-image needs"
+    assert reason == "sampler flow_unipc can't add noise to a picture, which image-to-image needs"
 
 
 def test_a_plan_counts_the_calls_that_a_strength_leaves(dev):

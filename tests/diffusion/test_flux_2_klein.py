@@ -20,6 +20,7 @@ def test_it_makes_the_pipelines_pictures(distilled, tmp_path):
     assert_same_pictures(folder, requests, lambda request: {"guidance_scale": request.guidance_scale})
 
 
+@pytest.mark.long
 def test_in_bf16(tmp_path):
     folder = flow_checkpoints.build_klein(tmp_path / "klein", distilled=True)
     assert_no_farther_in_bf16(folder, lambda request: {"guidance_scale": 1.0}, guidance_scale=1.0)

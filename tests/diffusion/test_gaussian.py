@@ -81,7 +81,7 @@ def test_mean_and_covariance_after_every_step(mean, std):
         a, b, s = gaussian.step(t)
         expected_mean, covariance, variance = a * expected_mean + b, a * variance, a**2 * variance + s**2
         x, y = before.flatten().double(), after.flatten().double()
-        # Six standard errors of a mean, a variance and a covariance of so many samples.
+        # Six standard errors of a mean, a variance and a covariance for this number of samples.
         assert abs(y.mean() - expected_mean) < 6 * (variance / SAMPLES) ** 0.5
         assert abs(y.var() / variance - 1) < 6 * (2 / SAMPLES) ** 0.5
         spread = (x.var() * variance + covariance**2) ** 0.5

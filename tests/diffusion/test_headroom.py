@@ -14,7 +14,7 @@ SHAPE = (4, 128, 128)
 
 
 class Card:
-    """A GPU of so many bytes: what torch.cuda tells of it while a model runs."""
+    """A simulated GPU with a given memory: what torch.cuda reports while a model runs."""
 
     def __init__(self, total: int, weights: int, fraction: float = 1.0, taken_by_others: int = 0):
         self.total, self.allocated, self.fraction = total, weights, fraction
@@ -42,7 +42,7 @@ class Card:
 
 
 def lanes_on(card: Card, monkeypatch, *, a_lane: float, a_picture: float, conditioning: int = 0) -> int:
-    """Lanes that are chosen for a model whose passes and decodes take so many GiB a lane and a picture."""
+    """Lanes chosen for a model whose passes and decodes take the given GiB per lane and per picture."""
     card.install(monkeypatch)
     named = {"encoder_hidden_states": conditioning}
 

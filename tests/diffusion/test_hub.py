@@ -74,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *arguments):
-        """The tests' output is no place for an access log."""
+        """Omit the access log from the tests' output."""
 
 
 @pytest.fixture

@@ -151,4 +151,4 @@ def test_what_can_not_be_run_fails_its_own_row(sd, sdxl, adapters, tmp_path):
     for reason, request in wrong.items():
         assert reason in images[request.seed].error
     (image,) = Engine(sdxl, lanes=4, device="cpu").generate([row(0, adapters["plain"])])
-    assert "made for another model" in image.error
+    assert "made for a different model" in image.error

@@ -96,20 +96,20 @@ def test_alphas_stand_in_the_file_or_in_its_metadata(tiny):
 REFUSED = {
     "a pickle": (pickle.dumps({"a": 1}), "is a pickle"),
     "a zip of pickles": (b"PK\x03\x04" + bytes(100), "is a pickle"),
-    "an empty file": (b"", "is no safetensors file, or is cut short"),
-    "a header of 2^60 bytes": (struct.pack("<Q", 1 << 60) + b"{}", "is no safetensors file, or is cut short"),
+    "an empty file": (b"", "is not a safetensors file, or is truncated"),
+    "a header of 2^60 bytes": (struct.pack("<Q", 1 << 60) + b"{}", "is not a safetensors file, or is truncated"),
     "no JSON": (struct.pack("<Q", 4) + b"{{{{", "its header is not JSON"),
     "deep JSON": (struct.pack("<Q", 200_000) + b"[" * 200_000, "its header is not JSON"),
     "overlapping offsets": (
         raw({DOWN: entry([2], [0, 8]), UP: entry([2], [0, 8])}, bytes(8)),
-        "does not lie where the header says",
+        "is not where the header says",
     ),
-    "2^62 numbers": (raw({DOWN: entry([1 << 31, 1 << 31], [0, 8])}, bytes(8)), "does not lie where the header says"),
-    "a negative size": (raw({DOWN: entry([-1], [0, 4])}, bytes(4)), "makes no tensor"),
-    "a shape of texts": (raw({DOWN: entry(["2"], [0, 8])}, bytes(8)), "makes no tensor"),
+    "2^62 numbers": (raw({DOWN: entry([1 << 31, 1 << 31], [0, 8])}, bytes(8)), "is not where the header says"),
+    "a negative size": (raw({DOWN: entry([-1], [0, 4])}, bytes(4)), "describes no valid tensor"),
+    "a shape of texts": (raw({DOWN: entry(["2"], [0, 8])}, bytes(8)), "describes no valid tensor"),
     "numbers of no type": (raw({DOWN: entry([8], [0, 8], "F8_E4M3")}, bytes(8)), "holds F8_E4M3"),
-    "cut short": (save(tensors())[:-10], "is cut short"),
-    "bytes behind its end": (save(tensors()) + bytes(8), "is cut short, or longer"),
+    "cut short": (save(tensors())[:-10], "is shorter or longer"),
+    "bytes behind its end": (save(tensors()) + bytes(8), "is shorter or longer"),
     "no up": (save({DOWN: torch.ones(4, 128)}), f"layer {KOHYA}: {UP} is missing"),
     "no down": (save({UP: torch.ones(128, 4)}), f"layer {KOHYA}: {DOWN} is missing"),
     "ranks that disagree": (save(tensors(**{UP: torch.ones(128, 5)})), "has the ranks 4 and 5"),
@@ -120,17 +120,17 @@ REFUSED = {
             tensors()
             | {f"unet.{QUERY}.lora_A.weight": torch.ones(4, 128), f"unet.{QUERY}.lora_B.weight": torch.ones(128, 4)}
         ),
-        "is there twice",
+        "appears twice",
     ),
     "whole numbers": (save(tensors(**{DOWN: torch.ones(4, 128, dtype=torch.int8)})), "holds I8"),
-    "an alpha of two numbers": (save(tensors(**{ALPHA: torch.ones(2)})), "its alpha is no single number"),
+    "an alpha of two numbers": (save(tensors(**{ALPHA: torch.ones(2)})), "its alpha is not a single number"),
     "an unknown layer": (
         save({n.replace("mid_block", "mid_block_9"): t for n, t in tensors().items()}),
-        "has no such layer here",
+        "has no such layer",
     ),
     "another base": (
         save({f"unet.{KEY}.lora_A.weight": torch.ones(4, 2048), f"unet.{KEY}.lora_B.weight": torch.ones(128, 4)}),
-        "is for Stable Diffusion XL; this model is one with texts of width 128",
+        "is for Stable Diffusion XL; this model is a model with text width 128",
     ),
     "LoHa": (save(tensors(**{f"{KOHYA}.hada_w1_a": torch.ones(2)})), "is LoHa"),
     "DoRA of kohya": (save(tensors(**{f"{KOHYA}.dora_scale": torch.ones(2)})), "is DoRA"),
@@ -141,8 +141,8 @@ REFUSED = {
     ),
     "Tucker": (save(tensors(**{f"{KOHYA}.lora_mid.weight": torch.ones(2)})), "Tucker"),
     "FLUX": (save({"transformer.x.lora_A.weight": torch.ones(2, 2)}), "a LoRA of a transformer model"),
-    "a bias": (save(tensors(**{f"{KOHYA}.lora_B.bias": torch.ones(2)})), "is no part of a LoRA"),
-    "nothing": (save({}), "holds no LoRA"),
+    "a bias": (save(tensors(**{f"{KOHYA}.lora_B.bias": torch.ones(2)})), "is not part of any kind of LoRA"),
+    "nothing": (save({}), "contains no LoRA"),
     "patterns": (
         save(
             tensors(), {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 1, "unet.alpha_pattern": {"(a+)+": 1}})}

@@ -1,4 +1,4 @@
-"""Lack of memory is recognised by whatever name a library gives it, and nothing else is taken for it."""
+"""Out-of-memory errors of all libraries are recognised, and no other errors."""
 
 from __future__ import annotations
 
@@ -105,4 +105,6 @@ def test_a_rescue_without_memory_ends_no_engine(sd, rescuable):
     if rescuable:
         assert not errors and engine.lanes == 4
     else:
-        assert len(errors) == len(REQUESTS) and all("no memory to try again in float32" in error for error in errors)
+        assert len(errors) == len(REQUESTS) and all(
+            "not enough memory to retry in float32" in error for error in errors
+        )

@@ -40,31 +40,60 @@ def assert_parity(reference: Reference, images) -> None:
     assert chaotic == off.keys() and len(chaotic) <= max(1, len(images) // 50), f"off by more than 2 of 255: {told}"
 
 
-@pytest.mark.parametrize("checkpoint", ["sd", "sd_v"])
-def test_core_samplers_make_diffusers_pictures(checkpoint, request):
+# Everyday steps and guidance, then, in the long tier, more of both.
+CORE_GRIDS = (
+    ["checkpoint", "steps", "guidance_scales"],
+    [
+        ("sd", (10, 20), (1, 7.5)),
+        ("sd_v", (10,), (1, 3)),
+        pytest.param("sd", (10, 20, 50), (1, 3, 7.5), marks=pytest.mark.long),
+        pytest.param("sd_v", (10, 20, 50), (1, 3, 7.5), marks=pytest.mark.long),
+    ],
+)
+EMBEDDED_GRIDS = (
+    ["steps", "guidance_scales"],
+    [
+        ((20,), (1, 7.5)),
+        pytest.param((10, 20, 50), (1, 3, 7.5), marks=pytest.mark.long),
+    ],
+)
+OTHER_GRIDS = (
+    ["checkpoint", "steps", "guidance_scales"],
+    [
+        ("sd", (7,), (1, 7.5)),
+        pytest.param("sd", (5, 12), (1, 7.5), marks=pytest.mark.long),
+        pytest.param("sd_v", (5, 12), (1, 7.5), marks=pytest.mark.long),
+    ],
+)
+
+
+@pytest.mark.parametrize(*CORE_GRIDS)
+def test_core_samplers_make_diffusers_pictures(checkpoint, steps, guidance_scales, request):
     folder = request.getfixturevalue(checkpoint)
-    requests = grid(CORE, steps=(10, 20, 50), guidance_scales=(1, 3, 7.5))
+    requests = grid(CORE, steps, guidance_scales)
     images = list(Engine(folder, lanes=16).generate(requests))
     assert len(images) == len(requests)
     assert_parity(Reference(folder), images)
 
 
-def test_core_samplers_make_diffusers_pictures_on_the_embedded_model():
+@pytest.mark.parametrize(*EMBEDDED_GRIDS)
+def test_core_samplers_make_diffusers_pictures_on_the_embedded_model(steps, guidance_scales):
     folder = inspect_model("tiny").folder
-    requests = grid(CORE, steps=(10, 20, 50), guidance_scales=(1, 3, 7.5))
+    requests = grid(CORE, steps, guidance_scales)
     assert_parity(Reference(folder), list(Engine("tiny", lanes=16).generate(requests)))
 
 
-@pytest.mark.parametrize("checkpoint", ["sd", pytest.param("sd_v", marks=pytest.mark.long)])
-def test_other_samplers_make_diffusers_pictures(checkpoint, request):
+@pytest.mark.parametrize(*OTHER_GRIDS)
+def test_other_samplers_make_diffusers_pictures(checkpoint, steps, guidance_scales, request):
     folder = request.getfixturevalue(checkpoint)
-    requests = grid(OTHERS, steps=(5, 12), guidance_scales=(1, 7.5))
+    requests = grid(OTHERS, steps, guidance_scales)
     images = list(Engine(folder, lanes=16).generate(requests))
     assert_parity(Reference(folder), images)
 
 
-def test_sdxl_makes_diffusers_pictures(sdxl):
-    requests = grid(SAMPLERS, steps=(8,), guidance_scales=(1, 7.5))
+@pytest.mark.parametrize("guidance_scales", [(7.5,), pytest.param((1, 7.5), marks=pytest.mark.long)])
+def test_sdxl_makes_diffusers_pictures(sdxl, guidance_scales):
+    requests = grid(SAMPLERS, steps=(6,), guidance_scales=guidance_scales)
     images = list(Engine(sdxl, lanes=16).generate(requests))
     assert_parity(Reference(sdxl, StableDiffusionXLPipeline), images)
 

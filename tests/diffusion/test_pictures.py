@@ -110,12 +110,12 @@ def test_the_first_frame_is_taken():
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        (b"", "no picture of a known format"),
-        (b"neither this", "no picture of a known format"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "no picture of a known format"),
+        (b"", "not a picture in a supported format"),
+        (b"neither this", "not a picture in a supported format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not a picture in a supported format"),
         (cut_short(encoded(RGB)), "can't be decoded"),
         (cut_short(encoded(RGB, "JPEG")), "can't be"),
-        (cut_short(encoded(RGB, "TIFF", compression="tiff_lzw")), "can't be|no picture of a known format"),
+        (cut_short(encoded(RGB, "TIFF", compression="tiff_lzw")), "can't be|not a picture in a supported format"),
         (encoded(RGB.convert("F"), "TIFF"), "floating-point"),
         (RGB.convert("I").point(lambda value: value * 100_000), "32-bit"),
         ("nowhere/at/all.png", "nowhere/at/all.png: no such file"),
@@ -143,9 +143,9 @@ def test_sizes_are_read_from_headers_alone(monkeypatch, tmp_path):
 
 def test_a_small_file_of_very_many_pixels_is_not_decoded(monkeypatch):
     data = encoded(PIL.Image.new("1", (4000, 3000)))
-    monkeypatch.setattr(pictures, "MOST_PIXELS", 10_000_000)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 10_000_000)
     for ask in (lambda p: p.size, Picture.load):
-        with pytest.raises(PictureError, match=r"4000x3000 is more than the 10,000,000 pixels"):
+        with pytest.raises(PictureError, match=r"4000x3000 exceeds the maximum of 10,000,000 pixels"):
             ask(Picture(data))
 
 

@@ -226,11 +226,11 @@ def test_what_cannot_be_encoded_fails_alone(model):
     wrong = [
         ("a cat", {"clip_skip": 9}, "clip_skip 9 is more than"),
         ("a [cat:dog:0.5]", a1111, "prompt: [from:to:when]"),
-        ("a cat AND a dog", a1111, "AND joins prompts"),
+        ("a cat AND a dog", a1111, "AND combines prompts"),
         ("a cat <lora:dog:0.5>", a1111, "<lora:dog:0.5> names a network"),
         ("a (cat:1.2.3)", a1111, "'1.2.3' is not a number"),
         ("a cat.swap(dog)", compel, ".swap() in the prompt"),
-        ('("a cat", "a dog").blend(1)', compel, "compel can not read the prompt"),
+        ('("a cat", "a dog").blend(1)', compel, "compel can't read the prompt"),
         ("a cat withLora(dog)", compel, "withLora() in the prompt"),
     ]
     requests = [Request(prompt, steps=2, extra=extra) for prompt, extra, _ in wrong]

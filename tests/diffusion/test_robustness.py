@@ -61,7 +61,7 @@ def test_a_decode_that_overflows_in_half_precision_is_decoded_again_in_float32(s
 
 
 def out_of_memory_above(function, most: int):
-    """The function, on a device whose memory holds batches of at most so many."""
+    """The function, on a simulated device whose memory holds batches up to the given size."""
 
     def limited(batch, *rest):
         if len(batch) > most:

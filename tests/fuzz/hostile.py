@@ -22,7 +22,7 @@ from sdbatch.cli import main
 
 EXAMPLES = int(os.environ.get("SDBATCH_FUZZ", "20"))
 LONGEST_S = 20.0  # of CPU time, which other processes of the machine do not lengthen
-MOST_MEMORY_KB = 6 << 20  # of the whole test process, which holds the libraries, too
+MAX_MEMORY_KB = 6 << 20  # of the whole test process, which holds the libraries, too
 
 fuzzed = settings(
     max_examples=EXAMPLES,
@@ -102,6 +102,6 @@ def assert_told(folder: Path, *arguments: str) -> tuple[int, str]:
     assert len(lines) == 1 if status >= 2 else all(line.startswith("warning") for line in lines), said
     assert "\x1b" not in said + output.getvalue()
     assert time.process_time() - began < LONGEST_S
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < MOST_MEMORY_KB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < MAX_MEMORY_KB
     assert sorted(path.name for path in folder.iterdir()) == before
     return status, output.getvalue() + said

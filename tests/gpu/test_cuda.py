@@ -60,7 +60,7 @@ def test_half_precision_is_no_farther_off_than_diffusers_own(compile):
     rows = [Request(caption, seed=i, steps=20, sampler="ddim") for i, caption in enumerate(captions * 6)]
     ours = by_seed(Engine("tiny", lanes=8, dtype="fp16", device="cuda", compile=compile), rows)
     reference, theirs = (diffusers_pictures(rows, dtype) for dtype in (torch.float32, torch.float16))
-    # Two roundings of the same size, of which neither is always the smaller one.
+    # Two rounding errors of the same size; neither is always the smaller one.
     assert distance(ours, reference) <= 1.25 * distance(theirs, reference) + 0.1
 
 

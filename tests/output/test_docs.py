@@ -1,4 +1,4 @@
-"""Each reader that docs/formats.md shows, run as it stands there."""
+"""Runs each reader in docs/formats.md unchanged."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_a_condition_and_a_column_of_duplicates_choose(layout, tmp_path, capsys)
     ]
     is_link = (dest / keys[0]).stat().st_ino == (out / keys[0]).stat().st_ino if layout == "files" else False
     assert is_link == (layout == "files")
-    # Cut short, it goes on where it stopped.
+    # Interrupted, it resumes where it stopped.
     (dest / "00000" / "metadata.parquet").unlink()
     (dest / keys[0]).unlink()
     assert main(arguments) == 0 and "1 folders written" in capsys.readouterr().out
@@ -91,7 +91,7 @@ def test_dpg_bench_finds_four_pictures_in_a_grid(tmp_path, capsys):
     for i, corner in enumerate([(0, 0), (32, 0), (0, 32), (32, 32)]):
         tile = np.asarray(grid.crop((*corner, corner[0] + 32, corner[1] + 32)))
         assert np.array_equal(tile, np.asarray(Image.open(out / f"00000/00000000{4 + i}.png")))
-    # A row of which the condition leaves three has no grid, and that is said.
+    # A row with three images left by the condition has no grid, and this is reported.
     assert (
         main(["export", str(out), str(tmp_path / "less"), "--for", "dpg-bench", "--where", "key != '000000004'"]) == 1
     )

@@ -116,5 +116,5 @@ def test_a_net_that_can_not_be_used_is_refused_in_the_plan(nets, folder):
         with pytest.raises(UsageError, match=reason):
             make_plan(str(plain), out, RunSettings.from_options(dict(options)))
     options = {"controlnet": names[0], "control_image": str(folder / "a.png"), "deep_cache": 2}
-    with pytest.raises(UsageError, match="does not go with --deep-cache"):
+    with pytest.raises(UsageError, match="does not work with --deep-cache"):
         make_plan(str(plain), out, RunSettings.from_options(options))

@@ -64,7 +64,7 @@ def kill_at(seconds: float, victim: str, arguments: list[str]) -> bool:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether it runs; what is dead and not yet reaped, perhaps by nobody ever, does not."""
+    """Whether the process runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

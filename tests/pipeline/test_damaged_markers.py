@@ -1,4 +1,4 @@
-"""A marker that says nothing of its shard is told, and its shard is made again."""
+"""A damaged marker is reported, and its shard is made again."""
 
 from __future__ import annotations
 

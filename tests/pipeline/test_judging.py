@@ -36,7 +36,7 @@ def test_rows_are_tried_until_they_are_kept(made, sdbatch_command):
     assert {row["attempt"] for row in rows} >= {1, 2} and {row["accepted"] for row in rows} == {True, False}
     assert all(row["accepted"] == (row["obedience"] == 1) for row in rows)
     assert all(len(row["phash"]) == 16 and row["clip"] == "mine" for row in rows)
-    # The first attempt has the row's own seed; a later one has one that is nobody's.
+    # The first attempt has the row's own seed; later ones have seeds that no row has.
     assert all((row["seed"] == number) == (row["attempt"] == 1) for number, row in enumerate(rows))
     assert len({row["seed"] for row in rows}) == 12
     sums = report(out)
@@ -101,9 +101,9 @@ def test_a_configuration_file_and_what_it_plans(made, tmp_path, sdbatch_command)
         (("--scorer", "nowhere:f"), "can't be imported"),
         (("--attempts", 2), "--attempts 2: needs --keep"),
         (("--keep", "blip > 1"), "there is no column 'blip'"),
-        (("--scorer", "entropy", "--keep", "entropy"), "is no condition"),
-        (("--scorer", "entropy", "--keep", "__import__('os')"), "is not understood"),
-        (("--scorer", "entropy", "--keep", "entropy > 1", "--best", "steps"), "is no numeric score"),
+        (("--scorer", "entropy", "--keep", "entropy"), "is not a condition"),
+        (("--scorer", "entropy", "--keep", "__import__('os')"), "is not supported"),
+        (("--scorer", "entropy", "--keep", "entropy > 1", "--best", "steps"), "is not a numeric score"),
         (("--on-nsfw", "blur"), "--on-nsfw blur: needs --scorer nsfw"),
         (("--scorer-model", "clip=x"), "there is no --scorer clip"),
         (("--scorer", "aesthetic", "--scorer-model", "aesthetic=/nowhere/at/all"), "no such file or folder"),
@@ -118,7 +118,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(made, tmp_pat
 
 
 def test_flagged_pictures_are_blurred_or_dropped(tmp_path, sdbatch_command):
-    """A function in the place of the safety checker, whose own test compares it with diffusers."""
+    """A replacement for the safety checker, whose own test compares it with diffusers."""
     (tmp_path / "flags.py").write_text("def nsfw(picture, row) -> bool: return 'red' in row['prompt']\n")
     path = {"PYTHONPATH": f"{Path(__file__).parents[2]}:{tmp_path}"}
     prompts = write_table(tmp_path / "p.parquet", {"prompt": ["a red circle", "a blue circle"], "seed": [1, 1]})

@@ -97,4 +97,4 @@ def test_a_file_that_does_not_fit_is_refused_before_anything_is_loaded(folder, t
     assert f"{prompts}: row 1 (from 0), lora: loras/bad.safetensors: is cut short" in refused
     assert not (tmp_path / "out").exists()
     missing = sdbatch_command("plan", "a red circle", tmp_path / "out", "--lora", "nowhere.safetensors", status=2)
-    assert "--lora: " in missing.stderr and "nowhere.safetensors: is not there" in missing.stderr
+    assert "--lora: " in missing.stderr and "nowhere.safetensors: is missing" in missing.stderr

@@ -73,4 +73,4 @@ def test_a_damaged_file_in_the_middle_is_named(tmp_path, stand_in_command):
     data[4:60] = bytes(56)
     damaged.write_bytes(data)
     process = stand_in_command("generate", folder, out, *FAST, status=3)
-    assert "f1.parquet: is cut short or damaged" in process.stderr
+    assert "f1.parquet: is truncated or damaged" in process.stderr

@@ -75,7 +75,7 @@ def test_a_worker_refuses_what_is_not_the_model_of_the_run(model):
     source = ModelSource(str(model))
     recorded = source.entry(source.inspect())
     edit(model / "unet" / "config.json", act_fn="gelu")
-    with pytest.raises(ModelError, match=r"/out was made with another model .*unet/config\.json differ"):
+    with pytest.raises(ModelError, match=r"/out was made with a different model .*unet/config\.json differ"):
         load_engine(job_of(source, recorded))
 
 

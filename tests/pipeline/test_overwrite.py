@@ -110,7 +110,7 @@ def test_an_overwrite_killed_midway_is_finished_by_the_next_run(made, tmp_path, 
 
 
 def test_lanes_that_a_worker_measures_are_those_of_the_new_output(made, ray_session, monkeypatch):
-    """As on a GPU, where nobody says how many: one worker measures before OUT is made ready."""
+    """As on a GPU without --lanes: one worker measures them before OUT is prepared."""
     prompts, out = made
     old = load_manifest(Store(str(out))).id
     resolve = pipeline.resolve_engine

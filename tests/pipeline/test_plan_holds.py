@@ -32,7 +32,7 @@ def chance(random_row: random.Random) -> dict[str, object]:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_table_of_chance(tmp_path, sdbatch_command, seed):
     rows = [chance(random.Random(f"{seed}/{row}")) for row in range(ROWS)]
-    # Rows of which all is good, so that bad ones are not all there is.
+    # Entirely valid rows, so that not all rows are bad.
     for row in rows[::2]:
         row |= {"prompt": "a red circle", "seed": 1, "height": 64, "width": 64, "steps": 3, "guidance_scale": 2.0}
     prompts = write_table(tmp_path / "p.parquet", {name: [row[name] for row in rows] for name in rows[0]})

@@ -26,7 +26,7 @@ def test_images_are_made_again_from_their_metadata_rows_alone(tmp_path, sdbatch_
     }
     prompts, out = write_table(tmp_path / "p.parquet", table), tmp_path / "out"
     # What no metadata row holds.
-    alike = ("--deep-cache", 2, "--quantization", "int8")
+    alike = ("--deep-cache", 2, "--quantization", "int8", "--watermark", "sdxl")
     defaults = ("--guidance-start", 0.1, "--guidance-stop", 0.7)
     sdbatch_command("generate", prompts, out, "--images-per-prompt", 2, "--actors", 1, *alike, *defaults, status=1)
     rows = pq.read_table(out / "00000.parquet").to_pylist()

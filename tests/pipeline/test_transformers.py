@@ -98,12 +98,12 @@ def schnell(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("--sampler", "euler"), "sampler euler does not go with FLUX.1 schnell, which has: flow_euler,"),
+        (("--sampler", "euler"), "sampler euler does not work with FLUX.1 schnell, which has: flow_euler,"),
         (("--guidance-rescale", "0.5"), "--guidance-rescale: FLUX.1 schnell does not use it"),
         (("--guidance-scale", "4"), "--guidance-scale: FLUX.1 schnell does not use it"),
         (("--cfg-truncation", "0.5"), "--cfg-truncation: FLUX.1 schnell does not use it"),
         (("--height", "72"), "height must be a multiple of 16, not 72"),
-        (("--deep-cache", "2"), "deep-cache does not go with FLUX.1"),
+        (("--deep-cache", "2"), "deep-cache does not work with FLUX.1"),
         (("--column", "guidance_scale=dislikes"), "'guidance_scale'"),
     ],
 )

@@ -252,7 +252,7 @@ def test_an_earlier_outputs_table_keeps_its_meaning(tmp_path: Path) -> None:
     now = check_table(files, RunSettings())
     assert now.settings == {"prompt": "Prompt", "seed": "seed", "steps": "Steps"}
     assert check_table(files, RunSettings(), mapping=before.settings).settings == before.settings
-    with pytest.raises(InputError, match="no column 'cfg', from which OUT has its guidance_scale"):
+    with pytest.raises(InputError, match="no column 'cfg', which OUT uses as guidance_scale"):
         check_table(files, RunSettings(), mapping={"prompt": "Prompt", "guidance_scale": "cfg"})
 
 

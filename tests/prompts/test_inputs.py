@@ -48,7 +48,7 @@ def test_a_name_with_glob_characters_is_itself_first(tmp_path: Path) -> None:
     [
         (b"", "is empty (0 bytes)"),
         (b"prompt\na red circle\n", "is not a Parquet file"),
-        (b"PAR1" + bytes(100), "is cut short or damaged"),
+        (b"PAR1" + bytes(100), "is truncated or damaged"),
     ],
 )
 def test_a_file_that_is_not_parquet_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -65,7 +65,7 @@ def test_a_truncated_file_is_named_among_others(tmp_path: Path) -> None:
     write_table(tmp_path / "a.parquet", {"prompt": ["a"] * 1000})
     whole = Path(write_table(tmp_path / "b.parquet", {"prompt": ["b"] * 1000}))
     whole.write_bytes(whole.read_bytes()[:-20])
-    with pytest.raises(InputError, match=r"b\.parquet: is cut short or damaged"):
+    with pytest.raises(InputError, match=r"b\.parquet: is truncated or damaged"):
         list_inputs(str(tmp_path))
 
 

@@ -18,7 +18,7 @@ BAD, MENDED = b"\xffa\xfe", "\ufffda\ufffd"
 
 
 def texts(values: list[bytes | None], large: bool = False) -> pa.Array:
-    """Text that nobody has looked at."""
+    """Text that has not been validated."""
     binary = pa.array(values, pa.large_binary() if large else pa.binary())
     return pa.Array.from_buffers(pa.large_string() if large else pa.string(), len(values), binary.buffers())
 

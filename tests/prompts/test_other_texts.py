@@ -47,10 +47,10 @@ def test_packed_text(tmp_path, ending, kind):
         path.write_bytes({"gz": gzip, "bz2": bz2, "xz": lzma}[ending].compress(content))
     assert told(path) == EXPECTED
     path.write_bytes(path.read_bytes()[:-12])
-    with pytest.raises(InputError, match=r"is damaged, or not packed as its name says|is not JSON"):
+    with pytest.raises(InputError, match=r"is damaged, or not compressed as its name says|is not JSON"):
         told(path)
     path.write_bytes(content)
-    with pytest.raises(InputError, match="is damaged, or not packed as its name says"):
+    with pytest.raises(InputError, match="is damaged, or not compressed as its name says"):
         told(path)
 
 
@@ -103,10 +103,10 @@ def test_arrays_of_json(tmp_path):
     path.write_text('[{"prompt": "a", "seed": 18446744073709551615}]')
     assert rows(path)[0].requests[0].seed == 2**64 - 1
     for content, words in (
-        ('{"prompt": "a"}', "holds no array; expected an array of objects"),
+        ('{"prompt": "a"}', "is not an array; expected an array of objects"),
         ('["a", 3]', "item 2 is int; expected an array"),
         ("[1,", "is not JSON"),
-        ("[" * 100_000, "is nested too deep"),
+        ("[" * 100_000, "is nested too deeply"),
     ):
         path.write_text(content)
         with pytest.raises(InputError, match=words):

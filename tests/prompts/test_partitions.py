@@ -108,7 +108,7 @@ def test_one_file_and_a_glob_have_the_columns_too(tmp_path: Path) -> None:
     for glob in ("*/*/*.parquet", "**/*.parquet", "style=*/steps=*/part-0.parquet", "style=*", "*", "**/*=*"):
         assert list_inputs(f"{url}/{glob}") == whole, glob
     assert list_inputs(whole[0].path) == whole[:1]
-    # What a folder is named for itself is no part of its table.
+    # The folder's own name is not part of its table.
     (file,) = list_inputs(f"{url}/style=flat")
     assert file.partitions == {"steps": 1}
     (file,) = list_inputs(f"{url}/style=flat/steps=1")
@@ -123,7 +123,7 @@ def test_a_linked_partition_is_one_and_a_loop_is_refused(tmp_path: Path) -> None
     assert file.partitions == {"k": 2}
     (tmp_path / "loop" / "a=1").mkdir(parents=True)
     (tmp_path / "loop" / "a=1" / "a=2").symlink_to(tmp_path / "loop")
-    with pytest.raises(InputError, match="two partitions of the key 'a'"):
+    with pytest.raises(InputError, match="two partitions with the key 'a'"):
         list_inputs(f"{tmp_path}/loop")
 
 
@@ -187,10 +187,10 @@ def test_an_output_from_before_is_read_without_partitions(tmp_path: Path) -> Non
         (["a=1", "a=1/b=2"], "prompt", ["a=1/part-0.parquet", "lies beside the partition", "a=1/b=2"]),
         (["", "a=1"], "prompt", ["part-0.parquet: lies beside the partition", "a=1"]),
         (["a=1/b=1", "a=2"], "prompt", ["a=1/b=1/part-0.parquet", "a=2/part-0.parquet"]),
-        (["prompt=1"], "prompt", ["prompt=1/part-0.parquet: has a column 'prompt'", "partition of that key"]),
+        (["prompt=1"], "prompt", ["prompt=1/part-0.parquet: has a column 'prompt'", "partition with that key"]),
         (["k=%FF"], "prompt", ["k=%FF", "'%FF' is not valid UTF-8"]),
-        (["a=1/%61=2"], "prompt", ["a=1/%61=2", "two partitions of the key 'a'"]),
-        (["prompt=2024"], "note", ["prompt=2024/part-0.parquet", "'prompt' holds int32; wanted text"]),
+        (["a=1/%61=2"], "prompt", ["a=1/%61=2", "two partitions with the key 'a'"]),
+        (["prompt=2024"], "note", ["prompt=2024/part-0.parquet", "'prompt' holds int32; expected text"]),
         (["a=1/x"], "prompt", ["there is no such file"]),
     ],
 )

@@ -91,7 +91,7 @@ def test_a_damaged_page_is_an_input_error(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[100:4000] = bytes(3900)
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"p\.parquet: is cut short or damaged"):
+    with pytest.raises(InputError, match=r"p\.parquet: is truncated or damaged"):
         shards(str(path), [(0, 3000)])
 
 
@@ -108,8 +108,8 @@ def test_a_small_file_that_unpacks_to_gigabytes_is_refused_before_it_does(
         dictionary_pagesize_limit=1 << 30,
     )
     assert Path(path).stat().st_size < 5000
-    monkeypatch.setattr(reading_module, "MOST_PIECE_BYTES", 16 << 20)
-    monkeypatch.setattr(reading_module, "MOST_TABLE_BYTES", 64 << 20)
+    monkeypatch.setattr(reading_module, "MAX_PIECE_BYTES", 16 << 20)
+    monkeypatch.setattr(reading_module, "MAX_TABLE_BYTES", 64 << 20)
     (file,) = list_inputs(path)
     columns = check_table([file], RunSettings())
     before = pa.total_allocated_bytes()

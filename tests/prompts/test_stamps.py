@@ -32,7 +32,7 @@ def test_text_that_changed_is_refused(tmp_path: Path, name: str) -> None:
         read_after(path, lambda: path.write_text(TEXTS[name].replace("two", "other")))
     with pytest.raises(InputError, match=rf"{name}: has changed since"):  # of the same size
         read_after(path, lambda: (path.write_text(TEXTS[name].replace("two", "six")), os.utime(path, ns=(1, 1))))
-    with pytest.raises(InputError, match=rf"{name}: was there"):
+    with pytest.raises(InputError, match=rf"{name}: existed"):
         read_after(path, path.unlink)
 
 

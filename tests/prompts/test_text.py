@@ -145,7 +145,11 @@ def test_text_of_no_encoding_is_refused_with_line_and_byte(tmp_path: Path, conte
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": 3}\n', "JSON parse error"),
         ("p.jsonl", '{"prompt": "a"\n', "JSON parse error"),
         ("p.jsonl", "[1, 2]\n", "JSON parse error"),
-        ("p.jsonl", '{"prompt": "a", "steps": [1]}\n', "column 'steps' holds list<item: int64>; wanted whole numbers"),
+        (
+            "p.jsonl",
+            '{"prompt": "a", "steps": [1]}\n',
+            "column 'steps' holds list<item: int64>; expected whole numbers",
+        ),
         ("p.jsonl", '{"caption": "a"}\n', "has no column 'prompt'"),
     ],
 )

@@ -78,5 +78,5 @@ def test_fractions_elsewhere_are_seen_too(tmp_path, monkeypatch, apart):
     else:
         write(tmp_path / "a.jsonl", rows[:1])
         write(tmp_path / "b.jsonl", rows[1:])
-    with pytest.raises(InputError, match="'n' holds whole numbers beyond 64 bits beside fractions"):
+    with pytest.raises(InputError, match="'n' has both integers beyond 64 bits and fractions"):
         read(tmp_path)

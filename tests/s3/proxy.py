@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fate == "slow":
             time.sleep(self.server.faults.slow_s)
         connection = http.client.HTTPConnection("127.0.0.1", self.server.backend, timeout=60)
-        # The signature covers the Host header, so the request goes on as it came.
+        # The signature covers the Host header, so the request is forwarded unchanged.
         connection.request(self.command, self.path, body, dict(self.headers.items()))
         answer = connection.getresponse()
         content = answer.read()

@@ -55,12 +55,12 @@ def plans(interrupted, count: int) -> list[Plan]:
 
 
 def entries(store: Store) -> set[str]:
-    """The names in an OUT; some stores go on listing folders that nothing is in any more."""
+    """The names in an OUT; some stores continue to list empty folders."""
     return {name for name in store.entries() if name != f"{claims.CLAIMS}/" or store.entries(claims.CLAIMS)}
 
 
 class Slow:
-    """Removing that stands still until it is told to go on."""
+    """A removal that pauses until it is allowed to continue."""
 
     def __init__(self, store: Store) -> None:
         self.remove_many, self.reached, self.may_go_on = store.remove_many, threading.Event(), threading.Event()

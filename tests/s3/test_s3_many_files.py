@@ -45,7 +45,7 @@ def test_partitions(bucket: str, s3_server: S3Server) -> None:
     raw.pipe_file(f"{bucket}/in/_SUCCESS", b"")
     raw.pipe_file(f"{bucket}/in/other/p.parquet", b"no table")
     for style in ("flat", "oil%20paint"):
-        raw.pipe_file(f"{bucket}/in/style={style}/", b"")  # what some tools leave in the place of a folder
+        raw.pipe_file(f"{bucket}/in/style={style}/", b"")  # some tools create such an object for a folder
         for steps in (3, 4):
             with raw.open(f"{bucket}/in/style={style}/steps={steps}/part-0.parquet", "wb") as file:
                 pq.write_table(pa.table({"prompt": [f"{style}, {steps}"]}), file)

@@ -124,7 +124,7 @@ def test_the_probe_leaves_nothing(bucket: str, s3_server: S3Server) -> None:
     [
         ("{bucket}/missing.parquet", {}, InputError, "there is no such file"),
         ("s3://no-such-bucket-here/p.parquet", {}, StorageError, "there is no such bucket"),
-        ("{bucket}/p.parquet", {"kye": "x"}, UsageError, "knows no storage option 'kye'"),
+        ("{bucket}/p.parquet", {"kye": "x"}, UsageError, "the client has no storage option 'kye'"),
         ("{bucket}/p.parquet", {"anon": "no"}, UsageError, "'anon' is 'no'; expected true or false"),
         ("{bucket}/p.parquet", {"client_kwargs": 3}, UsageError, "'client_kwargs' is '3'; expected an object"),
         ("{bucket}/*.parquet", {}, InputError, "there is no such file"),

@@ -143,7 +143,7 @@ def test_the_seed_of_an_attempt_is_no_neighbours():
         ((None, 2, None, "best"), "--attempts 2: needs --keep"),
         ((None, 1, "level", "best"), "--best level: needs --keep"),
         (("levle > 1", 1, None, "best"), "did you mean 'level'"),
-        (("level > 1", 1, "steps", "best"), "is no numeric score"),
+        (("level > 1", 1, "steps", "best"), "is not a numeric score"),
     ],
 )
 def test_wishes_that_make_no_sense(arguments, word):

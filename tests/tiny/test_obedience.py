@@ -1,4 +1,4 @@
-"""Pictures of combinations that were never trained on show what was asked for.
+"""Pictures of combinations that were never trained on follow their prompts.
 
 The everyday suite draws 100; with SDBATCH_OBEDIENCE=500 it draws 500, and asks for more.
 """
@@ -36,7 +36,7 @@ def judged(pipeline):
 
 
 def share(result, question):
-    """Over all pictures, half of which show one thing and half two."""
+    """Over all pictures; half of them show one thing, half two."""
     return (result["one"][question] + result["two"][question]) / 2
 
 

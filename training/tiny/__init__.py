@@ -1,6 +1,6 @@
-"""How `tiny` was made; `make tiny` does it again.
+"""Training of `tiny`; `make tiny` repeats it.
 
 tokenizer, autoencoder, text, denoiser    the model's parts and the stages of its training
-train        the training, start to end; card writes down how it went
-judge        pictures of unseen scenes, and what the reader finds in them
+train        the whole training; card writes the model card
+judge        evaluates pictures of unseen scenes with the reader
 """

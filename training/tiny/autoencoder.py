@@ -49,9 +49,9 @@ def train_autoencoder(work: Path, steps: int, seed: int) -> tuple[AutoencoderKL,
 
 
 def train_decoder(work: Path, model: AutoencoderKL, steps: int, seed: int) -> dict[str, float]:
-    """Trains the decoder on alone, on rougher latents, as a denoiser leaves them; the record.
+    """Train the decoder further, on rougher latents like those from a denoiser; returns the record.
 
-    The encoder stays as it is, so that a denoiser trained on its latents still fits.
+    The encoder stays unchanged, so that a denoiser trained on its latents still fits.
     """
     model.to(memory_format=torch.channels_last)
     decoding = nn.ModuleList([model.post_quant_conv, model.decoder])
@@ -70,9 +70,9 @@ def train_decoder(work: Path, model: AutoencoderKL, steps: int, seed: int) -> di
 def losses(
     model: AutoencoderKL, pictures: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The decoding error, and the divergence from unit latents, a value.
+    """The decoding error, and the divergence from unit latents, per value.
 
-    The divergence is there to keep latents smooth, since the denoiser will have to land on them.
+    The divergence keeps latents smooth, so that the denoiser can reach them.
     """
     mean, spread = encode(model, pictures)
     error = decoding_error(model, pictures, mean, spread, LATENT_NOISE, generator)
@@ -108,7 +108,7 @@ def signed(pictures: torch.Tensor) -> torch.Tensor:
 
 
 def importance(pictures: torch.Tensor) -> torch.Tensor:
-    """Weights (B, 1, 64, 64): 1 on the ground, 3 on things, 6 where a thing meets it."""
+    """Weights (B, 1, 64, 64): 1 on the background, 3 on things, 6 at their edges."""
     ground = pictures[:, :, :1, :1]
     thing = ((pictures - ground).abs().amax(1, keepdim=True) > 0.02).float()
     near = F.max_pool2d(thing, 3, 1, 1)

@@ -1,4 +1,4 @@
-"""The model card: how the weights beside it were made, and what they score."""
+"""The model card: how the weights were trained, and their scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Record", "write_card"]
 
 @dataclass
 class Record:
-    """What the card says: each stage's figures by name, and the scores by what was asked for."""
+    """The card's content: each stage's figures by name, and the scores by evaluation."""
 
     command: str
     machine: str

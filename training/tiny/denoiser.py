@@ -25,11 +25,11 @@ __all__ = ["Latents", "encode_pool", "new_scheduler", "new_unet", "train_denoise
 BATCH = 32
 PEAK_RATE = 8e-4
 DROPPED = 0.1  # share of captions emptied, for classifier-free guidance (Ho & Salimans 2022)
-MISTOLD = 0.12  # share of captions of another picture, as any real data has them; guidance mends that
+MISTOLD = 0.12  # share of captions of another picture, as in real data; guidance compensates
 FREE, BOUND = 200, 400  # timesteps: below the first every caption is of another picture, from the second on MISTOLD
 GAMMA = 5.0  # of min-SNR loss weights (Hang et al. 2023)
 HEAD_WEIGHT = 0.02
-OVERSHOT = 0.35  # share of pictures that are pushed out as guidance does
+OVERSHOT = 0.35  # share of pictures with the overshoot of guidance
 GHOST = 0.4  # strength of the next picture in them, at most
 JUDGE_EVERY = 2_000  # steps
 POOL = (6_000, 30_000)  # pictures of one thing and of two
@@ -98,7 +98,7 @@ def draw_batch(
 
 
 class Denoiser(nn.Module):
-    """What is trained together, and its loss."""
+    """The networks that are trained together, and their loss."""
 
     def __init__(self, encoder: CLIPTextModel, head: SceneHead, unet: UNet2DConditionModel) -> None:
         super().__init__()
@@ -126,9 +126,9 @@ def loss_weights(scheduler: DDPMScheduler, timesteps: torch.Tensor) -> torch.Ten
 def mistold_share(timesteps: torch.Tensor) -> torch.Tensor:
     """The probability, (B,), that a caption is of another picture: MISTOLD, but 1 where little noise is left.
 
-    There the picture itself tells what it shows. A denoiser that still listens to the caption makes late
-    guidance stiff: with a solver of second order and 20 steps colours swing from red to green. Guidance does
-    best in an interval without the low noise levels (Kynkäänniemi et al. 2024); this one has it by training.
+    There the picture itself shows its content. A denoiser that still follows the caption makes late guidance
+    unstable: with a second-order solver and 20 steps, colours swing from red to green. Guidance works best in an
+    interval without the low noise levels (Kynkäänniemi et al. 2024); training enforces that here.
     """
     bound = ((timesteps - FREE) / (BOUND - FREE)).clamp(0, 1)
     return 1 - bound * (1 - MISTOLD)
@@ -137,12 +137,12 @@ def mistold_share(timesteps: torch.Tensor) -> torch.Tensor:
 def overshoot(
     latents: torch.Tensor, scheduler: DDPMScheduler, timesteps: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
-    """What strong guidance adds to latents (B, 8, 8, 8): their distance from the average, and a ghost.
+    """Simulate the effect of strong guidance on latents (B, 8, 8, 8): distance from the average, and a ghost.
 
-    Guidance extrapolates, so sampling meets latents that stick out from the average up to four times as far
-    as any that `add_noise` makes (measured at 7.5), mixed with what the prompt does not say. A share of each
-    batch is pushed out like that, with a ghost of the next picture, and the denoiser has to count the excess
-    as noise, so that it brings them back.
+    Guidance extrapolates, so sampling meets latents up to four times as far from the average as those from
+    `add_noise` (measured at 7.5), mixed with content that is not in the prompt. A share of each batch is moved
+    outwards like that, with a ghost of the next picture, and the denoiser must predict the excess as noise, so
+    that it removes it.
     """
     pushed = torch.rand(len(latents), generator=generator) < OVERSHOT
     largest = signal_to_noise(scheduler, timesteps).rsqrt().clamp(max=4.0)

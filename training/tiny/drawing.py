@@ -12,5 +12,5 @@ __all__ = ["draw"]
 
 
 def draw(batch: list[scenes.Scene], rng: random.Random) -> torch.Tensor:
-    """What `sdbatch.tiny.scenes.draw` draws: float32 (B, 3, 64, 64) in [0, 1]."""
+    """Pictures from `sdbatch.tiny.scenes.draw` as a tensor: float32 (B, 3, 64, 64) in [0, 1]."""
     return torch.from_numpy(scenes.draw(batch, rng))

@@ -1,4 +1,4 @@
-"""Draws held-out scenes with a model and lets the reader say what came out.
+"""Draws held-out scenes with a model, and evaluates them with the reader.
 
 python -m training.tiny.judge --count 500 --sampler dpmpp_2m --steps 20
 """

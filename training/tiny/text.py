@@ -1,7 +1,7 @@
-"""The second stage: a CLIPTextModel that learns to tell from a caption what stands where.
+"""The second stage: a CLIPTextModel that learns a scene's things and places from its caption.
 
-Nothing of a picture is needed for that, so it is learnt in minutes. The denoiser then trains it further,
-together with itself, and finds colours, shapes and places ready in the text.
+This needs no pictures, so it takes minutes. The denoiser then trains it further together with itself, and starts
+with a text encoder that knows colours, shapes and places.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
-    """Token ids, int64 (B, CONTEXT), padded and cut as diffusers does."""
+    """Token ids, int64 (B, CONTEXT), padded and truncated as in diffusers."""
     return tokenizer(captions, padding="max_length", max_length=CONTEXT, truncation=True, return_tensors="pt").input_ids
 
 
 class SceneHead(nn.Module):
-    """Reads the scene off the mean of the text's hidden states, linearly; thrown away after training."""
+    """A linear classifier of the scene on the mean of the text's hidden states; discarded after training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class SceneHead(nn.Module):
 
 
 def answers(scenes: list[Scene]) -> torch.Tensor:
-    """What the head should say of each scene, int64 (B, 16)."""
+    """The head's targets for each scene, int64 (B, 16)."""
     rows = []
     for scene in scenes:
         row = [0] * 15 + [list(BACKGROUNDS).index(scene.background)]

@@ -3,7 +3,7 @@
     python -m training.tiny.train --work tiny-training
 
 Four stages: the autoencoder, the text encoder on captions alone, text encoder and UNet together, and the
-decoder once more. Kill it at any time; the same command goes on from the last checkpoint in the work folder.
+decoder once more. It can be killed at any time; the same command resumes from the last checkpoint in the work folder.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def assemble(
 def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     """Writes the folder: UNet and VAE as float16, the small text encoder as float32.
 
-    The tokenizer is written twice over: as tokenizer.json, and as the two files that transformers 4 reads.
+    The tokenizer is written twice: as tokenizer.json, and as the two files that transformers 4 reads.
     """
-    # What the tokenizer was last used with would else be saved as its own.
+    # Otherwise the settings of the tokenizer's last call would be saved with it.
     pipeline.tokenizer.backend_tokenizer.no_truncation()
     pipeline.tokenizer.backend_tokenizer.no_padding()
     pipeline.save_pretrained(folder)
@@ -60,7 +60,7 @@ def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
 
 @torch.no_grad()
 def judge_autoencoder(vae: AutoencoderKL, count: int) -> Scores:
-    """What the reader finds in held-out scenes that were only encoded and decoded."""
+    """The reader's results for held-out scenes that were only encoded and decoded."""
     asked = questions(count)
     pictures = draw([scene for scene, _ in asked], random.Random(0))
     decoded = vae.decode(vae.encode(pictures * 2 - 1).latent_dist.mean).sample

@@ -1,4 +1,4 @@
-"""What the stages of the training share: reproducible draws, checkpoints, schedules, fast arithmetic."""
+"""Common parts of the training's stages: reproducible draws, checkpoints, schedules, fast arithmetic."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def training_scenes(count: int) -> list[Scene]:
 
 
 def seeded(seed: int, stage: str, step: int) -> tuple[random.Random, torch.Generator]:
-    """Random numbers of one training step, which a resumed run draws again exactly."""
+    """The random numbers of one training step; a resumed run draws the same ones."""
     rng = random.Random(f"{seed}/{stage}/{step}")
     return rng, torch.Generator().manual_seed(rng.getrandbits(62))
 
@@ -48,9 +48,9 @@ class _GroupNorm(nn.GroupNorm):
 
 @contextlib.contextmanager
 def fast_arithmetic(*models: nn.Module) -> Iterator[None]:
-    """bfloat16 autocast, but for two operations whose bfloat16 backward is slow on CPUs (1.4x, 1.5x).
+    """bfloat16 autocast, except for two operations whose bfloat16 backward is slow on CPUs (1.4x, 1.5x).
 
-    Group norm runs in float32, attention as matrix products. Afterwards the models are themselves again.
+    Group norm runs in float32, attention as matrix products. Afterwards the models are restored.
     """
     norms = [module for model in models for module in model.modules() if type(module) is nn.GroupNorm]
     for norm in norms:
@@ -66,8 +66,8 @@ def fast_arithmetic(*models: nn.Module) -> Iterator[None]:
 class Run:
     """One stage of the training: its model, optimizer, averaged weights, checkpoint and progress line.
 
-    Iterating gives (step, rng, generator) for every step still to do; each wants one call of `update`. Two
-    runs of one seed draw the same; a run killed at any time goes on from its last checkpoint.
+    Iteration yields (step, rng, generator) for every remaining step; each requires one call of `update`. Two
+    runs with the same seed draw the same; a run killed at any time resumes from its last checkpoint.
     """
 
     def __init__(
@@ -148,5 +148,5 @@ class Run:
         self.average, self.step, self.seconds = state["average"], state["step"], state["seconds"]
 
     def record(self) -> dict[str, float]:
-        """What the model card says of this stage."""
+        """The figures of this stage for the model card."""
         return {"steps": self.step, "examples": self.step * self.batch, "minutes": self.seconds / 60}

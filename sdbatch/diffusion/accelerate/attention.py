@@ -112,10 +112,10 @@ class TextProjection(torch.nn.Module):
 
 
 class Images:
-    """What the layers of a UNet attend to besides the texts while a pass runs: features of pictures, by lane.
+    """Features of pictures that a UNet's layers attend to besides the texts during a pass, by lane.
 
     Attributes:
-        sets: features (L, tokens, features), side by side as those of texts, and their float32 scales (L,).
+        sets: features (L, tokens, features), concatenated like those of texts, and their float32 scales (L,).
     """
 
     def __init__(self) -> None:
@@ -152,7 +152,7 @@ class _Attend:
             key, value = (features[..., part].unflatten(-1, (attn.heads, -1)) for part in (self._keys, self._values))
             seen = F.scaled_dot_product_attention(query, key.transpose(1, 2), value.transpose(1, 2))
             scales = scales.view(-1, 1, 1, 1)
-            # A lane without a picture is left alone: what a neighbour's pictures left there may be anything.
+            # Lanes without a picture are left unchanged: their features are leftovers of earlier rows.
             attended = torch.where(scales == 0, attended, attended + (scales * seen).to(attended.dtype))
         return attn.to_out[0](attended.transpose(1, 2).flatten(2))
 

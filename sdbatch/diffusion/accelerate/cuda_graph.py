@@ -111,9 +111,9 @@ class _Graph:
                 if self._made is not None:
                     self._made.copy_(made)
         except torch.OutOfMemoryError:
-            raise  # the recording has ended as it should: its end raises an error of its own where it has not
+            raise  # recording must end properly: ending it raises another error if it has failed
         except RuntimeError as error:
-            # The stream that records stays the current one, and the allocator in the pool: nothing may run after that.
+            # The recording stream stays current, and the allocator in the pool: nothing may run after that.
             # Without a cause: if memory ran out, it must not look like a shortage that can be resolved.
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise RunError(f"recording a pass as a CUDA graph failed half-way ({reason}); use --compile off") from None

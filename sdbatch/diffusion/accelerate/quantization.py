@@ -19,7 +19,7 @@ def quantize_int8(denoiser: torch.nn.Module, left_out: set[torch.nn.Module]) -> 
     """Keep the weights of a model's linear and convolution layers as int8, scaled by output channel, symmetric.
 
     Args:
-        left_out: layers that stay as they are.
+        left_out: layers that stay unchanged.
     """
     for layer in list(denoiser.modules()):
         if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) and layer not in left_out:

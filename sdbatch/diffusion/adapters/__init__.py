@@ -1,1 +1,1 @@
-"""What rows add to the model: files and networks that a row names, applied in the passes that all rows share."""
+"""Adapters that rows name, LoRAs, ControlNets and IP-Adapters, applied in the passes that all rows share."""

@@ -1,4 +1,4 @@
-"""The settings of ControlNets, as tables and options know them. Their defaults are `CONTROL_DEFAULTS`."""
+"""The settings of ControlNets as columns and options. Their defaults are `CONTROL_DEFAULTS`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SHARE = Several(Number(0, 1))
 
 
 def joined(values: Sequence[Any]) -> str:
-    """A list as the parameters of an image file have it."""
+    """A list as it is written into the parameters of an image file."""
     return "; ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
 
 
 def adapter_field(name: str, kind: Any, help: str, metavar: str, parameter: str | None = None, **rest: Any) -> Field:
-    """A setting that only rows with a network have; those of one network begin with the field that names it."""
+    """A setting that only rows with a network have; the first field of each network's settings names the network."""
     beside = next((first for first in ("controlnet", "ip_adapter") if _belongs(name, first)), "")
     return Field(
         name=name,
@@ -48,7 +48,7 @@ CONTROL_FIELDS = (
         "controlnet",
         Several(Text(), networks=True),
         "the ControlNet of rows that name none: a folder in diffusers' format, local or s3://…, or a hub id; "
-        "several with `;` between them",
+        "separate several with `;`",
         "NAME",
         "ControlNet",
         null_text="the run's; without one, none",
@@ -56,28 +56,34 @@ CONTROL_FIELDS = (
     adapter_field(
         "control_image",
         Pictures(),
-        "the picture that the ControlNet goes by (edges, depth, a pose, …), one for each",
+        "the control image (edges, depth, a pose, …), one for each ControlNet",
         "PATH",
     ),
     adapter_field(
         "controlnet_conditioning_scale",
         Several(Number(-1_000_000, 1_000_000)),
-        "how strongly the ControlNet steers, one number for all or one for each; default 1",
+        "strength of the ControlNet, one number for all or one for each; default 1",
         "F",
         "ControlNet weight",
     ),
     adapter_field(
         "control_guidance_start",
         SHARE,
-        "the ControlNet runs from this share of the calls on, 0 to 1",
+        "the ControlNet starts at this share of the calls, 0 to 1",
         "F",
         "ControlNet start",
     ),
-    adapter_field("control_guidance_end", SHARE, "and no longer than to this one; default 1", "F", "ControlNet end"),
+    adapter_field(
+        "control_guidance_end",
+        SHARE,
+        "the ControlNet stops at this share of the calls; default 1",
+        "F",
+        "ControlNet end",
+    ),
     adapter_field(
         "guess_mode",
         Flag(),
-        "the ControlNet goes by its picture alone, and runs without the negative prompt",
+        "guess mode: follow the control image without relying on the prompt; no net runs for the negative prompt",
         "true|false",
         "ControlNet guess mode",
     ),

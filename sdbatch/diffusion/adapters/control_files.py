@@ -1,4 +1,4 @@
-"""ControlNets in diffusers' format: what their folders say, before any weights are read. Imports no torch."""
+"""Inspects ControlNet folders in diffusers' format: configuration and headers only. Imports no torch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = ["CONTROLNET_FILES", "NetFolder", "find_controlnet", "inspect_controln
 
 CONFIG = "config.json"
 CONTROLNET_FILES = (CONFIG, "diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.safetensors.index*.json")
-"""What of a folder is fetched."""
+"""The files of a folder to download."""
 PLAIN = ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*.safetensors"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 KINDS: Mapping[str, Kind] = {
@@ -52,7 +52,7 @@ KINDS: Mapping[str, Kind] = {
     "projection_class_embeddings_input_dim": optional(integer(1, 65536)),
     "global_pool_conditions": boolean(),
 }
-# What a net must have as the UNet has it, with the defaults of both classes.
+# Configuration keys that must equal the UNet's, with the defaults of both classes.
 SHARED: Mapping[str, tuple[object, object]] = {
     "block_out_channels": ([320, 640, 1280, 1280], [320, 640, 1280, 1280]),
     "layers_per_block": (2, 2),
@@ -68,8 +68,8 @@ class NetFolder:
     """A ControlNet's folder on this machine.
 
     Attributes:
-        folder: that holds config.json and the weights.
-        weights: its weight files; its `part` is the folder itself.
+        folder: the folder with config.json and the weights.
+        weights: its weight files; their `part` is the folder itself.
     """
 
     folder: Path
@@ -77,19 +77,19 @@ class NetFolder:
 
     @property
     def files(self) -> list[Path]:
-        """Whatever changes a picture: the configuration and the weights."""
+        """The files that can change a picture: the configuration and the weights."""
         index = [self.weights.index] if self.weights.index else []
         return [self.folder / name for name in (CONFIG, *index, *self.weights.files)]
 
 
 def find_controlnet(name: str, commit: str | None = None) -> Path:
-    """The folder of a ControlNet that a local path or a hub id names; from the hub it is downloaded.
+    """The folder of a ControlNet given as a local path or a hub id; from the hub it is downloaded.
 
     Args:
-        commit: of one on the hub; by default the newest.
+        commit: the commit on the hub; by default the newest.
 
     Raises:
-        AdapterError: there is none.
+        AdapterError: it does not exist, or can't be downloaded.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -108,16 +108,16 @@ def find_controlnet(name: str, commit: str | None = None) -> Path:
 
 
 def inspect_controlnet(folder: Path, info: ModelInfo) -> NetFolder:
-    """What a folder says of a net: that it goes with the model, and where its weights are.
+    """Check that a folder holds a ControlNet for the model, and find its weights.
 
     Raises:
-        AdapterError: it is no ControlNet that this model can use; names the file and says why.
+        AdapterError: the model can't use it; the message names the file and the reason.
     """
     try:
         config = read_config(folder / CONFIG)
         config.check(KINDS)
         if (name := config.get("_class_name")) != "ControlNetModel":
-            raise AdapterError(f"{config.source}: {name} is not a network that sdbatch runs; expected ControlNetModel")
+            raise AdapterError(f"{config.source}: {name} is not supported; expected ControlNetModel")
         _check_shared(config, info)
         found = NetFolder(folder, _weights(folder))
         headers = read_headers(folder, found.weights)
@@ -134,15 +134,15 @@ def _check_shared(config: Config, info: ModelInfo) -> None:
         own, wanted = config.get(key, default), unet.get(key, of_unet)
         if own != wanted:
             raise AdapterError(
-                f"{config.source}: made for another model than {info.name}: its {key} is {own}, the UNet's {wanted}"
+                f"{config.source}: made for a different model than {info.name}: its {key} is {own}, the UNet's {wanted}"
             )
     latents = unet.get("in_channels", 4) - info.extra_channels
     if (channels := config.get("in_channels", 4)) != latents:
         raise AdapterError(
-            f"{config.source}: its in_channels are {channels}, the latents of {info.name} have {latents}"
+            f"{config.source}: its in_channels is {channels}, but the latents of {info.name} have {latents} channels"
         )
     if (channels := config.get("conditioning_channels", 3)) != 3:
-        raise AdapterError(f"{config.source}: takes pictures of {channels} channels; control images are in RGB")
+        raise AdapterError(f"{config.source}: takes control images with {channels} channels; only RGB is supported")
 
 
 def _weights(folder: Path) -> PartWeights:

@@ -1,4 +1,4 @@
-"""A ControlNet's weights into memory."""
+"""Loads ControlNets."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["controlnet_loader"]
 def controlnet_loader(
     info: ModelInfo, device: torch.device, dtype: torch.dtype, find: Callable[[str], Path] | None = None
 ) -> Callable[[str], torch.nn.Module]:
-    """What loads the nets of a model's rows by their names.
+    """A function that loads the nets of a model's rows by name.
 
     Args:
-        find: the folder of a net on this machine; by default a name is a local folder or a hub id.
+        find: returns the local folder of a net; by default a name is a local folder or a hub id.
     """
 
     def load(name: str) -> torch.nn.Module:
-        """Raises `AdapterError` for a net that can't be found, read or used with the model."""
+        """Raises `AdapterError` if the net can't be found, read or used with the model."""
         found = inspect_controlnet((find or find_controlnet)(name), info)
         try:
             return load_network(diffusers.ControlNetModel, found.folder, found.weights, dtype, device)

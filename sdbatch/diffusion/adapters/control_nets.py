@@ -1,8 +1,8 @@
 """ControlNets in the lanes: each net runs in groups of a fixed size over the lanes that need it at a call.
 
-What is alike at every call is made when a row comes in: the embedding of its control image, and the keys and values
-that the net's layers make of its texts. A group is padded, never cut: at another batch shape a net rounds otherwise.
-A net's residuals go into the lanes that it ran for and into no others.
+Whatever is the same at every call is computed when a row is admitted: the embedding of its control image, and the
+keys and values of its texts in the net's layers. A group is padded, never cut: with another batch shape a net would
+round differently. A net's residuals are added only to the lanes that it ran for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from diffusers.image_processor import VaeImageProcessor
 
 from sdbatch.diffusion.accelerate.attention import TextProjection, fuse_self_attention
 from sdbatch.diffusion.accelerate.cpu import use_onednn
-from sdbatch.diffusion.adapters.control_rows import MOST_NETS, Control, controls_of
+from sdbatch.diffusion.adapters.control_rows import MAX_NETS, Control, controls_of
 from sdbatch.diffusion.device.transfer import send
 from sdbatch.diffusion.pictures.picture_encoders import PictureEncoder
 from sdbatch.diffusion.request import Request
@@ -26,8 +26,8 @@ from sdbatch.diffusion.tasks.task import Need
 __all__ = ["ControlNets", "Controlled", "Job", "Residuals", "jobs_of"]
 
 Residuals = Sequence[torch.Tensor]
-"""What is added to the denoiser's skip connections, and last to its middle block, each (L, C, h, w)."""
-# What a UNet with size conditioning gives a net besides the text.
+"""Residuals for the denoiser's skip connections, and a last one for its middle block, each (L, C, h, w)."""
+# Further inputs of a net whose UNet has size conditioning.
 ADDED = ("text_embeds", "time_ids")
 HINTS_AT_A_TIME = 2
 
@@ -37,10 +37,10 @@ class Controlled:
     """One ControlNet of a row in the lanes.
 
     Attributes:
-        control: what the row says of it.
+        control: its settings in the row.
         hint: the embedded control image (C, h, w).
-        texts: all keys and values of the net for the text of each of the row's lanes, (tokens, features).
-        conditional_only: whether it runs for the conditional lane alone.
+        texts: the net's keys and values for the text of each of the row's lanes, (tokens, features).
+        conditional_only: whether it runs only for the conditional lane.
     """
 
     control: Control
@@ -51,7 +51,7 @@ class Controlled:
 
 @dataclass(frozen=True)
 class Job:
-    """One net for one lane at one call; `order` is the net's place among those of the row."""
+    """One run of a net for one lane at one call; `order` is the net's position among those of the row."""
 
     order: int
     lane: int
@@ -60,18 +60,18 @@ class Job:
 
     @property
     def run(self) -> tuple[int, str]:
-        """What jobs share that run together: residuals of a row are added in the order of its nets."""
+        """The key of jobs that run together: a row's residuals are added in the order of its nets."""
         return self.order, self.controlled.control.net
 
 
 def jobs_of(
     controlled: Sequence[Controlled], lanes: Sequence[int], call: int, calls: int, *, is_paired: bool
 ) -> list[Job]:
-    """What a row's nets have to do at a call.
+    """The jobs of a row's nets at a call.
 
     Args:
         lanes: its conditional and its unconditional lane.
-        is_paired: whether it still has the latter.
+        is_paired: whether the unconditional lane is still in use.
     """
     jobs = []
     for order, one in enumerate(controlled):
@@ -82,14 +82,14 @@ def jobs_of(
 
 
 class _Net:
-    """A ControlNet in memory, its layers changed as the denoiser's are."""
+    """A ControlNet in memory, with the same changes of layers as the denoiser."""
 
     def __init__(self, net: torch.nn.Module):
         self._net = net.to(memory_format=torch.channels_last)
         self.device, self.dtype = net.device, net.dtype
         self.is_pooled = bool(net.config.global_pool_conditions)
         self._is_bgr = net.config.controlnet_conditioning_channel_order == "bgr"
-        # Both are done here, where the image has not been embedded and the whole residual is at hand.
+        # Both are done outside the net, whose input is the embedded image and whose output is the unscaled residuals.
         net.register_to_config(global_pool_conditions=False, controlnet_conditioning_channel_order="rgb")
         fuse_self_attention(net)
         self.text = TextProjection(net)
@@ -99,7 +99,7 @@ class _Net:
         self._hint, net.controlnet_cond_embedding = net.controlnet_cond_embedding, torch.nn.Identity()
 
     def hints(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Control images (B, 3, H, W), from 0 to 1, as they are added to the first features: (B, C, h, w)."""
+        """Embed control images (B, 3, H, W), from 0 to 1, as they are added to the first features: (B, C, h, w)."""
         pixels = pixels.flip(1) if self._is_bgr else pixels
         return self._hint(pixels.to(self.dtype, memory_format=torch.channels_last))
 
@@ -116,11 +116,11 @@ class _Net:
 
 
 class ControlNets:
-    """The ControlNets that rows of one denoiser name: at most `MOST_NETS` in memory, the least recently used go first.
+    """The ControlNets of one denoiser's rows; at most `MAX_NETS` in memory, the least recently used are dropped first.
 
     Args:
-        load: gives the network that a row calls by some name, on the denoiser's device and in its dtype.
-        cell: pixels of a side of the picture to one of the latents.
+        load: loads the network of a name, on the denoiser's device and in its dtype.
+        cell: pixels of a picture per side of a latent pixel.
     """
 
     def __init__(self, load: Callable[[str], torch.nn.Module], cell: int):
@@ -131,37 +131,37 @@ class ControlNets:
 
     @property
     def loaded(self) -> list[str]:
-        """The nets in memory, the one used last at the end."""
+        """The nets in memory, the most recently used last."""
         return list(self._nets)
 
     def needs(self, request: Request, size: tuple[int, int], mask: Need | None = None) -> list[Need]:
-        """The control images of a row to be encoded, for a picture of that height and width.
+        """The control images of a row to encode, for a picture of this height and width.
 
         Args:
-            mask: a need of the row's task that is cut to what a mask paints; control images are cut likewise.
+            mask: a need of the row's task that is cropped to its mask; control images are cropped in the same way.
         """
         cut = {} if mask is None or mask.padding is None else {"mask": mask.mask, "padding": mask.padding}
         return [Need(self.kind(control.net), control.image, size, **cut) for control in controls_of(request)]
 
     def kind(self, net: str) -> str:
-        """What a need calls the encoding of control images for a net."""
+        """`Need.kind` of control images for a net."""
         return f"control image of {net}"
 
     def encoders(self, request: Request) -> dict[str, PictureEncoder]:
-        """What encodes the control images of a row."""
+        """The encoders of a row's control images, by kind."""
         return {self.kind(c.net): _Hints(self, c.net, self._cell) for c in controls_of(request)}
 
     def controlled(
         self, request: Request, hints: Sequence[torch.Tensor], texts: Sequence[torch.Tensor]
     ) -> list[Controlled]:
-        """A row's nets with what each makes of its control image and its texts.
+        """A row's nets, each with its embedded control image and its keys and values of the texts.
 
         Args:
             hints: the encoded control images.
             texts: the hidden states (tokens, dim) of the text of each of its lanes.
         """
         controls = controls_of(request)
-        # diffusers goes by the first net.
+        # diffusers uses the setting of the first net.
         conditional_only = controls[0].guess_mode or self.net(controls[0].net).is_pooled
         return [
             Controlled(control, hint, [self.net(control.net).text(text) for text in texts], conditional_only)
@@ -171,10 +171,10 @@ class ControlNets:
     def residuals(
         self, jobs: Iterable[Job], latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, Any]
     ) -> Residuals:
-        """What the nets add to the lanes of a pass; empty if there is nothing to do.
+        """The residuals that the nets add to the lanes of a pass; empty if no net runs.
 
         Args:
-            latents, timesteps, conditioning: what the denoiser is given, for all lanes.
+            latents, timesteps, conditioning: the denoiser's inputs, for all lanes.
         """
         jobs = sorted(jobs, key=lambda job: (job.run, job.lane))
         sums: list[torch.Tensor] = []
@@ -194,14 +194,14 @@ class ControlNets:
     def net(self, name: str) -> _Net:
         """A net, loaded if it is not in memory."""
         if name not in self._nets:
-            while len(self._nets) >= MOST_NETS:
+            while len(self._nets) >= MAX_NETS:
                 self._nets.popitem(last=False)
             self._nets[name] = _Net(self._load(name))
         self._nets.move_to_end(name)
         return self._nets[name]
 
     def _run(self, group: Sequence[Job], size: int, latents, timesteps, conditioning) -> list[torch.Tensor]:
-        """The group's scaled residuals, one entry a job, then what stands for the padding."""
+        """The group's scaled residuals, one entry per job, then those of the padding."""
         self.calls += 1
         net = self.net(group[0].controlled.control.net)
         padded = [*group, *group[:1] * (size - len(group))]
@@ -220,7 +220,7 @@ class ControlNets:
 
 
 class _Hints(PictureEncoder):
-    """Control images, stretched to the row's size and embedded by their net."""
+    """Encodes control images: stretched to the row's size and embedded by their net."""
 
     batch = HINTS_AT_A_TIME
 
@@ -244,12 +244,12 @@ class _Hints(PictureEncoder):
 
 
 def group_size(lanes: int) -> int:
-    """Lanes that a net runs for at a time: even, and a function of the lanes of a pass alone."""
+    """Lanes per run of a net: even, and a function only of the lanes of a pass."""
     return max(2, lanes // 4 // 2 * 2)
 
 
 def _scales(job: Job, count: int, is_pooled: bool) -> list[float]:
-    """What each residual is multiplied by; in guess mode the outer ones less than the inner ones."""
+    """The factor of each residual; in guess mode the outer ones are smaller than the inner ones."""
     scale = job.controlled.control.scale
     if job.controlled.conditional_only and not is_pooled:
         return (torch.logspace(-1, 0, count) * scale).tolist()

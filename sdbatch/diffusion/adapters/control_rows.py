@@ -1,6 +1,7 @@
-"""What a row says of ControlNets (Zhang et al. 2023): which, by which pictures, how strongly, at which calls.
+"""A row's settings for ControlNets (Zhang et al. 2023): the nets, their images, strengths and calls.
 
-Names and defaults are those of diffusers' ControlNet pipelines. Imports no torch: a plan counts the nets' calls.
+Names and defaults are those of diffusers' ControlNet pipelines. Imports no torch, because a plan counts the nets'
+calls.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONTROL_DEFAULTS",
-    "MOST_NETS",
+    "MAX_NETS",
     "Control",
     "control_calls",
     "control_refusal",
@@ -26,8 +27,8 @@ __all__ = [
     "several",
 ]
 
-MOST_NETS = 4
-"""ControlNets of one row, and those that an engine holds at a time."""
+MAX_NETS = 4
+"""The maximum of ControlNets in one row, and in an engine's memory."""
 CONTROL_DEFAULTS: Mapping[str, Any] = {
     "controlnet_conditioning_scale": 1.0,
     "control_guidance_start": 0.0,
@@ -42,11 +43,11 @@ class Control:
     """One ControlNet of a row.
 
     Attributes:
-        net: what `controlnet` calls it.
+        net: its name in `controlnet`.
         image: the control image.
-        scale: that its residuals are multiplied by.
-        start, end: the share of the row's calls within which it runs.
-        guess_mode: whether it runs without the unconditional lane.
+        scale: the factor of its residuals.
+        start, end: it runs between these shares of the row's calls, 0 to 1.
+        guess_mode: whether it does not run for the unconditional lane.
     """
 
     net: str
@@ -57,12 +58,12 @@ class Control:
     guess_mode: bool
 
     def is_on(self, call: int, calls: int) -> bool:
-        """Whether it runs at this call, as diffusers' pipelines reckon: the whole call lies within its share."""
+        """Whether it runs at this call. As in diffusers' pipelines, the whole call must lie between start and end."""
         return not (call / calls < self.start or (call + 1) / calls > self.end)
 
 
 def several(value: Any) -> tuple[Any, ...]:
-    """One value, or the values of a list."""
+    """The values of a list; a single value counts as a list of one."""
     if value is None:
         return ()
     is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
@@ -70,7 +71,7 @@ def several(value: Any) -> tuple[Any, ...]:
 
 
 def controls_of(request: Request) -> tuple[Control, ...]:
-    """The row's ControlNets in order. The request must be one that `control_refusal` finds nothing wrong with."""
+    """The row's ControlNets in order. The request must have passed `control_refusal`."""
     nets = several(request.extra.get("controlnet"))
     if not nets:
         return ()
@@ -84,7 +85,7 @@ def controls_of(request: Request) -> tuple[Control, ...]:
 
 
 def control_refusal(request: Request) -> str | None:
-    """Why the row's ControlNets can't be run, whatever the model; None if they can."""
+    """The reason why no model can run the row's ControlNets, or None."""
     nets = several(request.extra.get("controlnet"))
     if not nets:
         given = next((name for name in ("control_image", *CONTROL_DEFAULTS) if _is_given(request, name)), None)
@@ -100,18 +101,18 @@ def control_refusal(request: Request) -> str | None:
 
 
 def pairing_refusal(request: Request, named: str, shown: str, each: Sequence[str]) -> str | None:
-    """Why what a row names does not go with its pictures and numbers; None if it does.
+    """The reason why a row's networks do not match its pictures and numbers, or None.
 
     Args:
         named: the setting that names one or more networks.
-        shown: the setting with a picture for each.
-        each: settings with one number for all, or one for each.
+        shown: the setting with one picture for each network.
+        each: the settings with one number for all networks, or one for each.
     """
     names, pictures = (several(request.extra.get(name)) for name in (named, shown))
     if not all(isinstance(name, str) and name for name in names):
         return f"{named} must be a name or a list of names, not {request.extra[named]!r}"
-    if len(names) > MOST_NETS:
-        return f"{_count(len(names), named)}; at most {MOST_NETS}"
+    if len(names) > MAX_NETS:
+        return f"{_count(len(names), named)}; at most {MAX_NETS}"
     if len(pictures) != len(names):
         return f"{_count(len(names), named)} and {_count(len(pictures), shown)}: one is needed for each"
     if not all(isinstance(picture, Picture) for picture in pictures):
@@ -124,17 +125,17 @@ def pairing_refusal(request: Request, named: str, shown: str, each: Sequence[str
 
 
 def for_each(request: Request, name: str, default: Any, count: int) -> tuple[Any, ...]:
-    """The values of a setting that has one for all or one for each of `count` networks."""
+    """The values of a setting for each of `count` networks; a single value applies to all."""
     values = several(request.extra.get(name)) or (default,)
     return values * count if len(values) == 1 else values
 
 
 def control_calls(request: Request, calls: int, paired_calls: int) -> int:
-    """Calls of ControlNets that a row makes, times the lanes that each takes.
+    """A row's calls of ControlNets, times the lanes of each.
 
     Args:
-        calls: of the denoiser.
-        paired_calls: for how many of them, from the first on, the row has an unconditional lane.
+        calls: the number of the denoiser's calls.
+        paired_calls: the number of first calls in which the row has an unconditional lane.
     """
     return sum(
         1 + (call < paired_calls and not control.guess_mode)

@@ -1,4 +1,4 @@
-"""Files of IP-Adapters, plain and plus: what their headers say, before any weights are read. Imports no torch."""
+"""Inspects files of IP-Adapters, plain and plus: headers only. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ENCODER", "IpAdapterFile", "encoder_files", "find_ip_adapter", "insp
 ENCODER = "image_encoder"
 ENCODER_FILES = ("config.json", weights_name(ENCODER, None))
 HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/(.+\.safetensors)")
-# The first key of what sdbatch does not run, and what people call it.
+# The first key of kinds that sdbatch does not support, and their usual names.
 OTHERS = {
     "image_proj.proj.0.weight": "a FaceID or full-face adapter",
     "image_proj.perceiver_resampler.proj_in.weight": "a FaceID Plus adapter",
@@ -31,7 +31,7 @@ class IpAdapterFile:
     Attributes:
         path: its safetensors file.
         encoder: the folder of the CLIP vision tower that it was trained with.
-        is_plus: whether it looks at the tower's last hidden states but one, otherwise at its embedding.
+        is_plus: whether its input is the tower's second-to-last hidden states rather than its embedding.
     """
 
     path: Path
@@ -44,15 +44,15 @@ class IpAdapterFile:
 
     @property
     def files(self) -> list[Path]:
-        """Whatever changes a picture."""
+        """The files that can change a picture."""
         return [self.path, *(self.encoder / name for name in ENCODER_FILES)]
 
 
 def find_ip_adapter(name: str, commit: str | None = None) -> Path:
-    """The file of an IP-Adapter that a local path or org/name/path on the hub names; from the hub it is downloaded.
+    """The file of an IP-Adapter given as a local path or org/name/path on the hub; from the hub it is downloaded.
 
     Raises:
-        AdapterError: there is none.
+        AdapterError: it does not exist, or can't be downloaded.
     """
     path = Path(name)
     if path.is_file():
@@ -72,15 +72,15 @@ def find_ip_adapter(name: str, commit: str | None = None) -> Path:
 
 
 def encoder_files(inside: Path) -> list[str]:
-    """Where the encoder of an adapter's file may be, relative to what its path is relative to."""
+    """The possible locations of the encoder of an adapter's file, relative to the same folder as its path."""
     return [f"{folder.as_posix()}/{file}" for folder in _encoder_places(inside) for file in ENCODER_FILES]
 
 
 def inspect_ip_adapter(path: Path, info: ModelInfo) -> IpAdapterFile:
-    """What a file's header says: that it goes with the model, and which of the encoders beside it is its own.
+    """Check that a file is an IP-Adapter for the model, and find its encoder beside it.
 
     Raises:
-        AdapterError: it is no IP-Adapter that this model can use; says why.
+        AdapterError: the model can't use it; the message names the file and the reason.
     """
     try:
         headers = read_headers(path.parent, PartWeights("", None, (path.name,)))
@@ -95,14 +95,14 @@ def inspect_ip_adapter(path: Path, info: ModelInfo) -> IpAdapterFile:
 
 def _kind(headers: dict[str, Tensor], path: Path) -> str:
     if (other := next((OTHERS[key] for key in OTHERS if key in headers), None)) is not None:
-        raise AdapterError(f"{path}: {other}; sdbatch runs plain and plus")
+        raise AdapterError(f"{path}: {other}; sdbatch supports plain and plus IP-Adapters")
     for kind, keys in (
         ("plain", ("image_proj.proj.weight", "image_proj.norm.weight")),
         ("plus", ("image_proj.latents", "image_proj.proj_in.weight", "image_proj.norm_out.weight")),
     ):
         if all(key in headers for key in keys):
             return kind
-    raise AdapterError(f"{path}: not an IP-Adapter: it has no image_proj.proj.weight and no image_proj.latents")
+    raise AdapterError(f"{path}: not an IP-Adapter: it has neither image_proj.proj.weight nor image_proj.latents")
 
 
 def _check_layers(headers: dict[str, Tensor], path: Path, info: ModelInfo) -> None:
@@ -112,7 +112,7 @@ def _check_layers(headers: dict[str, Tensor], path: Path, info: ModelInfo) -> No
         raise AdapterError(f"{path}: not an IP-Adapter: it has no ip_adapter.….to_k_ip.weight")
     if (found := layers[0].shape[-1]) != text:
         raise AdapterError(
-            f"{path}: made for another model than {info.name}: its texts have {found} features, not {text}"
+            f"{path}: made for a different model than {info.name}: its texts have {found} features, not {text}"
         )
 
 
@@ -127,10 +127,10 @@ def _encoder(path: Path, key: str, wanted: int) -> Path:
             if not (folder / ENCODER_FILES[1]).is_file():
                 raise AdapterError(f"{folder}: has no {ENCODER_FILES[1]}")
             return folder
-    raise AdapterError(f"{path}: was trained with an {ENCODER} whose {key} is {wanted}, and none beside it is")
+    raise AdapterError(f"{path}: was trained with an {ENCODER} whose {key} is {wanted}, but there is none beside it")
 
 
 def _encoder_places(path: Path) -> list[Path]:
-    """Beside the file; and, as published, in `models` where other adapters have theirs."""
+    """Beside the file; and in `models`, as in the published repository."""
     beside, common = path.parent / ENCODER, path.parent.parent / "models" / ENCODER
     return list(dict.fromkeys([beside, common]))

@@ -1,4 +1,4 @@
-"""An IP-Adapter's weights into memory."""
+"""Loads IP-Adapters."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["ip_adapter_loader"]
 def ip_adapter_loader(
     info: ModelInfo, unet: torch.nn.Module, find: Callable[[str], Path] | None = None
 ) -> Callable[[str], IpAdapterNet]:
-    """What loads the adapters of a UNet's rows by their names.
+    """A function that loads the adapters of a UNet's rows by name.
 
     Args:
-        find: the file of an adapter on this machine; by default a name is a local path, or org/name/path on the hub.
+        find: returns the local file of an adapter; by default a name is a local path, or org/name/path on the hub.
     """
 
     def load(name: str) -> IpAdapterNet:
-        """Raises `AdapterError` for an adapter that can't be found, read or used with the UNet."""
+        """Raises `AdapterError` if the adapter can't be found, read or used with the UNet."""
         found = inspect_ip_adapter((find or find_ip_adapter)(name), info)
         try:
             encoder = load_network(
@@ -53,7 +53,7 @@ def ip_adapter_loader(
 
 
 def _keys_and_values(tensors: dict[str, torch.Tensor], unet: torch.nn.Module, path: Path) -> torch.Tensor:
-    """Of all cross-attention layers, in their order: the file numbers them among all, from 1 on by twos."""
+    """Weights of all cross-attention layers, in order; files number them 1, 3, 5, … among all attention layers."""
     layers = [module for module in unet.modules() if isinstance(module, Attention) and module.is_cross_attention]
     found = []
     for i, layer in enumerate(layers):
@@ -64,5 +64,5 @@ def _keys_and_values(tensors: dict[str, torch.Tensor], unet: torch.nn.Module, pa
                 raise AdapterError(f"{path}: {name} is {shape}; the UNet's layer has {linear.out_features} features")
             found.append(tensors[name])
     if (count := sum(name.endswith("_ip.weight") for name in tensors)) != len(found):
-        raise AdapterError(f"{path}: has {count // 2} layers, the UNet {len(layers)}")
+        raise AdapterError(f"{path}: has {count // 2} layers, but the UNet has {len(layers)}")
     return torch.cat(found)

@@ -1,6 +1,6 @@
-"""IP-Adapters in the lanes: the keys and values that every layer makes of a picture, made once a row.
+"""IP-Adapters in the lanes: a picture's keys and values for every layer, computed once per row.
 
-A lane holds them beside those of its text, with a scale, and a lane without a picture is left as it is, to the bit.
+A lane holds them, with a scale, beside those of its text. A lane without a picture is unchanged, to the bit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from sdbatch.diffusion.adapters.control_rows import MOST_NETS
+from sdbatch.diffusion.adapters.control_rows import MAX_NETS
 from sdbatch.diffusion.adapters.ip_adapter_rows import image_prompts_of
 from sdbatch.diffusion.pictures.picture_encoders import PictureEncoder
 from sdbatch.diffusion.request import Request
@@ -33,9 +33,9 @@ class IpAdapterNet:
 
     Attributes:
         encoder: CLIP's vision tower.
-        projection: makes tokens of what that gives.
-        weight: of all keys and values of the denoiser's layers (features, dim), in the order of its texts'.
-        is_plus: whether the tower's hidden states are looked at, not its embedding.
+        projection: turns the tower's output into tokens.
+        weight: the weights of all layers' keys and values (features, dim), in the order of the texts' weights.
+        is_plus: whether its input is the tower's hidden states rather than its embedding.
     """
 
     encoder: torch.nn.Module
@@ -44,7 +44,7 @@ class IpAdapterNet:
     is_plus: bool
 
     def features(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """Keys and values (B, tokens, features) of pictures, and of none at all for the unconditional lane."""
+        """Keys and values (B, tokens, features) of pictures, and those of no picture, for the unconditional lane."""
         pixels = pixels.to(self.encoder.dtype)
         if self.is_plus:
             seen, nothing = (
@@ -61,10 +61,10 @@ class IpAdapterNet:
 
 
 class IpAdapters:
-    """The IP-Adapters that rows of one denoiser name: at most `MOST_NETS` in memory.
+    """The IP-Adapters of one denoiser's rows; at most `MAX_NETS` in memory.
 
     Args:
-        load: gives the adapter that a row calls by some name.
+        load: loads the adapter of a name.
     """
 
     def __init__(self, load: Callable[[str], IpAdapterNet]):
@@ -72,17 +72,17 @@ class IpAdapters:
         self._nets: OrderedDict[str, IpAdapterNet] = OrderedDict()
 
     def needs(self, request: Request) -> list[Need]:
-        """The pictures of a row's IP-Adapters, to be encoded."""
+        """The pictures of a row's IP-Adapters to encode."""
         return [Need(_kind(prompt.adapter), prompt.image) for prompt in image_prompts_of(request)]
 
     def encoders(self, request: Request) -> dict[str, PictureEncoder]:
-        """What encodes them."""
+        """Their encoders, by kind."""
         return {_kind(prompt.adapter): _Features(self, prompt.adapter) for prompt in image_prompts_of(request)}
 
     def tensors(
         self, request: Request, encoded: Sequence[Mapping[str, torch.Tensor]], lanes: int
     ) -> list[dict[str, torch.Tensor]]:
-        """What each of a row's lanes holds of its pictures: the unconditional ones are shown nothing."""
+        """The tensors of each of a row's lanes; the unconditional lane gets those of no picture."""
         found: list[dict[str, torch.Tensor]] = [{} for _ in range(lanes)]
         for i, (prompt, features) in enumerate(zip(image_prompts_of(request), encoded, strict=True)):
             for lane, named in enumerate(found):
@@ -95,7 +95,7 @@ class IpAdapters:
     def net(self, name: str) -> IpAdapterNet:
         """An adapter, loaded if it is not in memory."""
         if name not in self._nets:
-            while len(self._nets) >= MOST_NETS:
+            while len(self._nets) >= MAX_NETS:
                 self._nets.popitem(last=False)
             self._nets[name] = self._load(name)
         self._nets.move_to_end(name)
@@ -103,7 +103,7 @@ class IpAdapters:
 
 
 class _Features(PictureEncoder):
-    """Pictures through an adapter's vision tower, its projection, and the keys and values of all layers."""
+    """Encodes pictures: an adapter's vision tower, its projection, then the keys and values of all layers."""
 
     def __init__(self, adapters: IpAdapters, adapter: str):
         self._adapters, self._adapter = adapters, adapter
@@ -127,7 +127,7 @@ def is_image_prompt(name: str) -> bool:
 
 
 def sets_of(conditioning: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """What the layers attend to besides the texts: features (L, tokens, features) and scales (L,), in order."""
+    """The features (L, tokens, features) and scales (L,) that layers attend to besides the texts, in order."""
     names = sorted(name for name in conditioning if NAME.fullmatch(name))
     return [(conditioning[name], conditioning[name + SCALE]) for name in names]
 

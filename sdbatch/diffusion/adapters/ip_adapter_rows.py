@@ -1,4 +1,4 @@
-"""What a row says of IP-Adapters (Ye et al. 2023): which, the picture that each shows the model, how strongly.
+"""A row's settings for IP-Adapters (Ye et al. 2023): the adapters, their pictures and scales.
 
 Names and defaults are those of diffusers. Imports no torch.
 """
@@ -25,16 +25,16 @@ IP_ADAPTER_FIELDS = (
         "ip_adapter",
         Several(Text(), networks=True),
         "the IP-Adapter of rows that name none: a safetensors file, local, s3://… or org/name/path on the hub, with "
-        "its image_encoder beside it; several with `;` between them",
+        "its image_encoder beside it; separate several with `;`",
         "FILE",
         "IP-Adapter",
         null_text="the run's; without one, none",
     ),
-    adapter_field("ip_adapter_image", Pictures(), "the picture that it shows the model, one for each", "PATH"),
+    adapter_field("ip_adapter_image", Pictures(), "the image prompt, one for each IP-Adapter", "PATH"),
     adapter_field(
         "ip_adapter_scale",
         Several(Number(-1_000_000, 1_000_000)),
-        "how much the picture counts, one number for all or one for each; default 1",
+        "strength of the image prompt, one number for all or one for each; default 1",
         "F",
         "IP-Adapter weight",
     ),
@@ -44,7 +44,7 @@ IP_ADAPTER_FIELDS = (
 
 @dataclass(frozen=True)
 class ImagePrompt:
-    """One IP-Adapter of a row: what `ip_adapter` calls it, its picture, and its scale."""
+    """One IP-Adapter of a row: its name in `ip_adapter`, its picture and its scale."""
 
     adapter: str
     image: Picture
@@ -52,7 +52,7 @@ class ImagePrompt:
 
 
 def image_prompts_of(request: Request) -> tuple[ImagePrompt, ...]:
-    """The row's IP-Adapters in order. The request must be one that `ip_adapter_refusal` finds nothing wrong with."""
+    """The row's IP-Adapters in order. The request must have passed `ip_adapter_refusal`."""
     adapters = several(request.extra.get("ip_adapter"))
     if not adapters:
         return ()
@@ -62,7 +62,7 @@ def image_prompts_of(request: Request) -> tuple[ImagePrompt, ...]:
 
 
 def ip_adapter_refusal(request: Request) -> str | None:
-    """Why the row's IP-Adapters can't be run, whatever the model; None if they can."""
+    """The reason why no model can run the row's IP-Adapters, or None."""
     if not several(request.extra.get("ip_adapter")):
         return "ip_adapter_image without an ip_adapter" if several(request.extra.get("ip_adapter_image")) else None
     return pairing_refusal(request, "ip_adapter", "ip_adapter_image", ("ip_adapter_scale",))

@@ -1,4 +1,4 @@
-"""LoRA files in this process: headers for as long as it lives, tensors as far as memory for them goes."""
+"""LoRA files in this process: headers are kept, tensors up to a limit of memory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ CAPACITY_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Factors:
-    """What a file adds to a layer: `up` · `down` · `scale`.
+    """The change of a layer's weight by a file: `up` · `down` · `scale`.
 
     Attributes:
         down: (rank, in) or (rank, in, kh, kw), on the CPU, in the model's dtype.
         up: (out, rank).
-        scale: alpha / rank. It is applied between the two: in half precision `up` would lose 2% of itself to it.
+        scale: alpha / rank. It is applied between the two: multiplied into `up` in half precision, it would cost 2%.
     """
 
     down: torch.Tensor
@@ -40,11 +40,11 @@ class Factors:
 
 
 class LoraBank:
-    """Reads files once; the tensors of the least recently used go when there are too many.
+    """Reads files once; drops the tensors of the least recently used ones if there are too many.
 
     Args:
-        model: that the files are for.
-        capacity: bytes of tensors that are kept.
+        model: the model that the files are for.
+        capacity: the maximum of bytes of tensors to keep.
     """
 
     def __init__(self, model: LoraModel, dtype: torch.dtype, capacity: int = CAPACITY_BYTES):
@@ -56,7 +56,7 @@ class LoraBank:
         self._bytes = 0
 
     def header(self, path: str) -> LoraHeader:
-        """What a file changes. Raises `AdapterError` if it does not fit the model."""
+        """A file's header. Raises `AdapterError` if it does not fit the model."""
         if path not in self._headers:
             try:
                 check_regular(Path(path))
@@ -67,10 +67,10 @@ class LoraBank:
         return self._headers[path]
 
     def factors(self, path: str) -> Mapping[Layer, Factors]:
-        """What a file adds, by layer.
+        """A file's factors by layer.
 
         Raises:
-            AdapterError: it does not fit the model, is damaged, or holds numbers that are not finite.
+            AdapterError: it does not fit the model, is damaged, or contains values that are not finite.
         """
         if path not in self._kept:
             self._kept[path] = self._read(path)

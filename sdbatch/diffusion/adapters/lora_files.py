@@ -1,4 +1,4 @@
-"""What a LoRA file holds, from its header alone: which layers of a model it changes, and why it may be refused.
+"""Reads the headers of LoRA files: which layers of a model a file changes, or why it is rejected.
 
 Nothing here reads a tensor or imports torch, so that a plan can look at every file of a table.
 """
@@ -21,11 +21,11 @@ from sdbatch.errors import AdapterError
 
 __all__ = ["LoraHeader", "LoraLayer", "LoraModel", "lora_model", "read_lora_header"]
 
-MOST_RANK = 512
+MAX_RANK = 512
 FLOATS = ("F64", "F32", "F16", "BF16")
-# The width of the texts that a model's cross-attention takes, and what such models are called.
+# The text width of a model's cross-attention, and the name of such models.
 BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
-# Parts of tensor names by which other kinds of adapters are known.
+# Parts of tensor names that identify other kinds of adapters.
 OTHER_KINDS = {
     "hada_": "LoHa",
     "lokr_": "LoKr",
@@ -53,7 +53,7 @@ FOR_OTHER_MODELS = {
     },
 }
 DOWN, UP = "down", "up"
-# The two halves of a layer by the ends of their names, then the layer's own end.
+# A layer's two halves by the suffixes of their names, then the suffix of the layer's own name.
 HALVES = (
     (".lora_down.weight", ".lora_up.weight"),
     (".lora_A.weight", ".lora_B.weight"),
@@ -67,14 +67,14 @@ ADAPTER_METADATA = "lora_adapter_metadata"
 
 @dataclass(frozen=True)
 class LoraLayer:
-    """What a file adds to one layer: `up` · `down` · alpha / rank.
+    """The change of one layer by a file: `up` · `down` · alpha / rank.
 
     Attributes:
         down, up: names of the tensors (rank, in[, kh, kw]) and (out, rank[, 1, 1]).
-        rank: of both.
-        alpha: the name of the tensor that holds it, or the number itself; None for the rank.
-        rank_stabilised: whether the divisor is the root of the rank (rsLoRA).
-        outputs: those of `up` that are this layer's, first and last plus one, where others have the rest; None for all.
+        rank: the rank of both.
+        alpha: the name of the tensor that holds it, or the number itself; None if it equals the rank.
+        rank_stabilised: whether the divisor is the square root of the rank (rsLoRA).
+        outputs: the rows of `up` that belong to this layer, as start and end; None for all.
     """
 
     down: str
@@ -87,12 +87,12 @@ class LoraLayer:
 
 @dataclass(frozen=True)
 class LoraHeader:
-    """A file that fits the model, by layer."""
+    """The layers that a file changes; the file fits the model."""
 
     layers: Mapping[Layer, LoraLayer]
 
     def rank(self, layer: Layer) -> int:
-        """Its rank at a layer; 0 where it changes nothing."""
+        """The file's rank at a layer; 0 if it does not change the layer."""
         return self.layers[layer].rank if layer in self.layers else 0
 
 
@@ -100,8 +100,8 @@ class LoraModel:
     """The layers of the model that files are for.
 
     Args:
-        layers: with the shapes of their weights.
-        title: what people call this kind of model.
+        layers: the layers, with the shapes of their weights.
+        title: the usual name of this kind of model.
     """
 
     def __init__(self, layers: Layers, title: str):
@@ -117,7 +117,7 @@ class LoraModel:
 
     @property
     def text_width(self) -> int | None:
-        """Features of the texts that its cross-attention takes."""
+        """The text width of its cross-attention."""
         return next((shape[1] for (_, name), shape in self.layers.items() if name.endswith("attn2.to_k")), None)
 
 
@@ -129,15 +129,15 @@ def lora_model(info: ModelInfo) -> LoraModel:
 
 
 def read_lora_header(file: BinaryIO, size: int, path: str, model: LoraModel) -> LoraHeader:
-    """What a LoRA file changes in a model.
+    """Read which layers of a model a LoRA file changes.
 
     Args:
-        file: opened at its start; only its header is read.
-        size: of the whole file, in bytes.
-        path: for messages.
+        file: the file, positioned at its start; only its header is read.
+        size: the size of the whole file, in bytes.
+        path: its name in messages.
 
     Raises:
-        AdapterError: it is no LoRA of this model, or none that can be applied; names the file, the layer and why.
+        AdapterError: it is not a LoRA for this model; the message names the file, the layer and the reason.
     """
     try:
         tensors, metadata = read_tensors(file, size)
@@ -147,7 +147,7 @@ def read_lora_header(file: BinaryIO, size: int, path: str, model: LoraModel) -> 
 
 
 class _Reader:
-    """Puts the tensors of one file to the layers of a model."""
+    """Matches the tensors of one file with the layers of a model."""
 
     def __init__(self, tensors: Mapping[str, HeaderTensor], metadata: Mapping[str, Any], model: LoraModel):
         self._tensors = tensors
@@ -167,29 +167,29 @@ class _Reader:
                 continue
             for layer, lora in self._layers(own, name, other):
                 if layer in found:
-                    raise Refused(f"layer {own}: is there twice, under another name too")
+                    raise Refused(f"layer {own}: appears twice, under two names")
                 found[layer] = lora
             left -= {name, other, f"{own}.alpha"}
         if left:
-            raise Refused(f"{min(left)} is no part of a LoRA that sdbatch knows")
+            raise Refused(f"{min(left)} is not part of any kind of LoRA that sdbatch knows")
         if not found:
-            raise Refused("holds no LoRA")
+            raise Refused("contains no LoRA")
         return found
 
     def _layers(self, own: str, down: str, up: str) -> list[tuple[Layer, LoraLayer]]:
-        """What a pair of tensors adds: to one layer, or to several that are one in the names of the file."""
+        """The layers that a pair of tensors changes: one, or several that the file names as one."""
         layers = self._model.names.get(own)
         if layers is None:
-            raise Refused(f"layer {own}: {self._model.title} has no such layer here, or none that a LoRA can change")
+            raise Refused(f"layer {own}: {self._model.title} has no such layer, or a LoRA can't change it")
         first, second, weights = self._tensors[down], self._tensors[up], [self._model.layers[one] for one in layers]
         weight = (sum(shape[0] for shape in weights), *weights[0][1:])
         for tensor in (first, second):
             if tensor.dtype not in FLOATS:
-                raise Refused(f"layer {own}: holds {tensor.dtype}; expected floating point numbers")
+                raise Refused(f"layer {own}: holds {tensor.dtype}; expected floating-point numbers")
         rank = first.shape[0] if first.shape else 0
-        if len(second.shape) < 2 or second.shape[1] != rank or not 1 <= rank <= MOST_RANK:
+        if len(second.shape) < 2 or second.shape[1] != rank or not 1 <= rank <= MAX_RANK:
             ranks = f"{rank} and {second.shape[1] if len(second.shape) > 1 else 0}"
-            raise Refused(f"layer {own}: has the ranks {ranks}; expected the same twice, 1 to {MOST_RANK}")
+            raise Refused(f"layer {own}: has the ranks {ranks}; expected two equal ranks from 1 to {MAX_RANK}")
         if not _fits(first.shape[1:], second.shape, weight):
             shapes = f"{_shown(first.shape)} and {_shown(second.shape)}"
             raise Refused(f"layer {own}: {shapes} do not fit the layer, which is {_shown(weight)}")
@@ -203,11 +203,11 @@ class _Reader:
         ]
 
     def _alpha(self, own: str, layer: Layer) -> tuple[str | float | None, bool]:
-        """What a layer's factors are multiplied by, over its rank: the file's tensor, else what its metadata says."""
+        """A layer's alpha: the file's tensor, otherwise the value in its metadata."""
         name = f"{own}.alpha"
         if name in self._tensors:
             if math.prod(self._tensors[name].shape) != 1:
-                raise Refused(f"layer {own}: its alpha is no single number")
+                raise Refused(f"layer {own}: its alpha is not a single number")
             return name, False
         config = self._configs.get(layer[0])
         return (None, False) if config is None else (config.alpha(layer[1]), config.rank_stabilised)
@@ -217,20 +217,20 @@ class _Reader:
         for name in self._tensors:
             for mark, kind in kinds.items():
                 if mark in f"{name}.":
-                    raise Refused(f"is {kind} ({name}), which sdbatch does not apply")
+                    raise Refused(f"is {kind} ({name}), which sdbatch does not support")
 
     def _refuse_other_bases(self, downs: list[tuple[str, tuple[int, ...]]]) -> None:
-        """Refuse a file made for another generation, which would otherwise fail by the name of some layer."""
+        """Reject a file made for another generation, which would otherwise fail with the name of some layer."""
         cross_attention = re.compile(r".*attn2[._](processor[._])?to_[kv](_lora)?")
         widths = {shape[1] for own, shape in downs if len(shape) > 1 and cross_attention.fullmatch(own)}
         own_width = self._model.text_width
         if own_width is not None and (other := widths - {own_width}):
-            made_for, ours = (BASES.get(width, f"one with texts of width {width}") for width in (max(other), own_width))
+            made_for, ours = (BASES.get(width, f"a model with text width {width}") for width in (max(other), own_width))
             raise Refused(f"is for {made_for}; this model is {ours}")
 
 
 def _split(name: str) -> tuple[str, str, str] | None:
-    """A tensor's layer, which half of it the tensor is, and the name of the other half."""
+    """A tensor's layer, which half of the layer it is, and the name of the other half."""
     for down, up in HALVES:
         if name.endswith(down):
             return name.removesuffix(down), DOWN, name.removesuffix(down) + up
@@ -240,7 +240,7 @@ def _split(name: str) -> tuple[str, str, str] | None:
 
 
 def _fits(inputs: tuple[int, ...], up: tuple[int, ...], weight: tuple[int, ...]) -> bool:
-    """Whether factors go with a weight; a linear layer's may be written as those of a 1×1 convolution."""
+    """Whether factors fit a weight; those of a linear layer may be written as a 1×1 convolution."""
     if up[0] != weight[0] or math.prod(up[2:]) != 1 or not inputs or inputs[0] != weight[1]:
         return False
     kernel = weight[2:] or (1, 1)
@@ -253,14 +253,14 @@ def _shown(shape: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True)
 class _AdapterConfig:
-    """What diffusers writes into a file's metadata of a peft adapter."""
+    """The configuration of a peft adapter, which diffusers writes into a file's metadata."""
 
     default: float | None
     pattern: Mapping[str, float]
     rank_stabilised: bool
 
     def alpha(self, layer: str) -> float | None:
-        """peft's rule: the first entry of the pattern that the layer's name ends in, else the default."""
+        """peft's rule: the first pattern that the layer's name ends with, otherwise the default."""
         for key, alpha in self.pattern.items():
             exact, key = key.startswith("^"), key.removeprefix("^").removeprefix("text_model.")
             if layer == key or (not exact and layer.endswith(f".{key}")):
@@ -269,25 +269,25 @@ class _AdapterConfig:
 
 
 def _adapter_configs(metadata: Mapping[str, Any]) -> dict[str, _AdapterConfig]:
-    """By part of the model. Only what says how large a LoRA is; the rest follows from the tensors."""
+    """The adapter configurations by part of the model: only the scaling; the rest follows from the tensors."""
     try:
         entries = json.loads(metadata[ADAPTER_METADATA]) if ADAPTER_METADATA in metadata else {}
     except (TypeError, ValueError, RecursionError) as error:
         raise Refused(f"its {ADAPTER_METADATA} is not JSON") from error
     if not isinstance(entries, dict):
-        raise Refused(f"its {ADAPTER_METADATA} is no object")
+        raise Refused(f"its {ADAPTER_METADATA} is not an object")
     found = {}
     for part in (*DENOISERS, "text_encoder", "text_encoder_2"):
         config = {key.removeprefix(f"{part}."): value for key, value in entries.items() if key.startswith(f"{part}.")}
         if config.get("use_dora"):
-            raise Refused("is DoRA, which sdbatch does not apply")
+            raise Refused("is DoRA, which sdbatch does not support")
         default, pattern = config.get("lora_alpha"), config.get("alpha_pattern") or {}
         if default is None and not pattern:
             continue
         if not isinstance(pattern, dict) or not all(_is_finite(n) for n in pattern.values()) or not _is_finite(default):
-            raise Refused(f"its {ADAPTER_METADATA} has alphas that are no numbers")
+            raise Refused(f"its {ADAPTER_METADATA} has alphas that are not numbers")
         if any(re.search(r"[\\*+?()\[\]{}|$]", key) for key in pattern):
-            raise Refused(f"its {ADAPTER_METADATA} has an alpha_pattern with regular expressions; sdbatch reads names")
+            raise Refused(f"its {ADAPTER_METADATA} has an alpha_pattern with regular expressions; expected names")
         found[part] = _AdapterConfig(default, pattern, bool(config.get("use_rslora")))
     return found
 

@@ -1,7 +1,7 @@
-"""A network whose layers add a LoRA of its own to each entry of a batch. It shares its weights with another one.
+"""A network whose layers apply a different LoRA to each entry of a batch. It shares its weights with another one.
 
-A layer's output gets up · (scale · (down · x)), the factors gathered by entry, in batched products of one fixed shape:
-an entry's result depends on no other. The other network stays as it is, so that what runs through it keeps its bytes.
+A layer adds up · (scale · (down · x)) to its output, with factors gathered per entry, in batched products of one
+fixed shape: an entry's result depends on no other. The original network is unchanged, and so are its outputs' bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Current", "Gathered", "lora_twin"]
 
 
 class Gathered(NamedTuple):
-    """The factors of one layer for a batch of L, of n parts that share an input (queries, keys, values).
+    """The factors of one layer for a batch of L entries; the layer's n parts share an input (queries, keys, values).
 
     Attributes:
         down: (L, in, taps · n · R), the taps of a convolution's kernel row by row.
@@ -31,27 +31,27 @@ class Gathered(NamedTuple):
 
 
 class Source(Protocol):
-    """Whatever has the factors of the batch under way."""
+    """Provides the factors of the current batch."""
 
     def gathered(self, layer: str) -> Gathered | None: ...
 
 
 class Current:
-    """Which LoRAs the pass under way has; all layers of a network look here."""
+    """The LoRAs of the current pass, shared by all layers of a network."""
 
     def __init__(self) -> None:
         self.source: Source | None = None
 
     def gathered(self, layer: str) -> Gathered | None:
-        """A layer's factors; None if none of the LoRAs changes it."""
+        """A layer's factors; None if no LoRA changes it."""
         return None if self.source is None else self.source.gathered(layer)
 
 
 def lora_twin(network: torch.nn.Module, current: Current, *, hooked: bool) -> torch.nn.Module:
-    """The same network, the same weights, and layers that add what `current` has.
+    """A copy of a network that shares its weights, and whose layers add the LoRAs in `current`.
 
     Args:
-        hooked: whether its modules' forward hooks come along.
+        hooked: whether the modules' forward hooks are copied.
     """
     twins: dict[torch.nn.Module, torch.nn.Module] = {}
     twin = _twin(network, twins, hooked)
@@ -64,7 +64,7 @@ def lora_twin(network: torch.nn.Module, current: Current, *, hooked: bool) -> to
 
 def _twin(module: torch.nn.Module, twins: dict[torch.nn.Module, torch.nn.Module], hooked: bool) -> torch.nn.Module:
     if module not in twins:
-        # copy.copy refuses modules whose weights are quantised.
+        # copy.copy fails for modules with quantised weights.
         twins[module] = twin = module.__class__.__new__(module.__class__)
         twin.__dict__.update(module.__dict__)
         for hooks in ("_forward_hooks", "_forward_pre_hooks"):
@@ -80,7 +80,7 @@ def _with_lora(layer: type) -> type:
 
 
 class _LoraLinear:
-    """In front of a linear layer's class."""
+    """Mixin in front of a linear layer's class."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         made = super().forward(x)
@@ -97,7 +97,7 @@ class _LoraLinear:
 
 
 class _LoraConvolution:
-    """In front of a convolution's class. Taps of `down` are 1×1 products, shifted and summed while they are thin."""
+    """Mixin in front of a convolution's class. Taps of `down` are 1×1 products, shifted and summed at rank R."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         made = super().forward(x)
@@ -112,7 +112,7 @@ class _LoraConvolution:
         return made.add_(added.view(lanes, *made.shape[2:], -1).permute(0, 3, 1, 2))
 
     def _shifted(self, hidden: torch.Tensor, size: torch.Size) -> torch.Tensor:
-        """Sums of the taps (L, H, W, taps · R), each taken where it falls: (L, h · w, R)."""
+        """The sum of the taps (L, H, W, taps · R), each shifted to its position: (L, h · w, R)."""
         (down, right), (top, left) = self.stride, self.padding
         taps = self.kernel_size[0] * self.kernel_size[1]
         padded = F.pad(hidden.unflatten(-1, (taps, -1)), (0, 0, 0, 0, left, left, top, top))

@@ -1,4 +1,4 @@
-"""LoRAs in the weights themselves: for a run whose rows all have the same ones. In half precision it rounds them."""
+"""Merges LoRAs into the weights, for runs whose rows all have the same ones. Half-precision weights are rounded."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["merge_loras"]
 
 @torch.no_grad()
 def merge_loras(parts: Mapping[str, Any], loras: Sequence[Lora], model: LoraModel) -> None:
-    """Add up · down · scale · weight to the weights of a model, in float32; the sum has the weights' dtype again.
+    """Add up · down · scale · weight to the weights of a model, in float32; the sum is cast to the weights' dtype.
 
     Args:
-        parts: the networks, by the names of their folders.
+        parts: the networks, by folder name.
 
     Raises:
-        AdapterError: a file does not fit the model, or holds numbers that are not finite.
+        AdapterError: a file does not fit the model, or contains values that are not finite.
     """
     bank = LoraBank(model, torch.float32)
     changed: dict[torch.nn.Module, torch.Tensor] = {}

@@ -1,6 +1,6 @@
-"""What LoRA files call the layers of a model: the names of diffusers and peft, of kohya, of sgm, and of ComfyUI.
+"""The names of a model's layers in LoRA files: those of diffusers and peft, of kohya, of sgm, and of ComfyUI.
 
-Every name that a layer may have follows from its own, so names are made here and looked up, never taken apart.
+All names of a layer follow from its own name, so they are generated here and looked up, never parsed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Layer = tuple[str, str]
 Layers = Mapping[Layer, tuple[int, ...]]
 """The shapes of the weights of all layers that a LoRA may change."""
 
-# Weights that are looked up, not multiplied; and DeepFloyd's text pooling, which is made once a text.
+# Weights that are looked up, not multiplied; and DeepFloyd's text pooling, computed once per text.
 NO_LAYERS = re.compile(r"(.*\.)?embeddings\..*|class_embedding\..*|add_embedding\.(?!linear_).*")
 KOHYA = {
     "unet": ("lora_unet_",),
@@ -47,7 +47,7 @@ def model_layers(shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> Layers:
     """The linear and convolution layers of a model; of one with a transformer, only those of the transformer.
 
     Args:
-        shapes: of the tensors in the weights of each part.
+        shapes: the tensors' shapes in the weights of each part.
     """
     return {
         (part, name.removesuffix(".weight").removeprefix("text_model.")): shape
@@ -59,7 +59,7 @@ def model_layers(shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> Layers:
 
 
 def layer_names(layers: Layers) -> dict[str, Layer]:
-    """Every name that a LoRA file may have for a layer."""
+    """All names of a layer in LoRA files."""
     blocks = _blocks(layers)
     found: dict[str, Layer] = {}
     for layer in layers:
@@ -85,7 +85,7 @@ def _names(layer: Layer, blocks: Mapping[str, int]) -> Iterator[str]:
     if part == "transformer":
         yield f"diffusion_model.{name}"
     if part == "unet":
-        # Attention processors of early diffusers held the layers themselves.
+        # In early diffusers, attention processors contained the layers.
         if re.search(r"attn\d\.to_(q|k|v|out\.0)$", name):
             block, _, projection = name.removesuffix(".0").rpartition(".")
             yield f"{block}.processor.{projection}_lora"
@@ -95,7 +95,7 @@ def _names(layer: Layer, blocks: Mapping[str, int]) -> Iterator[str]:
 
 
 def _blocks(layers: Layers) -> dict[str, int]:
-    """How many residual layers a block has, by "down_blocks.0", …, and which up blocks have attention."""
+    """The number of residual layers of each block ("down_blocks.0", …), and the up blocks that have attention."""
     found: dict[str, int] = {}
     for part, name in layers:
         if part == "unet" and (match := re.match(r"((?:down|up)_blocks\.\d+)\.(resnets|attentions)\.(\d+)\.", name)):
@@ -106,7 +106,7 @@ def _blocks(layers: Layers) -> dict[str, int]:
 
 
 def _sgm_name(name: str, blocks: Mapping[str, int]) -> str | None:
-    """What Stability's own code calls a layer of the UNet, as kohya writes it for Stable Diffusion XL."""
+    """The name of a UNet layer in Stability's own code, which kohya uses for Stable Diffusion XL."""
     if name in SGM_OUTSIDE:
         return SGM_OUTSIDE[name]
     if match := re.match(r"mid_block\.((?:resnets|attentions)\.\d+)\.(.+)", name):

@@ -1,4 +1,4 @@
-"""The LoRAs of a row: which files, with which weights. `Request.extra["lora"]` holds them, as text or as `Loras`."""
+"""The LoRAs of a row: files and weights. `Request.extra["lora"]` holds them, as text or as `Loras`."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Lora:
     """One file.
 
     Attributes:
-        path: on this machine.
-        weight: of what it adds to the denoiser.
-        te_weight: of what it adds to text encoders.
-        sha256: of the file; None if nobody has read it.
+        path: its path on this machine.
+        weight: its weight in the denoiser.
+        te_weight: its weight in the text encoders.
+        sha256: the file's SHA-256; None if it has not been read.
     """
 
     path: str
@@ -47,9 +47,9 @@ class Loras:
     """All files of a row, in order.
 
     Attributes:
-        text: as the table names them.
-        error: why they cannot be had; None if they can.
-        merged: whether they are in the model's weights already.
+        text: the files and weights as written in the table.
+        error: the reason why they are unavailable, or None.
+        merged: whether they have been merged into the model's weights.
     """
 
     text: str
@@ -59,10 +59,10 @@ class Loras:
 
 
 def loras_of(request: Request) -> tuple[Lora, ...]:
-    """The files that are to be applied to a row; those that its text names lie on this machine.
+    """The files to apply to a row; files named by text are on this machine.
 
     Raises:
-        AdapterError: they cannot be had, or the text names no files.
+        AdapterError: they are unavailable, or the text names no files.
     """
     given = request.extra.get("lora")
     if given is None:

@@ -1,4 +1,4 @@
-"""The LoRAs of a lane set: a pool of slots a layer, from which each lane's factors are gathered."""
+"""The LoRAs of a lane set: each layer has a pool of slots, from which the lanes' factors are gathered."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sdbatch.diffusion.adapters.lora_layers import Gathered
 __all__ = ["LoraSlots", "Place", "Weighted", "filled"]
 
 Weighted = tuple[Factors, float]
-"""What a file adds to a layer, and the weight that a row gives it."""
+"""A file's factors for a layer, and the weight that a row gives them."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A layer of the network, which may stand for several of the model's (queries, keys, values).
+    """A layer of the network, which may be several fused layers of the model (queries, keys, values).
 
     Attributes:
-        parts: their names, in the order of its outputs.
-        inputs, taps: features of its input, and the size of its kernel.
-        outputs: of all parts together.
+        parts: the model's layers, in the order of its outputs.
+        inputs, taps: input features, and the size of its kernel.
+        outputs: output features of all parts together.
     """
 
     parts: tuple[str, ...]
@@ -32,7 +32,7 @@ class Place:
     outputs: int
 
     def numbers(self, rank: int) -> int:
-        """How many numbers a slot of that rank has here."""
+        """Numbers of a slot of this rank at this layer."""
         return rank * (len(self.parts) * self.inputs * self.taps + self.outputs)
 
 
@@ -50,7 +50,7 @@ class _Pool:
             tensor[slot].zero_()
 
     def put(self, slot: int, part: int, loras: Sequence[Weighted]) -> None:
-        """Several LoRAs lie side by side along the rank."""
+        """Write LoRAs into a slot; several are concatenated along the rank."""
         first = 0
         for factors, weight in loras:
             places = slice(first, first + factors.rank)
@@ -66,7 +66,7 @@ class _Pool:
 
 
 def filled(place: Place, rank: int, lanes: Sequence[Mapping[str, Sequence[Weighted]]], like: torch.Tensor) -> Gathered:
-    """The factors of a layer for a batch that is run once: what each entry adds, by the model's layer."""
+    """The factors of a layer for a batch that runs once, from each entry's additions by the model's layer."""
     pool = _Pool(place, len(lanes), rank, like)
     for lane, loras in enumerate(lanes):
         for part, name in enumerate(place.parts):
@@ -75,13 +75,13 @@ def filled(place: Place, rank: int, lanes: Sequence[Mapping[str, Sequence[Weight
 
 
 class LoraSlots:
-    """Slots of one rank. A slot holds all LoRAs of a row with their weights; rows that share these share the slot.
+    """Slots of one rank. A slot holds all LoRAs of a row with their weights; rows with the same ones share a slot.
 
     Args:
         places: the layers of the network by name.
-        slots: how many LoRAs, or combinations of them, can be in use at once.
-        rank: that every slot has; smaller ones are zeros beyond their own.
-        like: a tensor of the device and dtype.
+        slots: the maximum of different combinations of LoRAs in use at once.
+        rank: the rank of every slot; LoRAs of smaller rank are padded with zeros.
+        like: a tensor with the device and dtype to use.
     """
 
     def __init__(self, places: Mapping[str, Place], slots: int, rank: int, like: torch.Tensor):
@@ -90,16 +90,16 @@ class LoraSlots:
         self._like = like
         self.slots = slots
         self.lanes: torch.Tensor | None = None
-        # A pool is made when the first LoRA that changes the layer comes.
+        # A pool is created for the first LoRA that changes the layer.
         self._pools: dict[str, _Pool] = {}
         self._held: dict[Hashable, int] = {}
 
     def slot(self, key: Hashable, in_use: Collection[Hashable], loras: Mapping[str, Sequence[Weighted]]) -> int:
-        """The slot of a combination, which is written if it is not there yet.
+        """The slot of a combination, which is written if it is new.
 
         Args:
-            in_use: the combinations of all rows in the lanes, this one among them; at most as many as there are slots.
-            loras: what the combination adds, by the model's layer.
+            in_use: the combinations of all rows in the lanes, this one included; at most as many as there are slots.
+            loras: the combination's additions, by the model's layer.
         """
         if key in self._held:
             return self._held[key]
@@ -121,6 +121,6 @@ class LoraSlots:
         return slot
 
     def gathered(self, layer: str) -> Gathered | None:
-        """A layer's factors for the lanes of the pass under way; None if no LoRA here changes it."""
+        """A layer's factors for the lanes of the current pass; None if no LoRA changes it."""
         pool = self._pools.get(layer)
         return None if pool is None else pool.gathered(self.lanes)

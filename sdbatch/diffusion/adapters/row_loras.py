@@ -1,4 +1,4 @@
-"""LoRAs of a model's rows: in the passes of its denoiser, and in what is made of a text once."""
+"""Applies the LoRAs of a model's rows: to passes of the denoiser, and to what is computed once per text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 
 from sdbatch.diffusion.adapters.lora_bank import LoraBank
-from sdbatch.diffusion.adapters.lora_files import MOST_RANK, LoraModel
+from sdbatch.diffusion.adapters.lora_files import MAX_RANK, LoraModel
 from sdbatch.diffusion.adapters.lora_layers import Current, Gathered, lora_twin
 from sdbatch.diffusion.adapters.lora_names import Layer
 from sdbatch.diffusion.adapters.lora_rows import Lora, loras_of
@@ -20,27 +20,26 @@ from sdbatch.errors import AdapterError
 
 __all__ = ["RowLoras"]
 
-# Rows share passes with rows of the same bucket: the products of a pass have one rank, and zeros cost time too.
-BUCKETS = (16, 32, 64, 128, 256, MOST_RANK)
-# Memory for the slots of one lane set: of a CPU in bytes, of a GPU as a share of what it has.
+# Rows share passes with rows of the same bucket: a pass has one rank, and padding with zeros costs time.
+BUCKETS = (16, 32, 64, 128, 256, MAX_RANK)
+# Memory for the slots of one lane set: bytes on a CPU, a share of the memory of a GPU.
 CPU_SLOT_BYTES, GPU_SLOT_SHARE = 1 << 30, 8
 
 Encoded = Mapping[str, torch.Tensor]
 
 
 class RowLoras:
-    """What a family needs for LoRAs that differ from row to row.
+    """Applies LoRAs that differ between rows to a denoiser and its text encoders.
 
     Args:
         model: the layers that files may change.
-        network: the denoiser; of a UNet, with fused self-attention.
+        network: the denoiser; a UNet with fused self-attention.
         like: a tensor of its device and dtype.
-        encoders: by part of the model, the networks that texts go through; the denoiser itself, if some of its layers
-            are among them.
-        once_a_text: layers of the denoiser that no pass multiplies by, since they depend on the text alone.
+        encoders: the networks that encode texts, by part of the model; the denoiser itself if it has such layers.
+        once_a_text: layers of the denoiser that depend on the text alone and run outside of passes.
 
     Attributes:
-        slot_bytes: memory for the slots of one lane set.
+        slot_bytes: bytes for the slots of one lane set.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class RowLoras:
 
     @cached_property
     def network(self) -> torch.nn.Module:
-        """The denoiser for rows with LoRAs. The weights are the plain one's."""
+        """The denoiser for rows with LoRAs. It shares its weights with the plain one."""
         return lora_twin(self._network, self._current, hooked=False)
 
     @cached_property
@@ -81,11 +80,11 @@ class RowLoras:
 
     @property
     def is_applied(self) -> bool:
-        """Whether the pass under way is one of rows with LoRAs."""
+        """Whether the current pass is for rows with LoRAs."""
         return self._current.source is not None
 
     def rank(self, request: Request) -> int:
-        """The rank that a row's slot has; 0 for a row that needs none.
+        """The rank of a row's slot; 0 if the row needs none.
 
         Raises:
             AdapterError: a file of the row does not fit the model.
@@ -93,33 +92,33 @@ class RowLoras:
         return self._buckets(loras_of(request))[0]
 
     def load(self, request: Request) -> None:
-        """Have the tensors of a row's files read. Raises `AdapterError`, as for NaN among them."""
+        """Read the tensors of a row's files. Raises `AdapterError`, also for values that are not finite."""
         for lora in loras_of(request):
             self.bank.factors(lora.path)
 
     def key(self, request: Request) -> Hashable:
-        """What rows must share to share a slot."""
+        """The key of rows that share a slot."""
         return tuple((lora.path, lora.weight) for lora in loras_of(request))
 
     def text_key(self, request: Request) -> Hashable:
-        """What the encoding of a row's texts depends on besides the words."""
+        """The LoRAs that the encoding of a row's texts depends on."""
         loras = loras_of(request)
         return tuple(lora for lora in loras if any(map(self._is_in_texts, self.bank.header(lora.path).layers)))
 
     def slot_count(self, rank: int, lanes: int) -> int:
-        """How many different LoRAs can be in the lanes of a set at once."""
+        """The maximum of different LoRAs in the lanes of a set at once."""
         numbers = sum(place.numbers(rank) for place in self._places.values())
         return max(1, min(lanes, self.slot_bytes // (numbers * self._like.element_size())))
 
     def slots(self, rank: int, lanes: int) -> LoraSlots:
-        """The slots of a lane set."""
+        """Create the slots of a lane set."""
         return LoraSlots(self._places, self.slot_count(rank, lanes), rank, self._like)
 
     def slot(self, slots: LoraSlots, request: Request, in_use: Iterable[Request]) -> torch.Tensor:
-        """The slot of a row that comes into the lanes, as one of their tensors: int64, ().
+        """The slot of a row that is admitted to the lanes, as a lane's tensor: int64, ().
 
         Args:
-            in_use: the rows of these lanes, this one among them.
+            in_use: the rows of these lanes, this one included.
         """
         loras = _by_layer([(lora, lora.weight) for lora in loras_of(request)], self.bank, self._part)
         slot = slots.slot(self.key(request), {self.key(other) for other in in_use}, loras)
@@ -127,7 +126,7 @@ class RowLoras:
 
     @contextmanager
     def applied(self, slots: LoraSlots, lanes: torch.Tensor) -> Iterator[None]:
-        """While `network` runs: the slot of each lane, int64 (L,)."""
+        """Set the slot of each lane, int64 (L,), while `network` runs."""
         slots.lanes, self._current.source = lanes, slots
         try:
             yield
@@ -135,10 +134,10 @@ class RowLoras:
             slots.lanes = self._current.source = None
 
     def encode(self, texts: list[Text], encode: Callable[[list[Text], Sequence[torch.nn.Module]], Encoded]) -> Encoded:
-        """Texts encoded, each with its own LoRAs. Those without any are encoded as if there were none.
+        """Encode texts, each with its own LoRAs. Texts without LoRAs are encoded by the plain encoders.
 
         Args:
-            encode: makes a batch of encodings with the text encoders that it is given.
+            encode: encodes a batch with the text encoders passed to it.
         """
         ranks = [self._buckets(text.adapters)[1] for text in texts]
         found: list[Encoded] = [{} for _ in texts]
@@ -146,7 +145,7 @@ class RowLoras:
         if not any(ranks):
             return encode(texts, plain)
         for rank in sorted(set(ranks)):
-            # At every rank all texts go through, since the batch's shape must stay.
+            # All texts are encoded at every rank, because the batch's shape must not change.
             encoders = self._twin_encoders if rank else plain
             with self._applied_to_texts(texts, ranks, rank):
                 encoded = encode(texts, encoders)
@@ -172,7 +171,7 @@ class RowLoras:
                 current.source = None
 
     def _buckets(self, loras: Sequence[Lora]) -> tuple[int, int]:
-        """The ranks of a combination's slot and of its texts' batch."""
+        """The ranks of a combination's slot and of the batch of its texts."""
         paths = tuple(lora.path for lora in loras)
         if paths not in self._ranks:
             sums: dict[Layer, int] = {}
@@ -185,12 +184,12 @@ class RowLoras:
         return self._ranks[paths]
 
     def _is_in_texts(self, layer: Layer) -> bool:
-        """Whether a layer is one that texts go through when they are encoded."""
+        """Whether a layer runs when texts are encoded."""
         return layer[0] in self._encoders and layer not in self._in_slots
 
 
 class _Texts:
-    """The factors of one batch of texts, put together layer by layer: a text is encoded once."""
+    """The factors of one batch of texts, assembled layer by layer, because a text is encoded only once."""
 
     def __init__(
         self,
@@ -211,7 +210,7 @@ class _Texts:
 
 
 def _by_layer(loras: Iterable[tuple[Lora, float]], bank: LoraBank, wanted: str) -> dict[str, list[Weighted]]:
-    """What weighted files add to one part of the model, by layer."""
+    """The additions of weighted files to one part of the model, by layer."""
     found: dict[str, list[Weighted]] = {}
     for lora, weight in loras:
         for (part, name), factors in bank.factors(lora.path).items():
@@ -224,12 +223,12 @@ def _bucket(rank: int, paths: Sequence[str]) -> int:
     if rank == 0:
         return 0
     if rank > BUCKETS[-1]:
-        raise AdapterError(f"{' and '.join(paths)}: rank {rank} together; at most {BUCKETS[-1]} in one row")
+        raise AdapterError(f"{' and '.join(paths)}: combined rank {rank}; at most {BUCKETS[-1]} per row")
     return next(bucket for bucket in BUCKETS if rank <= bucket)
 
 
 def _places(network: torch.nn.Module, once_a_text: Collection[str]) -> dict[str, Place]:
-    """The layers that a pass of the denoiser multiplies by."""
+    """The layers that a pass of the denoiser runs."""
     found = {}
     for name, module in network.named_modules():
         if name not in once_a_text and (place := _place(module, _parts(name))):
@@ -243,7 +242,7 @@ def _text_places(encoder: torch.nn.Module) -> dict[str, Place]:
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    """The model's layers that one of the denoiser's stands for, where it is fused."""
+    """The model's layers that a fused layer of the denoiser replaces."""
     block, _, own = name.rpartition(".")
     return tuple(f"{block}.{part}" for part in ("to_q", "to_k", "to_v")) if own == "to_qkv" else (name,)
 

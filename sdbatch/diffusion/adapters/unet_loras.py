@@ -1,4 +1,4 @@
-"""LoRAs of the rows of a UNet, whose keys and values of a text are made once."""
+"""Applies LoRAs to a UNet, whose keys and values of a text are computed once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["UNetLoras"]
 
 
 class UNetLoras(RowLoras):
-    """What a family of UNets needs for LoRAs that differ from row to row.
+    """Applies LoRAs that differ between rows to a UNet and its text encoders.
 
     Args:
         model: the layers that files may change.
-        unet: with fused self-attention, and keys and values of texts taken from `text`.
-        text: what makes them.
+        unet: the UNet, with fused self-attention, and with the texts' keys and values from `text`.
+        text: computes the texts' keys and values.
         encoders: the text encoders.
     """
 
@@ -33,7 +33,7 @@ class UNetLoras(RowLoras):
         self._text = text
 
     def keys_values(self, request: Request, hidden_states: torch.Tensor) -> torch.Tensor:
-        """What `TextProjection` makes of a row's text (tokens, dim), with what the row's LoRAs add to it."""
+        """The keys and values of a row's text (tokens, dim), as from `TextProjection`, with the row's LoRAs."""
         made = self._text(hidden_states)
         for lora in loras_of(request):
             factors = self.bank.factors(lora.path)

@@ -203,7 +203,7 @@ T5_TEXT: Mapping[str, Kind] = {
     "eos_token_id": _TOKEN,
     "pad_token_id": _TOKEN,
 }
-# Language models of which a hidden state is taken: Qwen 3, Gemma 2.
+# Language models whose hidden states are used: Qwen 3, Gemma 2.
 DECODER_TEXT: Mapping[str, Kind] = {
     "architectures": optional(list_of(text())),
     "model_type": text(),
@@ -223,7 +223,7 @@ DECODER_TEXT: Mapping[str, Kind] = {
     "eos_token_id": _TOKEN,
     "pad_token_id": _TOKEN,
 }
-# What CLIP's vision tower and DPT are built from; the rest of DPT is checked by building it.
+# Common keys of CLIP's vision tower and DPT; the rest of DPT is checked by building it.
 VISION: Mapping[str, Kind] = {
     "model_type": text(),
     "hidden_size": _WIDTH,
@@ -242,7 +242,7 @@ VISION: Mapping[str, Kind] = {
 NORMALIZER: Mapping[str, Kind] = {"_class_name": text("StableUnCLIPImageNormalizer"), "embedding_dim": _WIDTH}
 _EDGES = one_or_list(integer(1, 4096))
 _SIZE = Kind(
-    "a number of pixels, or an object of such",
+    "a number of pixels, or an object of such numbers",
     lambda value: _EDGES.accepts(list(value.values()) if isinstance(value, dict) else value),
 )
 PROCESSOR: Mapping[str, Kind] = {

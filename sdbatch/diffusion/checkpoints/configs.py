@@ -95,7 +95,7 @@ def mapping(kinds: Mapping[str, Kind]) -> Kind:
 
 def one_or_list(kind: Kind, least: int = 1, most: int = MAX_ITEMS) -> Kind:
     many = list_of(kind, least, most)
-    return Kind(f"{kind.description}, or a list of such", lambda value: kind.accepts(value) or many.accepts(value))
+    return Kind(f"{kind.description}, or a list of them", lambda value: kind.accepts(value) or many.accepts(value))
 
 
 class Config(Mapping[str, Any]):
@@ -174,7 +174,7 @@ def read_regular(path: Path, most: int) -> bytes:
     except OSError as error:
         raise ModelError(f"{path}: can't be read: {error.strerror or error}") from error
     if len(content) > most:
-        raise ModelError(f"{path}: larger than {most:,} bytes, the maximum of such a file")
+        raise ModelError(f"{path}: larger than {most:,} bytes, the maximum for such a file")
     return content
 
 

@@ -27,23 +27,23 @@ class ModelInfo:
         size_multiple: heights and widths must be multiples of this number of pixels.
         max_side: the largest height or width with positional embeddings; None for any.
         max_tokens: the text encoder's context, special tokens included.
-        text_layers: of the text encoder that has the fewest, where a row may take the states of an earlier one.
+        text_layers: number of last text encoder layers that a row may skip, for the encoder with the fewest layers.
         num_train_timesteps: steps of the diffusion that it was trained on.
         distilled_steps: maximum steps of lcm and tcd (`original_inference_steps`).
         guidance_embedded: the guidance scale is an input of the denoiser, without unconditional pass (LCM, FLUX.1 dev).
         samplers: names of the samplers that it supports.
         uses: names of the common row settings that it supports.
-        defaults: of sampler, steps, guidance_scale and, on CUDA, dtype.
+        defaults: defaults of sampler, steps, guidance_scale and, on CUDA, dtype.
         title: the usual name of this kind of model.
         variant: weight files are named `….<variant>.safetensors` if a component has them; None for plain names.
         weights: the weight files of each component.
-        commit: of a model on the hub.
+        commit: the commit of a model on the hub.
         pipeline: the class named in its model_index.json.
         tasks: the kinds of rows that it can make; the first is its default.
         vae_scale: pixels of a picture per side of a latent pixel, or of a patch of these where the denoiser takes
             patches; sizes of pictures are rounded down to multiples of it.
         extra_channels: input channels of its denoiser besides the latents'.
-        most_noise_level: of tasks that have one, the largest.
+        max_noise_level: largest noise level of tasks that have one.
     """
 
     name: str = ""
@@ -70,4 +70,4 @@ class ModelInfo:
     tasks: tuple[str, ...] = ("text-to-image",)
     vae_scale: int = 8
     extra_channels: int = 0
-    most_noise_level: int = 0
+    max_noise_level: int = 0

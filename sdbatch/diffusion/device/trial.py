@@ -23,9 +23,9 @@ def trial_inputs(family: Family, lanes: int, shape: tuple[int, int, int] | None 
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(lanes, *shape, generator=generator).to(family.device)
     timesteps = torch.linspace(0, family.info.num_train_timesteps - 1, lanes, device=family.device).round()
-    # Of different lengths, since what stands in a lane may decide about what is masked in its neighbours'.
+    # Of different lengths, because the content of a lane could affect what is masked in its neighbours.
     texts = [Text("prompt", " ".join(["word"] * (1 + i * family.info.max_tokens // 8))) for i in range(8)]
-    # Of the longest one's length, so that its lane set holds all of them.
+    # With the longest one's length, so that its lane set fits all of them.
     own = {field.name: field.default for field in family_named(family.info.family).fields}
     request = Request(texts[-1].content, guidance_scale=1.0, extra=own)
     encoded = family.encode(texts)
@@ -40,7 +40,7 @@ def trial_outputs(
 ) -> torch.Tensor:
     """The UNet's predictions, (1, L, C, h, w); with DeepCache (2, …), the second with reused deep features."""
     outputs, features = denoise(latents, timesteps, conditioning)
-    outputs = outputs.clone()  # of a CUDA graph, it lies where the next call's will
+    outputs = outputs.clone()  # a CUDA graph's output is overwritten by the next call
     if features is None:
         return outputs[None]
     return torch.stack([outputs, denoise(latents, timesteps, conditioning, features)[0]])

@@ -1,11 +1,11 @@
-"""Kinds of models. What is particular to a model stands here; engine, lanes and slots know none of it.
+"""Model families. Everything specific to one kind of model is here; engine, lanes and slots know none of it.
 
-declaration.py     what a family says of itself, without torch
-base.py            what a family is to the engine
+declaration.py     the base class of declarations: what is known without torch
+family.py          the base class of engine halves: the interface to the engine
 NAME_family.py     a family's declaration
 NAME.py            its engine half
 
-The engine halves are imported when they are named, since they bring in torch.
+Engine halves are imported at first use, because they import torch.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FAMILIES: list[Declaration] = [
     SanaFamily(),
 ]
 
-# A package of its own may bring families: objects of this group are subclasses of `Declaration`.
+# Other packages can provide families: entry points of this group are subclasses of `Declaration`.
 ENTRY_POINTS = "sdbatch.families"
 
 _ENGINE_HALVES = {
@@ -58,7 +58,7 @@ _ENGINE_HALVES = {
 
 
 def family_named(name: str) -> Declaration:
-    """The family of that name. Raises `ModelError` where this installation has none."""
+    """The family of that name. Raises `ModelError` if this installation has none."""
     found = _first(lambda family: family.name == name)
     if found is None:
         raise ModelError(f"this installation has no family {name!r} of models")
@@ -66,23 +66,23 @@ def family_named(name: str) -> Declaration:
 
 
 def family_of_pipeline(pipeline: object) -> Declaration | None:
-    """The family that makes the pictures of one of diffusers' pipeline classes, if there is one."""
+    """The family that runs a diffusers pipeline class, or None."""
     return _first(lambda family: pipeline in family.pipelines)
 
 
 def pipelines() -> list[str]:
-    """The pipeline classes whose pictures the engine makes."""
+    """The diffusers pipeline classes that the engine runs."""
     return [pipeline for family in FAMILIES for pipeline in family.pipelines]
 
 
 def _first(fits: Callable[[Declaration], bool]) -> Declaration | None:
-    """Our own families go before those of other packages, which are looked for only where none of ours fits."""
+    """The built-in families come first; other packages are searched only if none of these matches."""
     return next(filter(fits, FAMILIES), None) or next(filter(fits, brought()), None)
 
 
 @cache
 def brought() -> tuple[Declaration, ...]:
-    """What other packages bring."""
+    """The families that other packages provide."""
     return tuple(entry.load()() for entry in entry_points(group=ENTRY_POINTS))
 
 

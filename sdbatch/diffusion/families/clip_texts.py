@@ -1,4 +1,4 @@
-"""The texts of Stable Diffusion: from a row's prompts to what CLIP's text encoders make of them."""
+"""The texts of Stable Diffusion: from a row's prompts to the hidden states of CLIP's text encoders."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ WOVEN = "woven"  # the role of a text that compel encodes
 
 # The texts of a row are looked up several times before it gets its lanes.
 ROWS_REMEMBERED = 1024
-# Texts of compel whose chunks are encoded one after the other.
+# Encoded compel texts to keep: their chunks are requested one after the other.
 TEXTS_KEPT = 16
 
 Prompts = tuple[str, ...]
-"""What each text encoder is given for one lane."""
+"""The input of each text encoder for one lane."""
 
 
 class Chunked(NamedTuple):
-    """The form of a text that is given as tokens: a chunk for each encoder."""
+    """The form of a text given as tokens: one chunk for each encoder."""
 
     chunks: tuple[Chunk, ...]
     clip_skip: int
 
 
 class Woven(NamedTuple):
-    """The form of a text that compel encodes whole: which of its chunks."""
+    """The form of a text that compel encodes as a whole: `number` is the chunk that this text stands for."""
 
     prompts: Prompts
     chunked: bool
@@ -49,8 +49,8 @@ class ClipTexts:
     """Prompts in all syntaxes, for the one or two text encoders of a model.
 
     Args:
-        context: tokens of a chunk.
-        penultimate: whether the model takes the states of the layer before the last, without a norm over them, and
+        context: tokens per chunk.
+        penultimate: whether the model uses the states of the second-to-last layer, without the final norm, and
             the last encoder's pooled embedding, as SDXL does.
     """
 
@@ -72,14 +72,14 @@ class ClipTexts:
 
     @property
     def encoders(self) -> int:
-        """How many there are."""
+        """The number of text encoders."""
         return len(self._encoders)
 
     def lanes(self, request: Request, prompts: tuple[Prompts, ...]) -> tuple[tuple[Text, ...], ...]:
-        """The texts of each lane, one for each chunk; all lanes have as many.
+        """The texts of each lane, one per chunk; all lanes have the same number of chunks.
 
         Args:
-            prompts: of the conditional lane, then of the unconditional one if it has one.
+            prompts: those of the conditional lane, then those of the unconditional lane if there is one.
 
         Raises:
             PromptError: a prompt that compel can't read.
@@ -90,7 +90,7 @@ class ClipTexts:
         return max(len(tokenizer(text, verbose=False).input_ids) for tokenizer in self._tokenizers)
 
     def prompt_tokens(self, request: Request) -> tuple[int, bool]:
-        """Tokens of the row's prompt, markup left out, start and end included; and whether it is cut off."""
+        """Tokens of the row's prompt, without markup, with start and end tokens; and whether it is truncated."""
         wording, prompt = Wording.of(request), request.prompt
         if wording.syntax == COMPEL:
             tokens = self._compel(wording.chunked, 0).count_tokens(prompt)
@@ -110,10 +110,10 @@ class ClipTexts:
     def encode(
         self, texts: Sequence[Text], encoders: Sequence[torch.nn.Module]
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Hidden states (B, context, dim) of each encoder; the last encoder's first output, which is what is pooled.
+        """Hidden states (B, context, dim) of each encoder; and the last encoder's first output, used for pooling.
 
         Args:
-            encoders: the text encoders, or what stands in for them, as with LoRAs.
+            encoders: the text encoders, or their replacements when LoRAs are applied.
         """
         forms = [text.form for text in texts]
         states, first = [], None
@@ -135,7 +135,7 @@ class ClipTexts:
     def _make_lanes(self, wording: Wording, prompts: tuple[Prompts, ...]) -> tuple[tuple[Text, ...], ...]:
         lanes = []
         for number, texts in enumerate(prompts):
-            # diffusers' pipelines leave no layer out for a negative prompt; the other tools do.
+            # For a negative prompt, diffusers' pipelines skip no layers; other tools do.
             own = wording._replace(clip_skip=0) if number and wording.syntax == PLAIN else wording
             lanes.append((self._lane(own, texts), own.clip_skip))
         length = max(len(lane) for lane, _ in lanes)
@@ -170,7 +170,7 @@ class ClipTexts:
         return made
 
     def _chunked(self, chunks: Sequence[Sequence[Chunk]], wording: Wording) -> list[Text]:
-        """Chunks of all encoders side by side; an encoder that has fewer gets empty ones."""
+        """The chunks of all encoders side by side; encoders with fewer chunks get empty ones."""
         length = max(map(len, chunks)) if wording.chunked else 1
         empty = [vocabulary.plain(())[0] for vocabulary in self._vocabularies]
         padded = [[*own, *[none] * length][:length] for own, none in zip(chunks, empty, strict=True)]
@@ -182,7 +182,7 @@ class ClipTexts:
         return Text("chunk", "", Chunked(tuple(words.plain(())[0] for words in self._vocabularies), clip_skip))
 
     def _tokens(self, number: int, texts: Sequence[Text]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and mask (B, context) for an encoder."""
+        """Token ids and attention mask, both (B, context), for one encoder."""
         tokens = self._tokenizers[number](
             [text.content for text in texts],
             padding="max_length",
@@ -199,7 +199,7 @@ class ClipTexts:
         return send(ids, self._device), send(mask, self._device)
 
     def _formed(self, number: int, form: Any, output: Any, plain: torch.Tensor, i: int) -> torch.Tensor:
-        """The states of text i of a batch in its form."""
+        """The states (context, dim) of text i of a batch, with its form applied."""
         if isinstance(form, Woven):
             return self._woven(form._replace(number=0))[0][number][form.number].to(plain.dtype)
         if not isinstance(form, Chunked):
@@ -209,7 +209,7 @@ class ClipTexts:
         return states if weights is None else weighted(states, weights)
 
     def _states(self, number: int, output: Any, clip_skip: int) -> torch.Tensor:
-        """An encoder's states as diffusers takes them."""
+        """The encoder's hidden states that diffusers uses."""
         if self._penultimate:
             return output.hidden_states[-2 - clip_skip]
         if not clip_skip:
@@ -218,7 +218,7 @@ class ClipTexts:
         return getattr(encoder, "text_model", encoder).final_layer_norm(output.hidden_states[-1 - clip_skip])
 
     def _make_compel(self, chunked: bool, clip_skip: int) -> Any:
-        # Not at the top: compel is no dependency of rows without it.
+        # Imported here because compel is an optional dependency.
         from sdbatch.diffusion.syntax.compel_texts import CompelTexts, Layer
 
         layers = [
@@ -234,9 +234,9 @@ class ClipTexts:
 
 
 def weighted(states: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
-    """A chunk's hidden states (tokens, dim) times the tokens' weights, with their mean as it was before.
+    """A chunk's hidden states (tokens, dim) times the tokens' weights, rescaled so that their mean does not change.
 
-    That is what AUTOMATIC1111 calls emphasis "Original". In float32, whatever the encoder's dtype is.
+    AUTOMATIC1111 calls this the "Original" emphasis. Computed in float32, whatever the encoder's dtype.
     """
     wide = states.float()
     scaled = wide * send(torch.tensor(weights), states.device)[:, None]

@@ -15,7 +15,7 @@ __all__ = ["Components"]
 
 @dataclass
 class Components:
-    """A checkpoint of Stable Diffusion; `tokenizers` and `text_encoders` are pairs for SDXL, `parts` all others."""
+    """A Stable Diffusion checkpoint; `tokenizers` and `text_encoders` are pairs for SDXL, `parts` is all the rest."""
 
     info: ModelInfo
     tokenizers: list

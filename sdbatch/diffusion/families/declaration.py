@@ -1,8 +1,8 @@
-"""What a family says of itself before a model is loaded. Imports no torch.
+"""The base class of family declarations: what is known of a family before a model is loaded. Imports no torch.
 
-A family is a kind of model. Its declaration says which pipelines of diffusers it stands for, of which parts they are
-made, and what a row of it may be. Its engine half, a subclass of `families.base.Family`, is imported when an engine
-is made, and runs the model.
+A family is a kind of model. Its declaration lists the diffusers pipelines that it runs, their components, and what
+its rows may contain. Its engine half, a subclass of `families.family.Family`, runs the model; it is imported when an
+engine is created.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Part:
     """A component of a pipeline, in a folder of its own.
 
     Attributes:
-        name: of its folder, and of its entry in model_index.json.
-        sort: a network of diffusers; of transformers an encoder of texts or of pictures, a tokenizer or a picture
-            processor; the scheduler; or one that only adds noise to what the model is given.
-        classes: those that it may be of; empty for any that its library has.
-        kinds: what its configuration may hold, key by key.
+        name: the name of its folder, and of its entry in model_index.json.
+        sort: a diffusers network; a text or picture encoder, tokenizer or picture processor of transformers; the
+            scheduler; or a scheduler that only adds noise to the model's input.
+        classes: the class names that it may have; empty if any class of its library is allowed.
+        kinds: the allowed values of its configuration, by key.
     """
 
     name: str
@@ -96,7 +96,7 @@ def picture_encoder(name: str, kinds: Mapping[str, Kind], *classes: str) -> Part
 
 
 def processor(name: str, kinds: Mapping[str, Kind], *classes: str) -> Part:
-    """What makes a picture encoder's input of a picture."""
+    """The processor that turns a picture into a picture encoder's input."""
     return Part(name, "processor", classes, kinds)
 
 
@@ -105,7 +105,7 @@ def noising_scheduler(name: str, kinds: Mapping[str, Kind]) -> Part:
 
 
 def scheduler(kinds: Mapping[str, Kind]) -> Part:
-    """The checkpoint's own scheduler. Its class decides nothing, since a sampler brings its own."""
+    """The checkpoint's own scheduler. Its class does not matter, because each sampler has its own scheduler class."""
     return Part("scheduler", "scheduler", (), kinds)
 
 
@@ -113,17 +113,17 @@ class Declaration(ABC):
     """One family. Everything here is known without weights and without torch.
 
     Attributes:
-        name: what manifests and `ModelInfo.family` call it.
-        title: what people call it.
-        pipelines: the classes of diffusers whose pictures it makes, as `_class_name` of model_index.json has them.
+        name: its name in manifests and in `ModelInfo.family`.
+        title: its usual name, for messages.
+        pipelines: the diffusers classes that it runs, as in `_class_name` of model_index.json.
         parts: the components that these pipelines need.
-        index_kinds: keys of model_index.json that matter, besides its parts.
+        index_kinds: allowed values of the other keys of model_index.json that matter.
         engine: "module:Class" of the engine half.
-        samplers: names from `sdbatch.diffusion.samplers.catalogue` that go with it.
-        defaults: of a row's sampler, steps and guidance_scale, and the dtype on CUDA.
-        uses: the names of the fields of all rows that it understands.
-        fields: settings that only its rows have; they come in `Request.extra`.
-        texts: those of them that are prompts, which differ from row to row.
+        samplers: the names, from `sdbatch.diffusion.samplers.catalogue`, of the samplers that it supports.
+        defaults: the default sampler, steps and guidance_scale of a row, and the dtype on CUDA.
+        uses: the names of the common row settings that it supports.
+        fields: the settings that only its rows have; they are passed in `Request.extra`.
+        texts: the names of those fields that are prompts, which differ from row to row.
     """
 
     name: str
@@ -145,22 +145,22 @@ class Declaration(ABC):
 
     @abstractmethod
     def inspect(self, index: Config, configs: Mapping[str, Config]) -> ModelInfo:
-        """What the configurations say of a model; name, folder and weights are left to the caller.
+        """The facts about a model that its configurations give; the caller fills in name, folder and weights.
 
         Args:
             index: model_index.json.
-            configs: by the name of the part; their keys have been checked against the part's `kinds`.
+            configs: by part name; their values have been checked against the part's `kinds`.
 
         Raises:
-            ModelError: the family does not run such a model; names the file and says why.
+            ModelError: the family does not run this model; the message names the file and the reason.
         """
 
     def forced_scheduler_config(self, index: Config) -> Mapping[str, object]:
-        """What the pipeline sets over the checkpoint's own scheduler configuration."""
+        """The entries of the checkpoint's scheduler configuration that the pipeline overrides."""
         return {}
 
     def schedule(self, request: Request, info: ModelInfo, config: Mapping[str, object]) -> Mapping[str, object]:
-        """What the pipeline gives `set_timesteps` besides the count of steps: sigmas (a tuple), mu.
+        """The arguments that the pipeline passes to `set_timesteps` besides the number of steps: sigmas (a tuple), mu.
 
         Args:
             config: the checkpoint's own scheduler configuration.
@@ -168,17 +168,17 @@ class Declaration(ABC):
         return {}
 
     def guidance(self, request: Request, info: ModelInfo) -> float:
-        """g of u + g·(c − u), c and u the outputs with the prompt and without it; 1 for a row that has no u."""
+        """g in u + g·(c − u), where c and u are the outputs with and without the prompt; 1 for a row without u."""
         return float(request.guidance_scale) if request.guidance_scale > 1 and not info.guidance_embedded else 1.0
 
     def refusal(self, request: Request, info: ModelInfo) -> str | None:
-        """Why this family can't make such a row, beyond what holds for all; None if it can. Reads no prompt."""
+        """The reason why this family can't run the row, beyond the common checks; None if it can. Reads no prompt."""
         return None
 
     def refused_texts(self, request: Request) -> str | None:
-        """Why this family can't read the row's prompts, as far as that is known without a tokenizer; None if it can."""
+        """The reason why this family can't read the row's prompts, found without a tokenizer; None if there is none."""
         return None
 
     def check_deep_cache(self, info: ModelInfo) -> None:
         """Raises `ModelError` if DeepCache can't be used with this model."""
-        raise ModelError(f"deep-cache does not go with {self.title}: it needs a UNet")
+        raise ModelError(f"deep-cache does not work with {self.title}: it needs a UNet")

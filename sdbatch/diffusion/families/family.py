@@ -1,4 +1,4 @@
-"""What a family of models is to the engine."""
+"""The base class of a family's engine half: the interface between a kind of model and the engine."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Named = Mapping[str, torch.Tensor]
 
 @dataclass
 class Checkpoint:
-    """A model's folder in memory.
+    """The loaded contents of a model's folder.
 
     Attributes:
-        parts: all but the scheduler by the names of their folders.
-        device, dtype: of its networks.
+        parts: all components but the scheduler, by folder name.
+        device, dtype: those of its networks.
         scheduler_config, index: the contents of scheduler_config.json and model_index.json.
     """
 
@@ -47,17 +47,17 @@ class Checkpoint:
 class Family(ABC):
     """One kind of model: how it encodes, conditions, denoises, guides and decodes.
 
-    What differs between rows is data: tensors of a lane, numbers of a call. What differs between families is code
-    that runs over all lanes at once.
+    Differences between rows are data: a lane's tensors, a call's numbers. Differences between families are code that
+    runs over all lanes at once.
 
     Attributes:
-        info: what the model's folder says of itself.
+        info: the facts about the model known from its folder.
         denoiser: the network that every pass runs.
-        device, dtype: of the denoiser.
-        tf32_decoder: whether TF32 is precise enough for the decoder although it runs in float32.
-        encoders: what can be made of pictures, by the kind that a task says it needs.
-        controls, ip_adapters: the ControlNets and the IP-Adapters that its rows name; None where they can't have any.
-        loras: what applies LoRAs to rows; None for a family that takes none.
+        device, dtype: those of the denoiser.
+        tf32_decoder: whether TF32 is precise enough for a decoder that runs in float32.
+        encoders: the picture encoders, by `Need.kind`.
+        controls, ip_adapters: apply the ControlNets and IP-Adapters of rows; None if the family supports none.
+        loras: applies the LoRAs of rows; None if the family supports none.
     """
 
     info: ModelInfo
@@ -77,18 +77,18 @@ class Family(ABC):
     @classmethod
     @abstractmethod
     def of(cls, checkpoint: Checkpoint) -> Self:
-        """The family's model, made of what was loaded."""
+        """Create the family's engine half from a loaded checkpoint."""
 
     @abstractmethod
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """Channels, height and width of the latents of a picture of that many pixels."""
+        """Channels, height and width of the latents for a picture of this height and width in pixels."""
 
     def lane_key(self, request: Request) -> Hashable:
-        """What rows must share to run in one pass, besides the latents' height and width."""
+        """A key that rows must share to run in one pass, besides the latents' height and width."""
         return ()
 
     def lora_rank(self, request: Request) -> int:
-        """The rank that the row's LoRAs have in a pass; 0 for a row whose passes have none.
+        """The rank of the row's LoRAs in a pass; 0 if its passes apply none.
 
         Raises:
             AdapterError: a file does not fit the model.
@@ -96,10 +96,10 @@ class Family(ABC):
         return 0 if request.extra.get("lora") is None or self.loras is None else self.loras.rank(request)
 
     def load_loras(self, request: Request) -> None:
-        """Have the row's LoRAs ready.
+        """Load the row's LoRAs.
 
         Raises:
-            AdapterError: a file can't be read, or holds numbers that are not finite.
+            AdapterError: a file can't be read, or contains values that are not finite.
         """
         if request.extra.get("lora") is not None and self.loras is not None:
             self.loras.load(request)
@@ -108,24 +108,24 @@ class Family(ABC):
         """The row's coefficient table.
 
         Raises:
-            SamplerError: its sampler and steps do not go with this model.
+            SamplerError: the model does not support its sampler with this number of steps.
         """
         return self._tables.table(request)
 
     def scales(self, request: Request, calls: int) -> Sequence[float]:
-        """The guidance scale of each call; 1 where it needs no unconditional output."""
+        """The guidance scale of each call; 1 for calls that need no unconditional output."""
         return guidance_scales(request, self.info, calls)
 
     def renormalise(self, guided: torch.Tensor, conditional: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-        """Guided outputs (L, C, h, w), drawn towards the conditional ones.
+        """Rescale guided outputs (L, C, h, w) towards the conditional ones.
 
         Args:
-            factors: float32 (L, 1, 1, 1), of `rescale`; a factor of 0 must leave its lane as it is, to the bit.
+            factors: float32 (L, 1, 1, 1), from `rescale`; a factor of 0 must leave its lane unchanged, to the bit.
         """
         return guided
 
     def rescale(self, request: Request) -> float:
-        """The factor with which `renormalise` is called for the row; 0 where its outputs stay as they are."""
+        """The row's factor for `renormalise`; 0 if its outputs stay unchanged."""
         return request.guidance_rescale
 
     @abstractmethod
@@ -133,30 +133,30 @@ class Family(ABC):
         """Tokens of a text, special ones included, before truncation."""
 
     def prompt_tokens(self, request: Request) -> tuple[int, bool]:
-        """Tokens of the row's prompt, special ones included, before truncation; and whether it is cut off."""
+        """Tokens of the row's prompt, special ones included, before truncation; and whether it is truncated."""
         tokens = self.count_tokens(request.prompt)
         return tokens, tokens > self.info.max_tokens
 
     @abstractmethod
     def texts(self, request: Request) -> list[Text]:
-        """What must be encoded for a row: what its conditional lane needs, then its unconditional one's."""
+        """The texts to encode for a row: those of its conditional lane, then those of its unconditional lane."""
 
     @abstractmethod
     def encode(self, texts: list[Text]) -> Named:
-        """Named tensors, one entry a text; the caller keeps the batch shape fixed."""
+        """Encode texts to named tensors with one entry per text; the caller keeps the batch shape fixed."""
 
     def joined(self, request: Request, encoded: list[Named]) -> list[Named]:
-        """The encoded texts of a row, one for each lane."""
+        """Join the encoded texts of a row into one entry per lane."""
         return encoded
 
     @abstractmethod
     def conditioning(
         self, request: Request, encoded: list[Named], shape: tuple[int, int, int]
     ) -> list[dict[str, torch.Tensor]]:
-        """Named tensors of the row's conditional lane, then of its unconditional one if it has one."""
+        """Named tensors of the row's conditional lane, then those of its unconditional lane if it has one."""
 
     def task_inputs(self, shape: tuple[int, int, int]) -> Named:
-        """Zeros for what the tasks of this model add to every lane; shape (C, h, w) is that of the latents."""
+        """Zero tensors for the inputs that the model's tasks add to lanes; `shape` is that of the latents (C, h, w)."""
         return {}
 
     @abstractmethod
@@ -168,14 +168,14 @@ class Family(ABC):
         features: torch.Tensor | None = None,
         residuals: Residuals | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the denoiser predicts for stacked lanes, in its own dtype.
+        """Run the denoiser on stacked lanes; the result has its dtype.
 
         Args:
             latents: float32 (L, C, h, w).
             timesteps: float32 (L,).
-            conditioning: a lane's named tensors, those of its task among them, stacked.
-            features: with DeepCache, the deep features that the same rows had at an earlier call; None to make them.
-            residuals: where rows of the pass may have adapters, what ControlNets add; empty if none of these runs.
+            conditioning: the lanes' named tensors, those of their tasks included, stacked.
+            features: with DeepCache, the same rows' deep features from an earlier call; None to compute them.
+            residuals: the residuals of ControlNets, if rows of the pass may have adapters; empty if no net runs.
 
         Returns:
             The prediction (L, C, h, w), and with DeepCache the deep features.
@@ -183,22 +183,22 @@ class Family(ABC):
 
     @abstractmethod
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, 3, H, W), nominally within ±1, of float32 latents (B, C, h, w)."""
+        """Decode float32 latents (B, C, h, w) to pictures (B, 3, H, W), nominally within ±1."""
 
     def cache_deep_features(self) -> None:
-        """Have `denoise` make deep features, and take them.
+        """Make `denoise` return deep features and accept them.
 
         Raises:
-            ModelError: it can't be done with this denoiser.
+            ModelError: the denoiser does not support DeepCache.
         """
-        raise ModelError(f"deep-cache does not go with {self.info.title}: it needs a UNet")
+        raise ModelError(f"deep-cache does not work with {self.info.title}: it needs a UNet")
 
     def compile(self, decode_shape: tuple[int, int, int, int]) -> None:  # noqa: B027  # nothing need be compiled
-        """Have torch.compile run the denoiser at the model's own size, and on CUDA the decoder at `decode_shape`."""
+        """Run torch.compile on the denoiser at the model's own size, and on CUDA on the decoder at `decode_shape`."""
 
     def decompile(self) -> None:  # noqa: B027
-        """Take that back."""
+        """Undo `compile`."""
 
     def keep_whole(self) -> set[torch.nn.Module]:
-        """Layers of the denoiser whose weights quantisation leaves alone."""
+        """The layers of the denoiser that must not be quantised."""
         return set()

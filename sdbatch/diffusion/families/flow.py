@@ -1,6 +1,6 @@
-"""What families that are trained by flow matching have in common. Imports no torch.
+"""Common parts of the families trained by flow matching. Imports no torch.
 
-Lipman et al. 2023, Esser et al. 2024: x = (1 − σ)·picture + σ·noise, and the denoiser gives noise − picture.
+Lipman et al. 2023, Esser et al. 2024: x = (1 − σ)·picture + σ·noise, and the denoiser predicts noise − picture.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ __all__ = [
     "tokens",
 ]
 
-# Deterministic samplers that any shift of the noise levels goes with.
+# Deterministic samplers that work with any shift of the noise levels.
 EULER = ("flow_euler", "flow_euler_karras", "flow_euler_exponential", "flow_euler_beta")
-# They draw noise at each step: in the shape of the latents, so not for pipelines that pack these.
+# These draw noise at each step, in the shape of the latents, so they do not work with pipelines that pack latents.
 NOISY = ("flow_euler_stochastic", "flow_lcm")
 SOLVERS = ("flow_dpmpp_2m", "flow_dpmpp_2s", "flow_deis", "flow_unipc")
-# The kinds of rows of families whose image-to-image pipeline is diffusers'.
+# The tasks of families with an image-to-image pipeline in diffusers.
 TASKS = ("text-to-image", "image-to-image")
 SHORTEST_TEXT = 64
 
 
 def evenly_spaced(steps: int) -> tuple[float, ...]:
-    """1 … 1/n, the noise levels that most pipelines give their scheduler, before it shifts them."""
+    """The noise levels 1 … 1/n that most pipelines pass to their scheduler, which then shifts them."""
     last = 1 / steps
     if steps == 1:
         return (1.0,)
-    # As numpy.linspace computes it.
+    # The same arithmetic as numpy.linspace.
     width = (last - 1.0) / (steps - 1)
     return (*(i * width + 1.0 for i in range(steps - 1)), last)
 
 
 def shift_by_tokens(count: int, config: Mapping[str, object]) -> dict[str, float]:
-    """mu, linear in the tokens of a picture, where the scheduler shifts by it (`calculate_shift` of diffusers)."""
+    """mu, linear in a picture's tokens, if the scheduler uses it (`calculate_shift` of diffusers)."""
     if not config.get("use_dynamic_shifting"):
         return {}
     base, most = config.get("base_image_seq_len") or 256, config.get("max_image_seq_len") or 4096
@@ -59,25 +59,26 @@ def shift_by_tokens(count: int, config: Mapping[str, object]) -> dict[str, float
 
 
 def tokens(request: Request, info: ModelInfo) -> int:
-    """Tokens of a row's picture, where each covers `size_multiple` pixels on each side.
+    """Tokens of a row's picture; each covers `size_multiple` × `size_multiple` pixels.
 
     Raises:
-        PictureError: only its picture says its size, and can't be read.
+        PictureError: the size is that of a picture, which can't be read.
     """
     height, width = task_of(request).size(request, info)
     return (height // info.size_multiple) * (width // info.size_multiple)
 
 
 def require_width(config: Config, key: str, default: int, width: int, of: str) -> None:
-    """Raises `ModelError` for a transformer that takes texts of another width than its encoder gives."""
+    """Raises `ModelError` if the transformer's text width differs from the encoder's output width."""
     if config.get(key, default) != width:
-        raise ModelError(f"{config.source}: {key} is {config.get(key, default)}, and {of} gives {width}")
+        found = f"{key} is {config.get(key, default)}, but the output width of {of} is {width}"
+        raise ModelError(f"{config.source}: {found}")
 
 
 def bucket(tokens: int, most: int) -> int:
-    """The length to which a text of that many tokens is padded, where a mask hides the padding.
+    """The length to which a text of that many tokens is padded if a mask hides the padding.
 
-    There are few, so that many rows have the same one.
+    There are few such lengths, so that many rows share one.
     """
     length = SHORTEST_TEXT
     while length < min(tokens, most):
@@ -86,12 +87,12 @@ def bucket(tokens: int, most: int) -> int:
 
 
 def latent_scale(vae: Config) -> int:
-    """Pixels a latent of an `AutoencoderKL` has on each side."""
+    """Pixels per side of a latent pixel of an `AutoencoderKL`."""
     return 2 ** (len(vae.get("block_out_channels", "1")) - 1)
 
 
 def check_flow(scheduler: Config) -> None:
-    """Raises `ModelError` for a schedule that no family here has."""
+    """Raises `ModelError` for a schedule that no family here supports."""
     if scheduler.get("invert_sigmas"):
         raise ModelError(f"{scheduler.source}: inverted sigmas are not supported")
     if (scheduler.get("base_image_seq_len") or 256) == (scheduler.get("max_image_seq_len") or 4096):

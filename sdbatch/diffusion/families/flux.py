@@ -17,7 +17,7 @@ __all__ = ["Flux"]
 
 
 class Flux(Transformer):
-    """Makes the pictures of FluxPipeline."""
+    """Runs FluxPipeline."""
 
     prompt_tokenizer = "tokenizer_2"
 
@@ -26,7 +26,7 @@ class Flux(Transformer):
         clip, t5 = self.parts["text_encoder"], self.parts["text_encoder_2"]
         length = min(self.parts["tokenizer"].model_max_length, clip.config.max_position_embeddings)
         pooled = clip(self.tokenize("tokenizer", contents, length)[0]).pooler_output
-        # Without a mask, as in the pipeline: the transformer attends to the padding, too.
+        # Without a mask, as in the pipeline: the transformer attends to padding, too.
         hidden_states = t5(self.tokenize("tokenizer_2", contents, self.info.max_tokens)[0])[0]
         return {"encoder_hidden_states": hidden_states.to(self.dtype), "pooled_projections": pooled.to(self.dtype)}
 
@@ -45,7 +45,7 @@ class Flux(Transformer):
         hidden_states = conditioning["encoder_hidden_states"]
         velocity = run(
             hidden_states=pack(latents),
-            # In the transformer's dtype before it is divided, as the pipeline has it.
+            # Cast to the transformer's dtype before the division, as in the pipeline.
             timestep=timesteps.to(self.dtype) / 1000,
             guidance=conditioning.get("guidance"),
             pooled_projections=conditioning["pooled_projections"],

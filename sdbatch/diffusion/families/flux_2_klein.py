@@ -18,10 +18,10 @@ __all__ = ["Flux2Klein"]
 
 
 class Flux2Klein(Transformer):
-    """Makes the pictures of Flux2KleinPipeline without pictures as input."""
+    """Runs Flux2KleinPipeline without input pictures."""
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """Those of packs of 2×2 latents, which is how the pipeline draws them."""
+        """The shape of packed latents (2×2 latents each), in which the pipeline draws noise."""
         channels, rows, columns = super().latent_shape(height, width)
         return 4 * channels, rows // 2, columns // 2
 
@@ -46,7 +46,7 @@ class Flux2Klein(Transformer):
         hidden_states = conditioning["encoder_hidden_states"]
         velocity = run(
             hidden_states=latents.flatten(2).transpose(1, 2),
-            # In the transformer's dtype before it is divided, as the pipeline has it.
+            # Cast to the transformer's dtype before the division, as in the pipeline.
             timestep=timesteps.to(self.dtype) / 1000,
             guidance=None,
             encoder_hidden_states=hidden_states,

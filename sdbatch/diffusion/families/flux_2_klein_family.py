@@ -1,4 +1,4 @@
-"""FLUX.2 klein, distilled and base (Black Forest Labs 2026): what their folders must be, what they say of a model."""
+"""FLUX.2 klein, distilled and base (Black Forest Labs 2026): checks of their folders, and facts read from them."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ VAE: Mapping[str, Kind] = {
     "batch_norm_eps": number(0, 1),
     "patch_size": list_of(integer(2, 2), 2, 2),
 }
-# The layers of Qwen 3 whose hidden states are taken.
+# The layers of Qwen 3 whose hidden states are used.
 LAYERS = (9, 18, 27)
-# `max_sequence_length` of the pipeline. Its padding is attended, so another length would give other pictures.
+# `max_sequence_length` of the pipeline. Padding is attended to, so another length would give other pictures.
 MAX_TOKENS = 512
 OWN_LATENTS = 128
 

@@ -1,4 +1,4 @@
-"""FLUX.1 schnell and dev (Black Forest Labs 2024): what their folders must be, and what they say of a model."""
+"""FLUX.1 schnell and dev (Black Forest Labs 2024): checks of their folders, and facts read from them."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ TRANSFORMER: Mapping[str, Kind] = {
     "guidance_embeds": boolean(),
     "axes_dims_rope": list_of(integer(2, 1024), 3, 3),
 }
-# `max_sequence_length` of the pipeline. Its padding is attended, so another length would give other pictures.
+# `max_sequence_length` of the pipeline. Padding is attended to, so another length would give other pictures.
 MAX_TOKENS = 512
 OWN_LATENTS = 128
 
 
 class FluxFamily(Declaration):
-    """Latents in packs of 2×2, T5 and CLIP texts, guidance that the denoiser is told (dev) or none (schnell).
+    """Latents in packs of 2×2, T5 and CLIP texts; guidance is an input of the denoiser (dev) or absent (schnell).
 
-    Besides, a row may have guidance away from a negative prompt, as `true_cfg_scale` of the pipeline.
+    A row may also have guidance away from a negative prompt: `true_cfg_scale` of the pipeline.
     """
 
     name = "flux"
@@ -64,7 +64,7 @@ class FluxFamily(Declaration):
         scheduler(FLOW_SCHEDULER),
     )
     engine = "sdbatch.diffusion.families.flux:Flux"
-    # The others draw noise, which the pipeline draws for packed latents, or take no noise levels from it.
+    # The others draw noise, which the pipeline draws for packed latents, or ignore the pipeline's noise levels.
     samplers = EULER + SOLVERS
     fields = (
         LORA,
@@ -72,7 +72,7 @@ class FluxFamily(Declaration):
             name="true_cfg_scale",
             kind=Number(0, 1000),
             default=1.0,
-            help="of FLUX.1: guidance away from the negative prompt, in a second lane; 1 or less is none",
+            help="FLUX.1: guidance away from the negative prompt, in a second lane; off if 1 or less",
             group=ROWS,
             metavar="G",
             parameter="True CFG scale",

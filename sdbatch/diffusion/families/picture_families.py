@@ -1,4 +1,4 @@
-"""Checkpoints of Stable Diffusion 2 that have parts of their own for the pictures that they are given."""
+"""Checkpoints of Stable Diffusion 2 with additional components for input pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["DepthFamily", "UpscalerFamily", "VariationFamily"]
 
 
 class DepthFamily(StableDiffusionFamily):
-    """Depth to image: DPT (Ranftl et al. 2021) says how far off everything in a picture is."""
+    """Depth to image: DPT (Ranftl et al. 2021) estimates the depth of the input picture."""
 
     name = "sd-depth"
     fields = TEXT_FIELDS
@@ -32,7 +32,7 @@ class DepthFamily(StableDiffusionFamily):
 
 
 class UpscalerFamily(StableDiffusionFamily):
-    """The upscaler: a picture, with noise over it, beside the latents of one that is four times as large."""
+    """The upscaler: a noised picture is concatenated to the latents of one four times as large."""
 
     name = "sd-upscaler"
     fields = TEXT_FIELDS
@@ -48,11 +48,11 @@ class UpscalerFamily(StableDiffusionFamily):
     def inspect(self, index: Config, configs: Mapping[str, Config]) -> ModelInfo:
         most = configs["low_res_scheduler"].get("num_train_timesteps", 1000) - 1
         info = super().inspect(index, configs)
-        return dataclasses.replace(info, most_noise_level=min(index.get("max_noise_level", 350), most))
+        return dataclasses.replace(info, max_noise_level=min(index.get("max_noise_level", 350), most))
 
 
 class VariationFamily(StableDiffusionFamily):
-    """unCLIP: CLIP says what a picture shows, and the model paints it once more."""
+    """unCLIP: generates variations of a picture from its CLIP embedding."""
 
     name = "sd-variation"
     fields = TEXT_FIELDS
@@ -74,4 +74,4 @@ class VariationFamily(StableDiffusionFamily):
 
     def inspect(self, index: Config, configs: Mapping[str, Config]) -> ModelInfo:
         most = configs["image_noising_scheduler"].get("num_train_timesteps", 1000) - 1
-        return dataclasses.replace(super().inspect(index, configs), most_noise_level=most)
+        return dataclasses.replace(super().inspect(index, configs), max_noise_level=most)

@@ -15,9 +15,9 @@ __all__ = ["PixArtSigma"]
 
 
 class PixArtSigma(Transformer):
-    """Makes the pictures of PixArtSigmaPipeline at the size that a row says, its prompt as it stands.
+    """Runs PixArtSigmaPipeline at the row's exact size and with its prompt unchanged.
 
-    That is with `use_resolution_binning` and `clean_caption` off.
+    These are the pipeline's results with `use_resolution_binning` and `clean_caption` off.
     """
 
     def count_tokens(self, text: str) -> int:

@@ -1,4 +1,4 @@
-"""PixArt-Σ (Chen et al. 2024): what its folder must be, and what it says of a model."""
+"""PixArt-Σ (Chen et al. 2024): checks of its folder, and facts read from it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MAX_TOKENS = 300
 
 
 class PixArtSigmaFamily(Declaration):
-    """T5 texts in lower case under a mask; noise prediction with the samplers of Stable Diffusion."""
+    """Masked T5 texts in lower case; noise prediction with the samplers of Stable Diffusion."""
 
     name = "pixart-sigma"
     title = "PixArt-Σ"

@@ -18,7 +18,7 @@ from sdbatch.diffusion.request import Request
 
 __all__ = ["QwenImage"]
 
-# What the pipeline puts around a prompt, and how many tokens of it come before.
+# The template that the pipeline puts around a prompt, and its number of tokens before the prompt.
 TEMPLATE = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
     "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -35,7 +35,7 @@ class _Frames(VaeImages):
 
 
 class QwenImage(Transformer):
-    """Makes the pictures of QwenImagePipeline."""
+    """Runs QwenImagePipeline."""
 
     def __init__(self, checkpoint: Checkpoint):
         super().__init__(checkpoint)
@@ -61,7 +61,7 @@ class QwenImage(Transformer):
     def encode(self, texts: list[Text]) -> Named:
         prompts = [TEMPLATE.format(text.content) for text in texts]
         ids, mask = self.tokenize("tokenizer", prompts, self.info.max_tokens + BEFORE)
-        # Without its head, which would give a number for every word of the vocabulary.
+        # Without its head, which would compute logits for the whole vocabulary.
         states = self.parts["text_encoder"].model(input_ids=ids, attention_mask=mask, use_cache=False)
         hidden_states, mask = states.last_hidden_state[:, BEFORE:], mask[:, BEFORE:].bool()
         return {"encoder_hidden_states": hidden_states.where(mask[..., None], 0).to(self.dtype), "mask": mask}
@@ -78,7 +78,7 @@ class QwenImage(Transformer):
         batch, _, height, width = latents.shape
         velocity = run(
             hidden_states=pack(latents),
-            # In the transformer's dtype before it is divided, as the pipeline has it.
+            # Cast to the transformer's dtype before the division, as in the pipeline.
             timestep=timesteps.to(self.dtype) / 1000,
             encoder_hidden_states=conditioning["encoder_hidden_states"],
             encoder_hidden_states_mask=conditioning["mask"],
@@ -91,12 +91,12 @@ class QwenImage(Transformer):
         return 1.0
 
     def renormalise(self, guided: torch.Tensor, conditional: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-        """Each token of the guided output as long as the conditional one's."""
+        """Scale each token of the guided output to the norm of the conditional output's token."""
         guided_tokens, conditional_tokens = pack(guided), pack(conditional)
         lengths = conditional_tokens.norm(dim=-1, keepdim=True) / guided_tokens.norm(dim=-1, keepdim=True)
         return guided.where(factors == 0, unpack(guided_tokens * lengths, guided.shape))
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         latents = latents / (1.0 / self._std) + self._mean
-        # A picture is a film of one frame.
+        # To the transformer, a picture is a video of one frame.
         return self.vae.decode(latents[:, :, None].to(self.vae.dtype), return_dict=False)[0][:, :, 0]

@@ -1,4 +1,4 @@
-"""Qwen-Image (Wu et al. 2025): what its folder must be, and what it says of a model."""
+"""Qwen-Image (Wu et al. 2025): checks of its folder, and facts read from it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ VAE: Mapping[str, Kind] = {
     "latents_mean": list_of(number(), 1, 1024),
     "latents_std": list_of(number(1e-6, 1e6), 1, 1024),
 }
-# Earlier releases of transformers wrote the settings of the language model beside those of the whole.
+# Earlier releases of transformers wrote the language model's settings at the top level.
 TEXT: Mapping[str, Kind] = {
     **DECODER_TEXT,
     "text_config": mapping(DECODER_TEXT),
@@ -61,7 +61,7 @@ TEXT: Mapping[str, Kind] = {
         {name: integer(1, 1 << 17) for name in ("depth", "hidden_size", "intermediate_size", "num_heads")}
     ),
 }
-# `max_sequence_length` of the pipeline, without the words that it puts before each prompt.
+# `max_sequence_length` of the pipeline, without the template before each prompt.
 MAX_TOKENS = 512
 OWN_LATENTS = 128
 REFUSED_FLAGS = ("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_layer3d_rope")
@@ -81,7 +81,7 @@ class QwenImageFamily(Declaration):
         scheduler(FLOW_SCHEDULER),
     )
     engine = "sdbatch.diffusion.families.qwen_image:QwenImage"
-    # The pipeline gives its own noise levels, which the other solvers do not take, and packs its latents.
+    # The pipeline passes its own noise levels, which the other solvers do not accept, and packs its latents.
     samplers = EULER
     fields = (LORA,)
     defaults: Mapping[str, object] = {"sampler": "flow_euler", "steps": 50, "guidance_scale": 4.0, "dtype": "bf16"}
@@ -98,7 +98,7 @@ class QwenImageFamily(Declaration):
             raise ModelError(f"{transformer.source}: {what}, which needs {4 * latent_channels}")
         for key in ("latents_mean", "latents_std"):
             if len(vae.get(key, [0.0] * 16)) != latent_channels:
-                raise ModelError(f"{vae.source}: {key} has not {latent_channels} numbers")
+                raise ModelError(f"{vae.source}: {key} must have {latent_channels} numbers")
         scale = 2 ** len(vae.get("temperal_downsample", [False, True, True]))
         return ModelInfo(
             family=self.name,

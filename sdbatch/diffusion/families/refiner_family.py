@@ -1,4 +1,4 @@
-"""The refiner of Stable Diffusion XL: what its folders must be, and the scores that its rows may have."""
+"""The refiner of Stable Diffusion XL: checks of its folder, and the aesthetic scores of its rows."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sdbatch.fields import Field
 __all__ = ["SCORES", "RefinerFamily"]
 
 GROUP = "pictures as input"
-# Of the conditional lane, and of the unconditional one.
+# Aesthetic scores of the conditional lane, and of the unconditional one.
 SCORES = (
     Field(
         name="aesthetic_score",
         kind=Number(-1_000, 1_000),
         default=6.0,
-        help="of the SDXL refiner: how beautiful the picture is to be, from 1 to 10; default 6",
+        help="SDXL refiner: aesthetic score of the picture to generate, from 1 to 10; default 6",
         group=GROUP,
         metavar="F",
         before=None,
@@ -33,7 +33,7 @@ SCORES = (
         name="negative_aesthetic_score",
         kind=Number(-1_000, 1_000),
         default=2.5,
-        help="of the SDXL refiner: the same of what guidance steers away from; default 2.5",
+        help="SDXL refiner: aesthetic score that guidance steers away from; default 2.5",
         group=GROUP,
         metavar="F",
         before=None,

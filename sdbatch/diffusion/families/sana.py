@@ -17,9 +17,9 @@ __all__ = ["Sana"]
 
 
 class Sana(Transformer):
-    """Makes the pictures of SanaPipeline at the size that a row says, its prompt as it stands.
+    """Runs SanaPipeline at the row's exact size and with its prompt unchanged.
 
-    That is with `use_resolution_binning` and `clean_caption` off.
+    These are the pipeline's results with `use_resolution_binning` and `clean_caption` off.
     """
 
     def __init__(self, checkpoint: Checkpoint):
@@ -36,7 +36,7 @@ class Sana(Transformer):
         return super().count_tokens(text.lower().strip())
 
     def encode(self, texts: list[Text]) -> Named:
-        """The two roles apart, since only prompts follow instructions; each at its own fixed shape."""
+        """Encode the two roles separately, each at its own fixed shape: only prompts follow the instructions."""
         contents = [text.content.lower().strip() for text in texts]
         length = self.info.max_tokens
         encoded = self._encode(contents, length)
@@ -61,7 +61,7 @@ class Sana(Transformer):
         return self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor, return_dict=False)[0]
 
     def _encode(self, contents: Sequence[str], length: int) -> dict[str, torch.Tensor]:
-        """Hidden states and mask of the first and the last tokens, as many as a prompt may have."""
+        """Hidden states and mask of the first token and the last ones, `max_tokens` in all."""
         ids, mask = self.tokenize("tokenizer", contents, length)
         encoder = self.parts["text_encoder"]
         states = getattr(encoder, "model", encoder)(ids, attention_mask=mask, use_cache=False)[0].to(self.dtype)

@@ -1,4 +1,4 @@
-"""Sana (Xie et al. 2024): what its folder must be, and what it says of a model."""
+"""Sana (Xie et al. 2024): checks of its folder, and facts read from it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ BLOCKS = 6
 
 
 class SanaFamily(Declaration):
-    """Gemma 2 texts under a mask, the prompt after instructions to enhance it; 32 pixels a latent."""
+    """Masked Gemma 2 texts, the prompt after instructions to enhance it; 32 pixels per latent."""
 
     name = "sana"
     title = "Sana"
@@ -106,7 +106,7 @@ class SanaFamily(Declaration):
             prediction_type=FLOW,
             height=size,
             width=size,
-            # The pipeline wants multiples of 32 whatever the autoencoder.
+            # The pipeline requires multiples of 32 for any autoencoder.
             size_multiple=math.lcm(32, scale * transformer.get("patch_size", 1)),
             max_tokens=MAX_TOKENS,
             num_train_timesteps=own_scheduler.get("num_train_timesteps", 1000),

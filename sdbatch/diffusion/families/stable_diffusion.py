@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x (Rombach et al. 2022), and what is distilled from them (LCM, SD-Turbo)."""
+"""Stable Diffusion 1.x and 2.x (Rombach et al. 2022), and models distilled from them (LCM, SD-Turbo)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = ["StableDiffusion"]
 
 
 class StableDiffusion(Family):
-    """Makes the pictures of StableDiffusionPipeline and LatentConsistencyModelPipeline."""
+    """Runs StableDiffusionPipeline and LatentConsistencyModelPipeline."""
 
     takes_penultimate = False
 
@@ -56,9 +56,9 @@ class StableDiffusion(Family):
         self._compiled: Callable | None = None
         self._compiled_decode: Callable | None = None
         self._compiled_decode_shape: tuple[int, ...] | None = None
-        # A decoder that is in float32 although the model is not is so for its range, not for its precision.
+        # A float32 decoder in a half-precision model needs the range of float32, not its precision.
         self.tf32_decoder = self.vae.dtype == torch.float32 != self.dtype
-        # Convolutions over channels that lie side by side are faster: on a CPU 1.08 times in the UNet, 1.8 in the VAE.
+        # channels_last makes convolutions faster: on a CPU by 1.08 in the UNet, by 1.8 in the VAE.
         self.denoiser.to(memory_format=torch.channels_last)
         self.vae.to(memory_format=torch.channels_last)
         self.encoders = picture_encoders(components)
@@ -86,7 +86,7 @@ class StableDiffusion(Family):
 
     @cached_property
     def loras(self) -> UNetLoras:
-        """Made for the first row that has any."""
+        """Created for the first row with LoRAs."""
         return UNetLoras(lora_model(self.info), self.denoiser, self._text, self._text_encoders)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
@@ -112,8 +112,8 @@ class StableDiffusion(Family):
         for text in self.texts(request) if request.extra.get("lora") is not None else ():
             if text.role == WOVEN and text.adapters:
                 path = text.adapters[0].path
-                raise PromptError(f"{path} changes the text encoder, which does not go with compel's syntax")
-        # Rows with networks run beside others, but for those whose passes are compiled.
+                raise PromptError(f"{path} changes the text encoder, which does not work with compel's syntax")
+        # Rows with networks share passes with others, except those whose passes are compiled.
         apart = self._compiled is not None and _has_networks(request)
         return (
             *(("chunks", chunks) if chunks > 1 else ()),
@@ -135,7 +135,7 @@ class StableDiffusion(Family):
         return [text._replace(adapters=adapters) for text in texts]
 
     def prompts(self, request: Request) -> tuple[Prompts, ...]:
-        """What the text encoders are given for the row's conditional lane, then for its unconditional one."""
+        """The text encoders' inputs for the row's conditional lane, then for its unconditional one."""
         lanes = ((request.prompt,), (request.negative_prompt,))
         return lanes if is_guided(request, self.info) else lanes[:1]
 
@@ -157,7 +157,7 @@ class StableDiffusion(Family):
         return self._clip.lanes(request, self.prompts(request))
 
     def joined(self, request: Request, encoded: list[Named]) -> list[Named]:
-        """The chunks of each lane in one; what is no state of a token is the first chunk's."""
+        """Concatenate the chunks of each lane; tensors that are not token states are those of the first chunk."""
         chunks = len(self._lane_texts(request)[0])
         if chunks == 1:
             return encoded
@@ -181,7 +181,7 @@ class StableDiffusion(Family):
         features: torch.Tensor | None = None,
         residuals: Residuals | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        # Compiled, a pass with residuals and one without would round differently: then neither is.
+        # If compiled, passes with and without residuals would round differently, so neither is compiled.
         run = self._runner(latents, compiled=residuals is None)
         if "channels" in conditioning:
             latents = torch.cat([latents, conditioning["channels"]], dim=1)
@@ -201,25 +201,25 @@ class StableDiffusion(Family):
             return run(latents, timesteps, return_dict=False, **named)[0], None
 
     def cache_deep_features(self) -> None:
-        """Have `denoise` make deep features, and take them.
+        """Make `denoise` return deep features and accept them.
 
         Raises:
-            ModelError: it can't be done with this UNet.
+            ModelError: the UNet does not support DeepCache.
         """
         self._deep_cache = DeepCache(self.denoiser)
 
     def compile(self, decode_shape: tuple[int, int, int, int]) -> None:
-        """Have torch.compile run the UNet at the model's own size; on CUDA the VAE's decoder, too.
+        """Run torch.compile on the UNet at the model's own size, and on CUDA on the VAE's decoder.
 
-        Other sizes stay as they are: each would take a minute, and which of them got compiled before torch
-        gives up would depend on the order of the rows.
+        Other sizes are not compiled: each would take a minute, and torch stops compiling after a number of shapes,
+        so the choice would depend on the order of the rows.
 
         Args:
-            decode_shape: the batch of latents that is decoded by what is compiled.
+            decode_shape: shape of the batches of latents (B, C, h, w) that the compiled decoder decodes.
         """
         self._compiled = compiled(self._deep_cache or self.denoiser, self.device)
         if self.device.type == "cuda":
-            # Not compiled, group norms copy channels_last to another layout and back.
+            # Uncompiled group norms copy channels_last to another layout and back.
             self._compiled_decode = compiled(self.vae.decode, self.device)
             self._compiled_decode_shape = tuple(decode_shape)
 
@@ -233,7 +233,7 @@ class StableDiffusion(Family):
             return decode(latents, return_dict=False)[0]
 
     def keep_whole(self) -> set[torch.nn.Module]:
-        """The first and the last convolution, as is the custom; keys and values of texts, which no pass multiplies."""
+        """The first and last convolutions, as is usual, and the texts' keys and values, which passes do not compute."""
         kept = {self.denoiser.conv_in, self.denoiser.conv_out}
         for layer in self.denoiser.modules():
             if isinstance(layer, Attention) and layer.is_cross_attention:
@@ -242,7 +242,7 @@ class StableDiffusion(Family):
 
     @cached_property
     def _lora_network(self) -> torch.nn.Module:
-        """What runs for rows with LoRAs. It is never compiled: every rank would take a minute."""
+        """The network for rows with LoRAs. It is never compiled: every rank would take a minute."""
         return self.loras.network if self._deep_cache is None else DeepCache(self.loras.network)
 
     def _runner(self, latents: torch.Tensor, *, compiled: bool = True) -> Callable:

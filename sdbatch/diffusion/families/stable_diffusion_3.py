@@ -15,7 +15,7 @@ __all__ = ["StableDiffusion3"]
 
 
 class StableDiffusion3(Transformer):
-    """Makes the pictures of StableDiffusion3Pipeline."""
+    """Runs StableDiffusion3Pipeline."""
 
     prompt_tokenizer = "tokenizer_3"
 
@@ -29,7 +29,7 @@ class StableDiffusion3(Transformer):
             output = self.parts[f"text_encoder{suffix}"](ids, output_hidden_states=True)
             hidden_states.append(output.hidden_states[-2])
             pooled.append(output[0])
-        # Without a mask, as in the pipeline: the transformer attends to the padding, too.
+        # Without a mask, as in the pipeline: the transformer attends to padding, too.
         t5 = self.parts["text_encoder_3"](self.tokenize("tokenizer_3", contents, self.info.max_tokens)[0])[0]
         clip = torch.cat(hidden_states, dim=-1)
         clip = torch.nn.functional.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))

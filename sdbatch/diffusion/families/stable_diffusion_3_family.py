@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5 (Esser et al. 2024): what their folders must be, and what they say of a model."""
+"""Stable Diffusion 3 and 3.5 (Esser et al. 2024): checks of their folders, and facts read from them."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ TRANSFORMER: Mapping[str, Kind] = {
     "dual_attention_layers": one_or_list(integer(0, 256), 0, 256),
     "qk_norm": optional(text()),
 }
-# `max_sequence_length` of the pipeline, for T5. Its padding is attended, so another length would give other pictures.
+# `max_sequence_length` of the pipeline, for T5. Padding is attended to, so another length would give other pictures.
 MAX_TOKENS = 256
 
 
 class StableDiffusion3Family(Declaration):
-    """Two CLIP encoders and T5 in one sequence, whose padding is attended."""
+    """Two CLIP encoders and T5 in one sequence, whose padding is attended to."""
 
     name = "sd3"
     title = "Stable Diffusion 3 and 3.5"
@@ -82,5 +82,5 @@ class StableDiffusion3Family(Declaration):
         )
 
     def schedule(self, request: Request, info: ModelInfo, config: Mapping[str, object]) -> Mapping[str, object]:
-        # The pipeline's own most, where the configuration says none.
+        # The pipeline's own maximum, if the configuration has none.
         return shift_by_tokens(tokens(request, info), {"max_shift": 1.16, **config})

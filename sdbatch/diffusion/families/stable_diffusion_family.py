@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x, 2.x and XL: what their folders must be, and what they say of a model."""
+"""Stable Diffusion 1.x, 2.x and XL: checks of their folders, and facts read from them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sdbatch.fields import Field
 
 __all__ = ["StableDiffusionFamily", "StableDiffusionXLFamily", "refuse_deep_cache"]
 
-# What changes how a UNet is conditioned or attends; no checkpoint of these families has any.
+# Keys that change a UNet's conditioning or attention; no checkpoint of these families has any.
 UNSUPPORTED_IN_UNET = (
     "class_embed_type",
     "num_class_embeds",
@@ -32,7 +32,7 @@ UNSUPPORTED_IN_UNET = (
     "dual_cross_attention",
 )
 TEXT, IMAGE, INPAINTING = "text-to-image", "image-to-image", "inpainting"
-# Pipelines that do not leave `steps_offset` to the scheduler's configuration.
+# Pipelines that override `steps_offset` of the scheduler's configuration.
 OFFSET_BY_ONE = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
 OTHER_TASKS = {9: "inpainting", 8: "image editing", 5: "depth-conditioned", 7: "upscaling"}
 # The last block of a UNet whose layers DeepCache can run by themselves.
@@ -41,14 +41,14 @@ CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 
 
 class StableDiffusionFamily(Declaration):
-    """The first two generations (Rombach et al. 2022), and what is distilled from them (LCM, SD-Turbo).
+    """The first two generations (Rombach et al. 2022), and models distilled from them (LCM, SD-Turbo).
 
     Attributes:
-        tasks: what the checkpoints of a pipeline can do, if their UNet is given latents alone; the first is what they
-            are made for.
-        channels: what their UNet may be given besides, channels and times the latents' channels, and what they do then.
-        unet_keys: of `UNSUPPORTED_IN_UNET`, what their UNets may have.
-        unused_layers: at the end of their text encoders, which no row reads.
+        tasks: by pipeline, the tasks of checkpoints whose UNet gets latents alone; the first one is the default.
+        channels: other numbers of UNet input channels, as a constant plus a multiple of the latents' channels, with
+            the task that each stands for.
+        unet_keys: the keys of `UNSUPPORTED_IN_UNET` that their UNets may have.
+        unused_layers: the number of last text encoder layers that no row uses.
     """
 
     name = "sd"
@@ -119,7 +119,7 @@ class StableDiffusionFamily(Declaration):
         found = {"a controlnet": controls_of(request), "an ip_adapter": image_prompts_of(request)}
         adapter = next((name for name, has in found.items() if has), None)
         if adapter and (task := task_of(request).name) not in (TEXT, IMAGE, INPAINTING):
-            return f"{task} does not go with {adapter}; {TEXT}, {IMAGE} and {INPAINTING} do"
+            return f"{task} does not work with {adapter}; {TEXT}, {IMAGE} and {INPAINTING} do"
         return None
 
     def refused_texts(self, request: Request) -> str | None:
@@ -130,12 +130,12 @@ class StableDiffusionFamily(Declaration):
         refuse_deep_cache(blocks[-1])
 
     def _text_layers(self, configs: Mapping[str, Config]) -> int:
-        """Layers that can be left out at the end of every text encoder."""
+        """The number of layers that can be skipped at the end of every text encoder."""
         encoders = [part.name for part in self.parts if part.sort == "text_encoder"]
         return min(configs[name].get("num_hidden_layers", 12) for name in encoders) - self.unused_layers
 
     def _tasks(self, index: Config, unet: Config, vae: Config) -> tuple[str, ...]:
-        """What the checkpoint can do, by its pipeline and its UNet's channels."""
+        """The checkpoint's tasks, from its pipeline and its UNet's input channels."""
         pipeline, latents = index["_class_name"], vae.get("latent_channels", 4)
         known = {latents: self.tasks[pipeline]} if pipeline in self.tasks else {}
         if pipeline in self.channels:
@@ -146,7 +146,7 @@ class StableDiffusionFamily(Declaration):
             kind = OTHER_TASKS.get(channels)
             what = f"a UNet with {channels} input channels" + (f" ({kind})" if kind else "")
             needed = " or ".join(map(str, known))
-            raise ModelError(f"{unet.source}: {what} does not go with {pipeline}, which needs {needed}")
+            raise ModelError(f"{unet.source}: {what} does not match {pipeline}, which needs {needed}")
         return known[channels]
 
     def _check_unet(self, unet: Config, vae: Config) -> None:
@@ -199,13 +199,13 @@ class StableDiffusionXLFamily(StableDiffusionFamily):
 
 
 def refuse_deep_cache(last_block: str) -> None:
-    """Raise `ModelError` for a UNet whose last block is of a kind that DeepCache cannot take apart."""
+    """Raise `ModelError` for a UNet whose last block is of a kind that DeepCache cannot split."""
     if last_block not in DEEP_CACHE_BLOCKS:
-        raise ModelError(f"deep-cache does not go with a UNet that ends in a {last_block}")
+        raise ModelError(f"deep-cache does not work with a UNet that ends in a {last_block}")
 
 
 def _context(configs: Mapping[str, Config]) -> int:
-    """The shorter of what the tokenizer says and what the text encoder has positions for."""
+    """The smaller of the tokenizer's maximum length and the text encoder's number of positions."""
     encoder, tokens = (
         next(c for name, c in configs.items() if name.startswith(kind)) for kind in ("text", "tokenizer")
     )

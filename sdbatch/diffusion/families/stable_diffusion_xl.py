@@ -23,12 +23,12 @@ SAME_IN_BOTH = (TEXT_TO_IMAGE, "instruct-edit")
 
 
 class StableDiffusionXL(StableDiffusion):
-    """Makes the pictures of StableDiffusionXLPipeline."""
+    """Runs StableDiffusionXLPipeline."""
 
     takes_penultimate = True
 
     def __init__(self, components: Components):
-        # Its VAE overflows in half precision; the configuration says so.
+        # `force_upcast` in the configuration says that the VAE overflows in half precision.
         if components.unet.dtype == torch.float16 and components.vae.config.force_upcast:
             components.vae.float()
         super().__init__(components)
@@ -42,7 +42,7 @@ class StableDiffusionXL(StableDiffusion):
     def prompts(self, request: Request) -> tuple[Prompts, ...]:
         prompt, negative, extra = request.prompt, request.negative_prompt, request.extra
         pairs = (prompt, extra.get("prompt_2") or prompt), (negative, extra.get("negative_prompt_2") or negative)
-        lanes = tuple(pair[-self._clip.encoders :] for pair in pairs)  # the refiner has the second encoder alone
+        lanes = tuple(pair[-self._clip.encoders :] for pair in pairs)  # the refiner has only the second encoder
         is_zero = self._zero_negative and not any(lanes[1])
         return lanes[:1] if is_zero or not is_guided(request, self.info) else lanes
 
@@ -79,10 +79,10 @@ class StableDiffusionXL(StableDiffusion):
 
 
 def size_conditions(request: Request, size: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Original size, top left of the crop and target size, of the conditional lane and of the unconditional one.
+    """Original size, top left of the crop, and target size, for the conditional and the unconditional lane.
 
-    As the row's pipeline has them: those of text to image and of edits use the same in both lanes where no others are
-    given; the others cut at the top left in the unconditional one.
+    Defaults are those of the row's pipeline: for text to image and edits both lanes use the same values unless negative
+    ones are given; for the other tasks the unconditional lane's crop starts at the top left.
 
     Args:
         size: height and width of the picture.

@@ -1,4 +1,4 @@
-"""The refiner of Stable Diffusion XL (Podell et al. 2023): one text encoder, and an aesthetic score with the sizes."""
+"""The refiner of Stable Diffusion XL (Podell et al. 2023): one text encoder, and an aesthetic score."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["StableDiffusionXLRefiner"]
 
 
 class StableDiffusionXLRefiner(StableDiffusionXL):
-    """Makes the pictures of StableDiffusionXLImg2ImgPipeline with a UNet conditioned on an aesthetic score."""
+    """Runs StableDiffusionXLImg2ImgPipeline with a UNet conditioned on an aesthetic score."""
 
     def conditioning(
         self, request: Request, encoded: list[Named], shape: tuple[int, int, int]
@@ -23,7 +23,7 @@ class StableDiffusionXLRefiner(StableDiffusionXL):
         given = (request.extra.get(field.name) for field in SCORES)
         scores = [field.default if value is None else value for field, value in zip(SCORES, given, strict=True)]
         for lane, score in zip(lanes, scores, strict=False):
-            # original size, crop's top left, and what stands in the place of the target size
+            # original size, the crop's top left, and the score in place of the target size
             told = send(torch.tensor([score], dtype=torch.float32), self.device)
             lane["time_ids"] = torch.cat([lane["time_ids"][:4], told])
         return lanes

@@ -1,4 +1,4 @@
-"""How the prompts of Stable Diffusion are written: settings of its rows, and what is refused. Imports no torch."""
+"""Prompt syntax settings of Stable Diffusion's rows, and their checks. Imports no torch."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ TEXT_FIELDS = (
         kind=Choice((PLAIN, A1111, COMPEL)),
         default=PLAIN,
         before=PLAIN,
-        help="how weights are written: (word:1.3) and BREAK of a1111, word++ and .blend() of compel; default plain, "
-        "in which they are text",
+        help="syntax of weights: (word:1.3) and BREAK of a1111, word++ and .blend() of compel; default plain, "
+        "without weights",
         group=GROUP,
         check=_missing,
-        short="`plain`, `a1111` or `compel`: how weights are written",
+        short="`plain`, `a1111` or `compel`: the syntax of weights",
     ),
     Field(
         name="long_prompts",
         kind=Choice((CHUNK, TRUNCATE)),
         before=None,
-        help="what becomes of a prompt that is longer than the text encoder's context; default: truncate with the "
+        help="how to handle prompts longer than the text encoder's context; default: truncate with the "
         "syntax plain, chunk with the others",
         group=GROUP,
         short="`chunk` or `truncate`: prompts longer than the text encoder's context",
@@ -54,10 +54,10 @@ TEXT_FIELDS = (
         kind=Whole(0, 256),
         default=0,
         before=0,
-        help="layers left out at the text encoder's end, by diffusers' count, one less than AUTOMATIC1111's; default 0",
+        help="number of last text encoder layers to skip, as in diffusers, one less than in AUTOMATIC1111; default 0",
         group=GROUP,
         metavar="N",
-        short="layers left out at the text encoder's end, as diffusers counts",
+        short="number of last text encoder layers to skip, as in diffusers",
     ),
 )
 
@@ -65,7 +65,7 @@ TWO_NUMBERS = re.compile(r"\s*[(\[]?\s*(\d{1,6})\s*[x,×]\s*(\d{1,6})\s*[)\]]?\s
 
 
 def numbers_of_size(text: str) -> tuple[int, int] | None:
-    """Height and width, or top and left, of text such as 1024x768; None for any other text."""
+    """Parse "1024x768" as height and width, or top and left; None for any other text."""
     found = TWO_NUMBERS.fullmatch(text)
     return (int(found[1]), int(found[2])) if found else None
 
@@ -102,18 +102,18 @@ def _pair_of_numbers(name: str, help: str, metavar: str = "HxW") -> Field:
 
 
 XL_FIELDS = (
-    _second("prompt_2", "of SDXL: what its second text encoder reads; default: the prompt"),
-    _second("negative_prompt_2", "of SDXL: the same of the negative prompt"),
-    _pair_of_numbers("original_size", "of SDXL: the size that it takes a picture to have had; default: the row's"),
-    _pair_of_numbers("target_size", "of SDXL: the size that it takes a picture to have; default: the row's"),
+    _second("prompt_2", "SDXL: prompt for the second text encoder; default: the prompt"),
+    _second("negative_prompt_2", "SDXL: negative prompt for the second text encoder; default: the negative prompt"),
+    _pair_of_numbers("original_size", "SDXL: size conditioning, the picture's original size; default: the row's"),
+    _pair_of_numbers("target_size", "SDXL: size conditioning, the picture's target size; default: the row's"),
     _pair_of_numbers(
-        "crops_coords_top_left", "of SDXL: where it takes a picture to be cut out; default 0x0", metavar="YxX"
+        "crops_coords_top_left", "SDXL: crop conditioning, top and left of the crop; default 0x0", metavar="YxX"
     ),
-    _pair_of_numbers("negative_original_size", "of SDXL: original_size where guidance steers away from"),
-    _pair_of_numbers("negative_target_size", "of SDXL: target_size where guidance steers away from"),
+    _pair_of_numbers("negative_original_size", "SDXL: original_size of the unconditional pass"),
+    _pair_of_numbers("negative_target_size", "SDXL: target_size of the unconditional pass"),
     _pair_of_numbers(
         "negative_crops_coords_top_left",
-        "of SDXL: crops_coords_top_left where guidance steers away from",
+        "SDXL: crops_coords_top_left of the unconditional pass",
         metavar="YxX",
     ),
 )
@@ -125,8 +125,8 @@ class Wording(NamedTuple):
 
     Attributes:
         syntax: plain, a1111 or compel.
-        chunked: whether a long prompt becomes several chunks; otherwise it is cut off.
-        clip_skip: layers left out at the end of the text encoders.
+        chunked: whether a long prompt is split into chunks; otherwise it is truncated.
+        clip_skip: number of layers skipped at the end of the text encoders.
     """
 
     syntax: str
@@ -141,18 +141,18 @@ class Wording(NamedTuple):
 
 
 def refused_wording(request: Request, info: ModelInfo) -> str | None:
-    """Why no prompt can be encoded with such settings, or None."""
+    """The reason why these settings can't be used, or None."""
     given = [name for name in NEGATIVE_SIZES if request.extra.get(name)]
     if len(given) == 1 or (request.extra.get("negative_crops_coords_top_left") and not given):
         return f"{' and '.join(NEGATIVE_SIZES)} are used together, or neither of them nor a negative crop"
     wording = Wording.of(request)
     if wording.clip_skip > info.text_layers:
-        return f"clip_skip {wording.clip_skip} is more than the {info.text_layers} layers that can be left out"
+        return f"clip_skip {wording.clip_skip} is more than the {info.text_layers} layers that can be skipped"
     return None
 
 
 def refused_prompts(request: Request) -> str | None:
-    """Why the row's prompts can't be encoded, as far as that is known without compel and without a tokenizer."""
+    """The reason why the row's prompts can't be encoded, found without compel or a tokenizer; None if there is none."""
     for name in ("prompt_2", "negative_prompt_2"):
         if any("\ud800" <= character <= "\udfff" for character in request.extra.get(name) or ""):
             return f"the {name} is not valid Unicode (a lone surrogate)"

@@ -1,4 +1,4 @@
-"""What the engine halves of diffusion transformers (Peebles & Xie 2023) have in common."""
+"""The base class of the engine halves of diffusion transformers (Peebles & Xie 2023)."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Transformer(Family):
     """A transformer over patches of latents, an autoencoder, and texts of a fixed length.
 
     Attributes:
-        prompt_tokenizer: the name of the part whose count of tokens says whether a prompt is cut off.
-        network: what is called, and compiled: the transformer, or what a family makes of its layers.
+        prompt_tokenizer: the name of the tokenizer whose token count decides whether a prompt is truncated.
+        network: the callable that runs, and is compiled: the transformer, or a family's own forward of its layers.
     """
 
     prompt_tokenizer = "tokenizer"
@@ -119,7 +119,7 @@ class Transformer(Family):
     def predict(
         self, run: Callable[..., Any], latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Named
     ) -> torch.Tensor:
-        """The velocity (L, C, h, w) that the transformer gives.
+        """The velocity (L, C, h, w) that the transformer predicts.
 
         Args:
             run: `network`, compiled or not.
@@ -139,19 +139,19 @@ class Transformer(Family):
         self._compiled = None
 
     def chat(self, text: str, **options: Any) -> str:
-        """A text as a user's message, in the template of the model's tokenizer."""
+        """A text as a user's message, in the chat template of the model's tokenizer."""
         message = [{"role": "user", "content": text}]
         return self.parts["tokenizer"].apply_chat_template(
             message, tokenize=False, add_generation_prompt=True, **options
         )
 
     def keep_whole(self) -> set[torch.nn.Module]:
-        """What stands before and after the blocks: embeddings of latents, texts and timesteps, and the last layers."""
+        """The layers before and after the blocks: embeddings of latents, texts and timesteps, and the last layers."""
         blocks = [layers for layers in self.denoiser.modules() if isinstance(layers, torch.nn.ModuleList)]
         return set(self.denoiser.modules()) - {module for layers in blocks for module in layers.modules()}
 
     def tokenize(self, part: str, texts: Sequence[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and mask (B, length) of texts, padded and cut off at `length`."""
+        """Token ids and mask (B, length) of texts, padded and truncated to `length`."""
         tokens = self.parts[part](
             list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         )
@@ -159,14 +159,14 @@ class Transformer(Family):
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:
-    """Latents (B, C, h, w) as tokens (B, h/2·w/2, 4·C), of 2×2 latents each."""
+    """Pack latents (B, C, h, w) into tokens (B, h/2·w/2, 4·C) of 2×2 latents each."""
     batch, channels, height, width = latents.shape
     patches = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return patches.reshape(batch, (height // 2) * (width // 2), 4 * channels)
 
 
 def unpack(tokens: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """What `pack` was given, whose shape was (B, C, h, w)."""
+    """Undo `pack`: latents of shape (B, C, h, w)."""
     batch, channels, height, width = shape
     patches = tokens.view(batch, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return patches.reshape(batch, channels, height, width)

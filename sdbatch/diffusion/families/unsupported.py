@@ -1,4 +1,4 @@
-"""Pipelines of diffusers that make pictures of texts and do not run here, and why."""
+"""Text-to-image pipelines of diffusers that sdbatch does not run, with the reasons."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NOT_YET = "no family has been written for it yet"
 _TWO_MODELS = "a second diffusion model makes its input, and sdbatch runs one"
 _PIXELS = "it diffuses pixels in several stages, and sdbatch runs one model over latents"
 _TOKENS = "it predicts tokens, not latents"
-_SEARCHES = "it changes the latents between its steps by what it sees in all of them"
+_SEARCHES = "it changes the latents between steps by what the attention maps of all of them show"
 
 UNSUPPORTED: Mapping[str, str] = {
     "AmusedPipeline": _TOKENS,
@@ -24,19 +24,19 @@ UNSUPPORTED: Mapping[str, str] = {
     "DreamLitePipeline": _NOT_YET,
     "ErnieImagePipeline": _NOT_YET,
     "Flux2Pipeline": "its text encoder must leave the GPU while it samples, which is not built yet",
-    "GlmImagePipeline": "a language model makes its plan of the picture token by token",
-    "HiDreamImagePipeline": "its folder lacks a text encoder, Llama 3.1, which users bring themselves",
+    "GlmImagePipeline": "a language model plans the picture token by token",
+    "HiDreamImagePipeline": "its folder lacks a text encoder, Llama 3.1, which users must provide themselves",
     "HunyuanDiTPipeline": _NOT_YET,
     "HunyuanImagePipeline": _NOT_YET,
     "IFPipeline": _PIXELS,
-    "Ideogram4Pipeline": "a second transformer makes its unconditional outputs",
+    "Ideogram4Pipeline": "a second transformer computes its unconditional outputs",
     "Kandinsky3Pipeline": _NOT_YET,
     "Kandinsky5T2IPipeline": _NOT_YET,
     "KandinskyCombinedPipeline": _TWO_MODELS,
     "KandinskyPipeline": _TWO_MODELS,
     "KandinskyV22CombinedPipeline": _TWO_MODELS,
     "KandinskyV22Pipeline": _TWO_MODELS,
-    "KolorsPipeline": "its text encoder, ChatGLM3, is code of its own",
+    "KolorsPipeline": "its text encoder, ChatGLM3, needs code that is not in transformers",
     "Krea2Pipeline": _NOT_YET,
     "LDMTextToImagePipeline": _NOT_YET,
     "LongCatImagePipeline": _NOT_YET,
@@ -49,7 +49,7 @@ UNSUPPORTED: Mapping[str, str] = {
     "PixArtAlphaPipeline": _NOT_YET,
     "QwenImage21Pipeline": _NOT_YET,
     "SanaPAGPipeline": _NOT_YET,
-    "SanaSprintPipeline": "its scheduler wraps what the transformer takes and gives, and no family does that yet",
+    "SanaSprintPipeline": "its scheduler transforms the transformer's inputs and outputs, which no family supports yet",
     "StableCascadeCombinedPipeline": _TWO_MODELS,
     "StableCascadeDecoderPipeline": _TWO_MODELS,
     "StableDiffusionAttendAndExcitePipeline": _SEARCHES,
@@ -62,5 +62,5 @@ UNSUPPORTED: Mapping[str, str] = {
 
 
 def why_unsupported(pipeline: object) -> str:
-    """The end of a message that refuses a pipeline: the reason in brackets, or nothing where none is known."""
+    """The end of a message that rejects a pipeline: the reason in parentheses, or nothing if none is known."""
     return f" ({UNSUPPORTED[pipeline]})" if isinstance(pipeline, str) and pipeline in UNSUPPORTED else ""

@@ -1,7 +1,7 @@
 """The engine half of Z-Image.
 
-diffusers' own forward takes a list of texts, and pads them to the longest: the bits of a row would depend on its
-neighbours. Here texts are padded to a length that rows of one lane set share, and a mask hides the padding.
+diffusers' own forward takes a list of texts and pads them to the longest, so that the bits of a row would depend on
+its neighbours. Here texts are padded to a length that all rows of a lane set share, and a mask hides the padding.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from sdbatch.diffusion.request import Request
 
 __all__ = ["ZImage"]
 
-# Sequences are padded to multiples of this with tokens that are attended, as in diffusers.
+# Sequences are padded to multiples of this with tokens that are attended to, as in diffusers.
 MULTIPLE = 32
 PATCH = "2-1"
 
 
 class ZImage(Transformer):
-    """Makes the pictures of ZImagePipeline."""
+    """Runs ZImagePipeline."""
 
     def __init__(self, checkpoint: Checkpoint):
         super().__init__(checkpoint)
@@ -75,7 +75,7 @@ class ZImage(Transformer):
         captions = captions.where((place < count)[..., None], transformer.cap_pad_token)
         valid = place < (count + MULTIPLE - 1) // MULTIPLE * MULTIPLE
         captions = captions.where(valid[..., None], 0)
-        # They depend on no timestep: made once a text, and not at every step.
+        # Independent of the timestep, so computed once per text and not at every step.
         freqs = self._caption_freqs(length).expand(len(texts), -1, -1)
         for layer in transformer.context_refiner:
             captions = layer(captions, valid, freqs)
@@ -92,7 +92,7 @@ class ZImage(Transformer):
         return request.extra.get("cfg_normalization", 0.0)
 
     def renormalise(self, guided: torch.Tensor, conditional: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-        """Guided outputs no longer than `factors` times the conditional ones."""
+        """Limit the norms of the guided outputs to `factors` times those of the conditional ones."""
         most = factors * conditional.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         length = guided.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         return guided.where((factors == 0) | (length <= most), guided * (most / length))
@@ -111,7 +111,7 @@ class ZImage(Transformer):
     def predict(
         self, run: Callable[..., Any], latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Named
     ) -> torch.Tensor:
-        # The transformer's time runs from 0 to 1, and its velocity towards the picture.
+        # The transformer's time runs from 0 to 1, and its velocity points towards the picture.
         captions, valid, freqs = (conditioning[name] for name in ("captions", "valid", "freqs"))
         return -run(latents, (1000 - timesteps) / 1000, captions, valid, freqs)
 
@@ -124,10 +124,10 @@ class ZImage(Transformer):
         freqs: torch.Tensor,
         transformer: Any = None,
     ) -> torch.Tensor:
-        """ZImageTransformer2DModel.forward for lanes: tokens of the picture first, then those of the text.
+        """ZImageTransformer2DModel.forward for lanes: picture tokens first, then text tokens.
 
         Args:
-            transformer: by default the model's own; with LoRAs, its twin.
+            transformer: by default the model's own; its twin for rows with LoRAs.
         """
         transformer = transformer or self.denoiser
         batch, channels, height, width = latents.shape
@@ -148,18 +148,18 @@ class ZImage(Transformer):
         return patches.reshape(batch, channels, height, width)
 
     def _padded(self, text: str) -> int:
-        """Tokens of a text, with the padding that is attended."""
+        """Tokens of a text, including the padding that is attended to."""
         count = min(self.count_tokens(text), self.info.max_tokens)
         return -(-count // MULTIPLE) * MULTIPLE
 
     def _caption_freqs(self, length: int) -> torch.Tensor:
-        """Rotations of the places 1 … length of a text, complex (length, dim)."""
+        """Rotary embeddings of a text's positions 1 … length, complex (length, dim)."""
         places = torch.zeros(length, 3, dtype=torch.int64, device=self.device)
         places[:, 0] = torch.arange(1, length + 1, device=self.device)
         return self.denoiser.rope_embedder(places)
 
     def _picture_freqs(self, after: int, height: int, width: int) -> torch.Tensor:
-        """Rotations of a picture's tokens, which come after a text, and of their padding, complex (tokens, dim)."""
+        """Rotary embeddings of picture tokens and their padding, positioned after a text, complex (tokens, dim)."""
         count = height * width
         places = torch.zeros(count + -count % MULTIPLE, 3, dtype=torch.int64)
         grid = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")

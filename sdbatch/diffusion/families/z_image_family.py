@@ -1,4 +1,4 @@
-"""Z-Image and Z-Image-Turbo (Tongyi-MAI 2025): what their folders must be, and what they say of a model."""
+"""Z-Image and Z-Image-Turbo (Tongyi-MAI 2025): checks of their folders, and facts read from them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ OWN_SIZE = 1024
 
 
 class ZImageFamily(Declaration):
-    """Qwen 3 texts of their own lengths in one sequence with the picture; guidance that counts from 0."""
+    """Qwen 3 texts of varying length in one sequence with the picture; a guidance scale that counts from 0."""
 
     name = "z-image"
     title = "Z-Image"
@@ -63,7 +63,7 @@ class ZImageFamily(Declaration):
         scheduler(FLOW_SCHEDULER),
     )
     engine = "sdbatch.diffusion.families.z_image:ZImage"
-    # The pipeline gives its own noise levels, which the other solvers do not take.
+    # The pipeline passes its own noise levels, which the other solvers do not accept.
     samplers = EULER + NOISY
     fields = (
         LORA,
@@ -71,7 +71,7 @@ class ZImageFamily(Declaration):
             name="cfg_normalization",
             kind=Number(0, 1000),
             default=0.0,
-            help="of Z-Image: how many times longer guidance may make an output; 0 is off",
+            help="Z-Image: maximum norm of a guided output, as a multiple of the conditional output's; 0 is off",
             group=ROWS,
             metavar="F",
         ),
@@ -79,7 +79,7 @@ class ZImageFamily(Declaration):
             name="cfg_truncation",
             kind=Number(0, 1),
             default=1.0,
-            help="of Z-Image: guidance up to this share of the noise that is gone",
+            help="Z-Image: guidance stops at this share of the noise removed",
             group=ROWS,
             metavar="F",
         ),
@@ -123,5 +123,5 @@ class ZImageFamily(Declaration):
         return {"sigmas": evenly_spaced(int(request.steps)), **shift_by_tokens(tokens(request, info), config)}
 
     def guidance(self, request: Request, info: ModelInfo) -> float:
-        # c + g·(c − u): 0 is off, and 1 is what others call 2.
+        # c + g·(c − u): 0 is off, and 1 equals 2 in the usual definition.
         return 1.0 + float(request.guidance_scale) if request.guidance_scale > 0 else 1.0

@@ -48,15 +48,15 @@ def inspect_model(
     revision: str | None = None,
     variant: str | None = None,
 ) -> ModelInfo:
-    """Read a model's configuration files; weights of a model on the hub are downloaded after they are checked.
+    """Read a model's configuration files; a model on the hub is checked before its weights are downloaded.
 
     Args:
         model: "tiny", the packaged model; a folder in diffusers' format; a hub id such as "org/name".
         revision: branch, tag or commit of a model on the hub.
-        variant: of the weight files, such as "fp16"; detected if there are no other weights.
+        variant: the variant of the weight files, such as "fp16"; detected if there are no other weights.
 
     Raises:
-        ModelError: the model does not exist, or this engine does not run it; the message names the part and the reason.
+        ModelError: the model does not exist, or the engine can't run it; the message names the part and the reason.
     """
     if not str(model):
         raise ModelError("the model's name is empty")
@@ -115,7 +115,7 @@ def family_of(index: Config) -> Declaration:
 
 
 def headers(info: ModelInfo) -> dict[str, dict[str, Tensor]]:
-    """The tensors of each component that has weights, from the headers of its files.
+    """The tensors of each component with weights, from the headers of its files.
 
     Raises:
         ModelError: a file is missing, damaged, or quantised.

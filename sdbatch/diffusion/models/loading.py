@@ -77,7 +77,7 @@ def load_family(info: ModelInfo, dtype: str, device: torch.device, merged: Seque
     """Load all of a model's weights; missing and unused ones are errors.
 
     Args:
-        merged: LoRAs that are added to them.
+        merged: LoRAs to merge into them.
 
     Raises:
         AdapterError: a LoRA does not fit the model.
@@ -113,7 +113,7 @@ def load_network(
     *,
     of_transformers: bool = False,
 ) -> torch.nn.Module:
-    """A network that stands by itself, with its configuration beside its weights; all of these are used.
+    """Load a standalone network from its configuration and the weights beside it; all weights must be used.
 
     Raises:
         ModelError: it can't be read, or weights and configuration do not belong together.
@@ -144,7 +144,7 @@ def _network_class(part: Part, declared: str) -> Any:
 
 
 def _processor_class(declared: str) -> Any:
-    """The class that prepares pictures with PIL. If torchvision is installed, the class of the plain name does not."""
+    """The processor class that uses PIL. If torchvision is installed, the class of the plain name does not use PIL."""
     name = declared.removesuffix("Pil").replace("FeatureExtractor", "ImageProcessor")
     return getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
 
@@ -216,7 +216,7 @@ def _mapped(folder: Path, part: str):
     """Turn any library error about a component into one line that names it."""
     try:
         yield
-    except Exception as error:  # on a configuration that makes no network, the libraries raise anything
+    except Exception as error:  # the libraries raise all kinds of errors on an invalid configuration
         if is_out_of_memory(error):
             raise RunError(f"{folder}: its weights do not fit into the memory of the device") from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -59,7 +59,7 @@ def model_files(info: ModelInfo) -> dict[str, str]:
 
 
 def content_hash(files: Sequence[Path]) -> str:
-    """SHA-256, in hex, over the names and contents of files, in their order.
+    """SHA-256, in hex, over the names and contents of files, in the given order.
 
     Raises:
         ModelError: a file can't be read.

@@ -1,1 +1,1 @@
-"""Pictures that rows bring: decoded, encoded once a content."""
+"""Input pictures: decoded, and encoded once per content."""

@@ -1,4 +1,4 @@
-"""Pictures that rows are given: told by their content, sized from their headers, decoded when they are needed."""
+"""Input pictures: identified by content, measured from their headers, decoded on demand."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ import PIL.ImageOps
 
 from sdbatch.errors import PictureError
 
-__all__ = ["MOST_PIXELS", "Picture"]
+__all__ = ["MAX_PIXELS", "Picture"]
 
-# Pillow's own limit, above which a small file may well have been made to fill the memory.
-MOST_PIXELS = 89_478_485
-# What people keep pictures in. Pillow would also start Ghostscript for an EPS.
+# Pillow's own limit; a larger picture in a small file may be a decompression bomb.
+MAX_PIXELS = 89_478_485
+# Common formats of pictures. Pillow would also start Ghostscript for an EPS.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 ORIENTATION = 0x0112
 TURNED = range(5, 9)
-# A mask is cut at half: black is kept, white is painted. Grey this far from both, on more than this share of it,
-# means something that no cut can say.
-GREY, MOST_GREY = range(26, 230), 0.25
+# A mask is thresholded at half: black is kept, white is repainted. A mask with more than this share of these greys
+# is rejected as a soft mask.
+GREY, MAX_GREY_SHARE = range(26, 230), 0.25
 
 
 class Picture:
-    """A picture, encoded or decoded. Holds what it was made from and no more.
+    """A picture, encoded or decoded. Keeps only its source.
 
     Args:
-        source: an encoded picture, the path of a file that holds one, or a PIL image.
-        name: what messages call it; by default its path.
+        source: the bytes of an image file, the path of one, or a PIL image.
+        name: its name in messages; by default its path.
     """
 
     def __init__(self, source: bytes | str | os.PathLike[str] | PIL.Image.Image, name: str | None = None):
@@ -46,7 +46,7 @@ class Picture:
 
     @cached_property
     def key(self) -> str:
-        """What tells it from other pictures: a SHA-256, in hex, of its file, or of its pixels if it is a PIL image.
+        """Its identity: SHA-256, in hex, of its file, or of its pixels if it is a PIL image.
 
         Raises:
             PictureError: its file can't be read.
@@ -60,24 +60,24 @@ class Picture:
 
     @cached_property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels as it is to be seen, from its headers alone.
+        """Height and width in pixels after applying its orientation, from its headers alone.
 
         Raises:
-            PictureError: it is no picture that can be read, or has more than `MOST_PIXELS`.
+            PictureError: it can't be read as a picture, or has more than `MAX_PIXELS`.
         """
         with self._opened() as image:
             width, height = image.size
             try:
                 is_turned = _orientation(image) in TURNED
-            except Exception as error:  # whatever is in its EXIF
+            except Exception as error:  # EXIF data can be anything
                 raise PictureError(f"{self.name}: its EXIF can't be read: {_reason(error)}") from error
             return (width, height) if is_turned else (height, width)
 
     def load(self) -> PIL.Image.Image:
-        """Its first frame as diffusers' `load_image` gives it, turned as its EXIF says, in RGB.
+        """Its first frame in RGB, rotated as its EXIF says, as by diffusers' `load_image`.
 
-        Two differences, where `load_image` loses what is in the picture: 16 bits are scaled to 8 and not clipped,
-        and what has no scale (32 bits) is refused.
+        There are two differences, because `load_image` loses information: 16 bits are scaled to 8 rather than
+        clipped, and values without a defined range (32 bits) are rejected.
 
         Raises:
             PictureError: it can't be decoded.
@@ -85,7 +85,7 @@ class Picture:
         return self._decoded()[0]
 
     def load_mask(self) -> PIL.Image.Image:
-        """The same of a picture that is a mask: white is painted, black is kept.
+        """Like `load`, for a mask: white is repainted, black is kept.
 
         Raises:
             PictureError: it can't be decoded, has transparency, which could be the mask, or is mostly grey.
@@ -93,18 +93,18 @@ class Picture:
         image, opaque = self._decoded()
         if not opaque:
             raise PictureError(
-                f"{self.name}: a mask with transparency, which might be the mask or not; "
-                "save it without: white is painted, black is kept"
+                f"{self.name}: a mask with transparency, which is ambiguous; "
+                "save it without transparency: white is repainted, black is kept"
             )
         shades = image.convert("L").histogram()
-        if sum(shades[GREY.start : GREY.stop]) > MOST_GREY * sum(shades):
+        if sum(shades[GREY.start : GREY.stop]) > MAX_GREY_SHARE * sum(shades):
             raise PictureError(
-                f"{self.name}: a soft mask (mostly grey), but a mask is cut at half: white is painted, black is kept"
+                f"{self.name}: a soft mask (mostly grey); masks are black and white: white is repainted, black is kept"
             )
         return image
 
     def _decoded(self) -> tuple[PIL.Image.Image, bool]:
-        """In RGB, and whether all of it is opaque."""
+        """The picture in RGB, and whether it is fully opaque."""
         with self._opened() as opened:
             try:
                 image = PIL.ImageOps.exif_transpose(opened)
@@ -112,28 +112,28 @@ class Picture:
                 image = _eight_bits(image)
                 opaque = not _has_alpha(image) or image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
                 rgb = image.convert("RGB")
-            except Exception as error:  # decoders raise anything over a damaged picture
+            except Exception as error:  # decoders raise all kinds of exceptions for damaged pictures
                 raise PictureError(f"{self.name}: can't be decoded: {_reason(error)}") from error
         if (rgb.height, rgb.width) != self.size:
-            raise PictureError(f"{self.name}: its orientation stands behind its pixels; save it upright")
+            raise PictureError(f"{self.name}: its orientation is stored after its pixels; save it upright")
         return rgb, opaque
 
     def _opened(self) -> PIL.Image.Image:
         source = self._source
         if isinstance(source, PIL.Image.Image):
-            return source.copy()  # for the caller to close
+            return source.copy()  # the caller closes it
         try:
             image = PIL.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
         except PIL.UnidentifiedImageError:
-            raise PictureError(f"{self.name}: is no picture of a known format ({', '.join(FORMATS)})") from None
+            raise PictureError(f"{self.name}: is not a picture in a supported format ({', '.join(FORMATS)})") from None
         except FileNotFoundError:
             raise PictureError(f"{self.name}: no such file") from None
         except Exception as error:
             raise PictureError(f"{self.name}: can't be read: {_reason(error)}") from error
-        if image.width * image.height > MOST_PIXELS:
+        if image.width * image.height > MAX_PIXELS:
             image.close()
             raise PictureError(
-                f"{self.name}: {image.width}x{image.height} is more than the {MOST_PIXELS:,} pixels that are read"
+                f"{self.name}: {image.width}x{image.height} exceeds the maximum of {MAX_PIXELS:,} pixels"
             )
         return image
 
@@ -148,13 +148,13 @@ class Picture:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those that this Pillow was built with."""
+    """The formats that this Pillow was built with."""
     PIL.Image.init()
     return tuple(name for name in FORMATS if name in PIL.Image.OPEN)
 
 
 def _orientation(image: PIL.Image.Image) -> int:
-    # Of a PNG, Pillow would decode all pixels to look for more EXIF behind them.
+    # For a PNG, Pillow would decode all pixels to look for more EXIF data after them.
     return PIL.Image.Image.getexif(image).get(ORIENTATION, 1)
 
 
@@ -163,14 +163,14 @@ def _has_alpha(image: PIL.Image.Image) -> bool:
 
 
 def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    """A picture of more than eight bits a value, scaled; others as they are."""
+    """Scale a picture with more than eight bits per value to eight; others are returned unchanged."""
     if image.mode == "F":
-        raise ValueError("its values are floating-point numbers, which have no agreed scale")
+        raise ValueError("its values are floating-point numbers, which have no defined range")
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise ValueError("its values are 32-bit numbers, which have no agreed scale")
+        raise ValueError("its values are 32-bit numbers, which have no defined range")
     return PIL.Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 

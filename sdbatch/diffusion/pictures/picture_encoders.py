@@ -1,6 +1,6 @@
-"""What tasks are given in a picture's place: each kind a network, or none, and how its input is made.
+"""Encoders of input pictures: each kind has its preprocessing, and a network or none.
 
-A network runs at one fixed batch shape: its caller pads.
+A network runs at one fixed batch shape, to which the caller pads.
 """
 
 from __future__ import annotations
@@ -33,35 +33,35 @@ class PictureEncoder(ABC):
     """One way to encode a picture.
 
     Attributes:
-        batch: pictures a call of `encode`.
+        batch: pictures per call of `encode`.
     """
 
     batch = 2
 
     @abstractmethod
     def pixels(self, need: Need) -> torch.Tensor:
-        """What `encode` is given of one picture, on the host.
+        """The input of `encode` for one picture, on the host.
 
         Raises:
-            PictureError: the picture can't be read, or not be used for this.
+            PictureError: the picture can't be read or used.
         """
 
     def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """Named tensors of a batch of what `pixels` gave, on the device, with the same leading dimension."""
+        """Encode a batch of `pixels` results to named tensors on the device, with the same leading dimension."""
         return {"pixels": pixels}
 
     @abstractmethod
     def result(self, need: Need, encoded: Mapping[str, torch.Tensor]) -> Any:
-        """What a task starts from, of the named tensors of one picture.
+        """Convert the named tensors of one picture to the form that tasks use.
 
         Raises:
-            PictureError: it can't be used for this.
+            PictureError: it can't be used.
         """
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """What a VAE makes of a picture: a normal distribution over its latents, float32 (C, h, w)."""
+    """A VAE's encoding of a picture: a normal distribution over latents, float32 (C, h, w)."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -69,10 +69,10 @@ class Posterior:
     shift: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def sample(self, draw: Draw, *, shifted: bool = True) -> torch.Tensor:
-        """Scaled latents, by one draw.
+        """Sample scaled latents with one draw.
 
         Args:
-            shifted: if the VAE says which mean and deviation its latents have, by these, too.
+            shifted: also normalise by the latents' mean and deviation, if the VAE's configuration has them.
         """
         latents = self.mean + self.std * draw()
         if self.shift is None or not shifted:
@@ -82,12 +82,12 @@ class Posterior:
 
 
 class VaeImages(PictureEncoder):
-    """A picture through the VAE.
+    """Encodes a picture with the VAE.
 
     Args:
-        hides: whether what a mask paints is grey.
-        tf32: whether the VAE is in float32 for its range alone.
-        shift_factor: what its latents are moved by, where its configuration has no mean of theirs.
+        hides: whether the area that a mask repaints is grey.
+        tf32: whether the VAE is in float32 only for its range.
+        shift_factor: subtracted from its latents, if its configuration has no mean of them.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class VaeImages(PictureEncoder):
 
 
 class _Masks(PictureEncoder):
-    """A mask at the size of the latents: bool (1, h, w), true where it is painted."""
+    """Reduces a mask to the size of the latents: bool (1, h, w), true where the picture is repainted."""
 
     batch = 1
 
@@ -150,7 +150,7 @@ class _Masks(PictureEncoder):
 
 
 class _Depths(PictureEncoder):
-    """How far off everything is, from -1 to 1, at the size of the latents: float32 (1, h, w)."""
+    """Estimates a depth map at the size of the latents: float32 (1, h, w), from -1 to 1."""
 
     def __init__(self, components: Components, pixels: Pixels, cell: int):
         self._estimator = components.parts["depth_estimator"]
@@ -163,7 +163,7 @@ class _Depths(PictureEncoder):
 
     def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
         dtype = self._estimator.dtype
-        # DPT's batch norms do not go with half precision; its pipeline runs it like this, too.
+        # DPT's batch norms do not work in half precision; diffusers' pipeline does the same.
         is_half = dtype != torch.float32
         with torch.autocast(pixels.device.type, dtype=dtype) if is_half else nullcontext():
             return {"depth": self._estimator(pixels.to(dtype)).predicted_depth.float()}
@@ -175,13 +175,13 @@ class _Depths(PictureEncoder):
         )[0]
         least, most = depth.amin(), depth.amax()
         if not bool(most > least):
-            raise PictureError(f"{need.picture.name}: everything in it is equally far off, so it has no depth to use")
+            raise PictureError(f"{need.picture.name}: its estimated depth is constant, so it can't be used")
         return 2.0 * (depth - least) / (most - least) - 1.0
 
 
 @dataclass(frozen=True)
 class _Noising:
-    """What a scheduler of its own adds to a picture, or to what a picture shows, at a noise level."""
+    """Adds noise of a given level to a picture or its embedding, with a scheduler of its own."""
 
     scheduler: Any
 
@@ -192,13 +192,13 @@ class _Noising:
 
 @dataclass(frozen=True)
 class LowResolution:
-    """A picture to be made larger: float32 (3, h, w), within ±1."""
+    """A picture to upscale: float32 (3, h, w), within ±1."""
 
     pixels: torch.Tensor
     noising: _Noising
 
     def noised(self, draw: Draw, level: int) -> dict[str, torch.Tensor]:
-        """Extra channels and class label of a row's lanes, by one draw."""
+        """The extra channels and the class label of a row's lanes, with one draw."""
         pixels = self.noising.add(self.pixels, draw(self.pixels.shape), level)
         return {"channels": pixels, "class_labels": send(torch.tensor(level), pixels.device)}
 
@@ -223,7 +223,7 @@ class _LowResolutions(PictureEncoder):
 
 @dataclass(frozen=True)
 class Shown:
-    """What a picture shows: float32 (D,), and the mean and the deviation (D,) by which it is noised."""
+    """A picture's CLIP embedding, float32 (D,), and the mean and deviation (D,) to normalise it for noising."""
 
     embedding: torch.Tensor
     mean: torch.Tensor
@@ -231,7 +231,7 @@ class Shown:
     noising: _Noising
 
     def noised(self, draw: Draw, level: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Class labels of a row's conditional and of its unconditional lane, by one draw."""
+        """The class labels of a row's conditional and unconditional lane, with one draw."""
         dimensions = self.embedding.shape
         normed = (self.embedding - self.mean) / self.std
         embedding = self.noising.add(normed, draw(dimensions), level) * self.std + self.mean
@@ -243,7 +243,7 @@ class Shown:
 
 
 class _Visions(PictureEncoder):
-    """A picture through CLIP's vision tower."""
+    """Encodes a picture with CLIP's vision tower."""
 
     def __init__(self, components: Components):
         self._encoder = components.parts["image_encoder"]
@@ -263,7 +263,7 @@ class _Visions(PictureEncoder):
 
 
 def picture_encoders(components: Components) -> dict[str, PictureEncoder]:
-    """The encoders that a checkpoint has parts for, by the kind that tasks name."""
+    """The encoders for which a checkpoint has the components, by `Need.kind`."""
     cell, vae = components.info.vae_scale, components.vae
     pixels, tf32 = Pixels(cell), vae.dtype == torch.float32 != components.unet.dtype
     encoders: dict[str, PictureEncoder] = {

@@ -1,4 +1,4 @@
-"""Pictures encoded, by content: made in batches of one fixed shape, kept while they are likely to be wanted."""
+"""Encodes pictures in batches of one fixed shape, and caches the encodings by content."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from sdbatch.errors import PictureError
 __all__ = ["PictureEncodings"]
 
 Encoded = Mapping[str, torch.Tensor]
-# A few hundred pictures' latents at 1024x1024. Pixels are not kept.
+# The latents of a few hundred pictures at 1024x1024. Pixels are not kept.
 CAPACITY_BYTES = 128 << 20
 
 
 class PictureEncodings:
-    """A bounded cache over a family's encoders; least recently used pictures go first.
+    """A bounded cache of a family's encodings; the least recently used are dropped first.
 
     Args:
-        encoders: by the kind that a need names.
-        device: where encoded pictures are.
-        capacity: bytes kept; what one call needs is always kept.
+        encoders: the encoders by `Need.kind`.
+        device: the device of the encodings.
+        capacity: maximum of bytes; the encodings of one call are always kept.
     """
 
     def __init__(self, encoders: Mapping[str, PictureEncoder], device: torch.device, capacity: int = CAPACITY_BYTES):
@@ -38,10 +38,10 @@ class PictureEncodings:
         self._kept: OrderedDict[Hashable, Encoded] = OrderedDict()
 
     def get(self, needs: list[Need], upcoming: Iterable[Need] = ()) -> list[Any]:
-        """What a row starts from; `upcoming` needs fill up the batches that this takes.
+        """The encodings for a row; `upcoming` needs fill the rest of the batches.
 
         Raises:
-            PictureError: a picture can't be read, or not be used for this.
+            PictureError: a picture can't be read or used.
         """
         for need in needs:
             if need.key not in self._kept:
@@ -69,12 +69,12 @@ class PictureEncodings:
         padding = [torch.zeros(shape)] * (encoder.batch - len(batch))
         encoded = encoder.encode(send(torch.stack([*batch.values(), *padding]), self._device))
         for i, key in enumerate(batch):
-            # A copy, since a view would keep the whole batch in memory for as long as one of its pictures.
+            # A copy, because a view would keep the whole batch in memory.
             self._kept[key] = {name: tensor[i].clone() for name, tensor in encoded.items()}
             self._bytes += _size(self._kept[key])
 
     def _add(self, batch: dict[Hashable, torch.Tensor], encoder: PictureEncoder, need: Need, shape: torch.Size) -> None:
-        """Another picture into a batch, unless it is known already or can't be read, which its own row will hear."""
+        """Add a picture to a batch, unless it is cached or can't be read; in that case its own row fails later."""
         try:
             if need.key not in batch and need.key not in self._kept:
                 pixels = encoder.pixels(need)

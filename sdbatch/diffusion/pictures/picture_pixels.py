@@ -1,4 +1,4 @@
-"""Pictures and masks as pixels, made by diffusers' own processors."""
+"""Prepares the pixels of pictures and masks with diffusers' own processors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Pixels", "overlay"]
 
 
 class Pixels:
-    """Pictures and masks as diffusers' pipelines prepare them."""
+    """Prepares pictures and masks like diffusers' pipelines."""
 
     def __init__(self, cell: int):
         self.images = VaeImageProcessor(vae_scale_factor=cell)
@@ -33,13 +33,13 @@ class Pixels:
         return PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.LANCZOS)
 
     def box(self, need: Need, mask: PIL.Image.Image) -> tuple[int, int, int, int] | None:
-        """What picture and mask are cut to first: left, top, right, bottom."""
+        """The crop of picture and mask: left, top, right, bottom."""
         if need.padding is None:
             return None
         if need.mask.size != need.picture.size:
             raise PictureError(f"{need.mask.name}: with padding_mask_crop {_both_sizes(need)}")
         if mask.convert("L").getbbox() is None:
-            raise PictureError(f"{need.mask.name}: paints nothing, so there is nothing to crop to")
+            raise PictureError(f"{need.mask.name}: is all black, so there is no area to crop to")
         height, width = need.size
         return self.masks.get_crop_region(mask, width, height, pad=need.padding)
 
@@ -48,7 +48,7 @@ class Pixels:
         return self._prepare(self.images, need, self.picture(need), mask)
 
     def mask(self, need: Need, mask: PIL.Image.Image) -> torch.Tensor:
-        """float32 (1, H, W), 1 where it is painted."""
+        """float32 (1, H, W), 1 where the picture is repainted."""
         if need.covers and need.mask.size != need.picture.size:
             raise PictureError(f"{need.mask.name}: with resize {_both_sizes(need)}")
         return self._prepare(self.masks, need, self._fitted(need, mask), mask)
@@ -66,7 +66,7 @@ def _both_sizes(need: Need) -> str:
 
 
 def overlay(need: Need, pixels: np.ndarray) -> np.ndarray:
-    """A picture, with what was painted in the cut that its mask and padding say put back into it: uint8 (H, W, 3)."""
+    """Paste the result for the crop of a mask and padding back into the picture: uint8 (H, W, 3)."""
     prepare = Pixels(1)
     mask, picture = need.mask.load_mask(), prepare.picture(need)
     painted = PIL.Image.fromarray(pixels)

@@ -175,7 +175,7 @@ EVERY_SAMPLER: Mapping[str, Sampler] = {**SAMPLERS, **FLOW_SAMPLERS}
 
 # Well-known samplers that are not offered, and why.
 _BROWNIAN = (
-    "its noise comes from a Brownian tree with a state of its own, which a row's seed does not reach, "
+    "its noise comes from a Brownian tree with its own state, which a row's seed does not control, "
     "so its pictures would not be reproducible; dpmpp_2m_sde is the nearest that is"
 )
 REFUSED: Mapping[str, str] = {

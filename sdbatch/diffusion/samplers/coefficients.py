@@ -80,7 +80,7 @@ def build_scheduler(sampler: str, config: Mapping[str, object], forced: Mapping[
         forced: entries that the checkpoint's pipeline overrides.
 
     Raises:
-        SamplerError: the installed diffusers has no such class, or the class refuses the configuration.
+        SamplerError: the installed diffusers has no such class, or the class rejects the configuration.
     """
     entry = EVERY_SAMPLER[sampler]
     cls = getattr(diffusers, entry.scheduler, None)
@@ -95,7 +95,7 @@ def build_scheduler(sampler: str, config: Mapping[str, object], forced: Mapping[
         try:
             return cls.from_config(dict(config), **settings, **entry.config)
         except (ValueError, NotImplementedError, ImportError, TypeError) as error:
-            raise SamplerError(f"sampler {sampler} does not go with this model's scheduler: {error}") from error
+            raise SamplerError(f"sampler {sampler} does not work with this model's scheduler: {error}") from error
 
 
 def compile_table(scheduler, steps: int, **schedule: object) -> Table:
@@ -114,7 +114,7 @@ def compile_table(scheduler, steps: int, **schedule: object) -> Table:
             table = _Probe(scheduler, steps, schedule).table()
             _check_linear(scheduler, steps, table, schedule)
         except (ValueError, IndexError, ZeroDivisionError, RuntimeError, AssertionError, TypeError) as error:
-            raise SamplerError(f"{name} can not do {steps} steps: {error}") from error
+            raise SamplerError(f"{name} can't do {steps} steps: {error}") from error
     return table
 
 
@@ -161,7 +161,7 @@ class _Probe:
         state = self.generator.get_state()
         result = step(self.scheduler, output, t, sample, self.generator).double().flatten().numpy()
         if not np.all(np.isfinite(result)):
-            raise ValueError("it gives numbers that are not finite")
+            raise ValueError("it computes numbers that are not finite")
         if torch.equal(state, self.generator.get_state()):
             z = np.zeros(self.size)
         else:
@@ -310,7 +310,7 @@ def _check_linear(scheduler, steps: int, table: Table, schedule: Mapping[str, ob
 
 
 def _refusal(scheduler, reason: str) -> str:
-    return f"{type(scheduler).__name__} {reason}, so it can not run in a batch of different rows"
+    return f"{type(scheduler).__name__} {reason}, so it can't run in a batch of different rows"
 
 
 @contextmanager

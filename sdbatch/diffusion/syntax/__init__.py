@@ -1,1 +1,1 @@
-"""How prompts are written: weights of words, and texts that are longer than a text encoder's context."""
+"""Prompt syntaxes: weights of words, and texts longer than a text encoder's context."""

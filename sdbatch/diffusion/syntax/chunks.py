@@ -1,4 +1,4 @@
-"""Token ids in chunks as long as a text encoder's context. Imports no torch."""
+"""Splits token ids into chunks as long as a text encoder's context. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 __all__ = ["Chunk", "Vocabulary"]
 
-# Tokens after a comma that move into the next chunk together: AUTOMATIC1111's comma_padding_backtrack.
+# Maximum of tokens after a comma that move into the next chunk: AUTOMATIC1111's comma_padding_backtrack.
 BACKTRACK = 20
 
 
 class Chunk(NamedTuple):
-    """What a text encoder is given at once.
+    """The input of one call of a text encoder.
 
     Attributes:
-        ids: as many tokens as its context has: the start, the text's, the end, and padding.
-        weights: of each token; None where all are 1.
+        ids: token ids, as many as its context: start, text, end and padding.
+        weights: each token's weight; None if all are 1.
     """
 
     ids: tuple[int, ...]
@@ -26,12 +26,12 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Tokens of one encoder that have a meaning of their own.
+    """The special tokens of one encoder.
 
     Attributes:
-        start, end, pad: ids.
-        comma: id of a comma at the end of a word; None if it has none.
-        context: tokens of a chunk, with start and end.
+        start, end, pad: token ids.
+        comma: the id of a comma at the end of a word; None if there is none.
+        context: tokens per chunk, with start and end.
     """
 
     start: int
@@ -42,18 +42,18 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokenizer: Any, context: int) -> Vocabulary:
-        """That of a CLIP tokenizer of transformers."""
+        """The vocabulary of a CLIP tokenizer of transformers."""
         comma = tokenizer.get_vocab().get(",</w>")
         return cls(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, comma, context)
 
     def plain(self, ids: Sequence[int]) -> list[Chunk]:
-        """A text's tokens in chunks, each as full as can be; one chunk for a text without tokens."""
+        """Split a text's tokens into full chunks; a text without tokens gives one chunk."""
         room = self.context - 2
         return [self._chunk(ids[i : i + room]) for i in range(0, max(len(ids), 1), room)]
 
     def weighted(self, pieces: Iterable[tuple[Sequence[int], float] | None]) -> list[Chunk]:
-        """Tokens with weights in chunks; None ends a chunk. Where a chunk is full, what comes after a comma not far
-        back moves on with the rest, as in AUTOMATIC1111.
+        """Split tokens with weights into chunks; None ends a chunk. As in AUTOMATIC1111, if a chunk is full, the tokens
+        after a recent comma move to the next one.
         """
         chunks: list[Chunk] = []
         tokens: list[tuple[int, float]] = []

@@ -19,11 +19,11 @@ TEXTS_REMEMBERED = 1024
 
 
 class Layer:
-    """A text encoder as compel calls it, whose last hidden states are those of a layer.
+    """A text encoder for compel, whose last hidden states are those of a chosen layer.
 
     Args:
-        encoder: of transformers' CLIP.
-        states: the hidden states (B, tokens, dim) in an output of it with all layers.
+        encoder: a CLIP text encoder of transformers.
+        states: selects the hidden states (B, tokens, dim) from its output with all layers.
     """
 
     def __init__(self, encoder: torch.nn.Module, states: Any):
@@ -36,19 +36,19 @@ class Layer:
 
 
 class CompelTexts:
-    """compel over the text encoders of a model. Each text is encoded by itself, so no other one changes its bits.
+    """compel with the text encoders of a model. Each text is encoded alone, so no other one changes its bits.
 
     Args:
-        tokenizers: of each encoder.
+        tokenizers: the tokenizer of each encoder.
         layers: the encoders.
-        context: tokens of a chunk.
-        truncate: whether a text is cut to one chunk.
+        context: tokens per chunk.
+        truncate: whether a text is truncated to one chunk.
         pooled: whether the last encoder's pooled embedding is needed.
     """
 
     def __init__(self, tokenizers: Sequence[Any], layers: Sequence[Layer], context: int, truncate: bool, pooled: bool):
         self._context, self._pooled = context, pooled
-        for tokenizer in tokenizers:  # compel cuts long texts itself, which transformers would warn of
+        for tokenizer in tokenizers:  # compel splits long texts itself; transformers would warn about them
             tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
         self._compels = [
             Compel(
@@ -62,10 +62,10 @@ class CompelTexts:
         ]
 
     def chunks(self, texts: Sequence[str]) -> int:
-        """Chunks of the longest of a row's texts, one for each encoder.
+        """The number of chunks of the longest of a row's texts; there is one text for each encoder.
 
         Raises:
-            PromptError: a text that compel can't read, or that has what is not possible here.
+            PromptError: compel can't read a text, or the text uses something unsupported.
         """
         return max(self._chunks(compel, text) for compel, text in zip(self._compels, texts, strict=True))
 
@@ -76,14 +76,14 @@ class CompelTexts:
         return 2 + sum(map(len, provider.get_token_ids(fragments, False, truncation_override=False)))
 
     def encode(self, texts: Sequence[str], chunks: int) -> tuple[list[torch.Tensor], torch.Tensor | None]:
-        """Hidden states (chunks, context, dim) of each encoder, padded with those of the empty text; what is pooled."""
+        """Hidden states (chunks, context, dim) of each encoder, padded with those of the empty text; pooled state."""
         states = []
         for compel, text in zip(self._compels, texts, strict=True):
             made, _ = compel.build_conditioning_tensor_for_conjunction(_read(text))
             missing = chunks - made.shape[1] // self._context
             padding = compel.conditioning_provider.empty_z.to(made.dtype)
             states.append(torch.cat([made, *[padding] * missing], dim=1)[0].unflatten(0, (chunks, self._context)))
-        # As compel pools: the text with its syntax, cut to the context. `requires_pooled` fails over .and(2, 1).
+        # As in compel, pooled from the text with its markup, truncated. `requires_pooled` fails for .and(2, 1).
         last = self._compels[-1].conditioning_provider
         return states, last.get_pooled_embeddings([texts[-1]])[0] if self._pooled else None
 
@@ -95,33 +95,33 @@ class CompelTexts:
         texts, weights = [part.text for part in prompt.children], [part.weight for part in prompt.children]
         ids = provider.get_token_ids_and_expand_weights(texts, weights, device="cpu")[0]
         try:
-            # compel looks for each part's tokens in the whole, and may not find them. Then nothing is encoded.
+            # compel searches for each part's tokens in the whole text, and may not find them.
             places = provider._get_token_ranges_for_fragments(ids.tolist(), texts)
         except RuntimeError as error:
-            raise PromptError(f"compel can not weigh the prompt: {_first_line(error)}") from error
+            raise PromptError(f"compel can't weight the prompt: {_first_line(error)}") from error
         if any(first is None and weight < 1 for (first, _), weight in zip(places, weights, strict=False)):
-            raise PromptError("the prompt weighs an empty text down, which compel can not do")
+            raise PromptError("the prompt gives an empty text a weight below 1, which compel does not support")
         return len(ids) // self._context
 
 
 @lru_cache(TEXTS_REMEMBERED)  # compel builds its grammar for every text
 def _read(text: str) -> Conjunction:
-    """A text as compel reads it. Raises `PromptError`."""
+    """Parse a text with compel. Raises `PromptError`."""
     try:
         read = Compel.parse_prompt_string(text)
-    except Exception as error:  # pyparsing's errors and compel's own have no root in common
-        raise PromptError(f"compel can not read the prompt: {_first_line(error)}") from error
+    except Exception as error:  # pyparsing's errors and compel's own have no common base class
+        raise PromptError(f"compel can't read the prompt: {_first_line(error)}") from error
     if read.lora_weights:
-        raise PromptError("withLora() in the prompt names a network, which a prompt can not do here; take it out")
+        raise PromptError("withLora() in the prompt names a network, which is not supported in prompts; remove it")
     if not read.prompts or any(isinstance(prompt, Blend) and not prompt.prompts for prompt in read.prompts):
         raise PromptError("compel finds no text in the prompt")
     if any(prompt.wants_cross_attention_control for prompt in read.prompts):
-        raise PromptError(".swap() in the prompt needs control of attention, which is not possible here")
+        raise PromptError(".swap() in the prompt needs control of attention, which is not supported")
     return read
 
 
 def _prompts(text: str) -> list[list[FlattenedPrompt]]:
-    """The prompts that a text joins by `.and()`, each one or those that it blends. Raises `PromptError`."""
+    """The prompts that a text joins with `.and()`, each as the list of prompts that it blends. Raises `PromptError`."""
     return [prompt.prompts if isinstance(prompt, Blend) else [prompt] for prompt in _read(text).prompts]
 
 

@@ -1,6 +1,6 @@
-"""AUTOMATIC1111's syntax of prompts: `(word)`, `(word:1.3)`, `[word]`, `BREAK`. Imports no torch.
+"""AUTOMATIC1111's prompt syntax: `(word)`, `(word:1.3)`, `[word]`, `BREAK`. Imports no torch.
 
-Written from the behaviour of stable-diffusion-webui 1.10, `modules/prompt_parser.py`.
+Reproduces the behaviour of stable-diffusion-webui 1.10, `modules/prompt_parser.py`.
 """
 
 from __future__ import annotations
@@ -29,27 +29,26 @@ EDIT = re.compile(r"\\.|[\[\]|]|:\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*
 
 
 class Piece(NamedTuple):
-    """Some text of a prompt, and the weight of its tokens."""
+    """A part of a prompt, and the weight of its tokens."""
 
     text: str
     weight: float
 
     @property
     def is_break(self) -> bool:
-        """Whether the text after it begins in a chunk of its own."""
+        """Whether the text after it starts a new chunk."""
         return self == ("BREAK", -1.0)
 
 
 def parse(text: str) -> list[Piece]:
-    """The pieces of a prompt, at least one. Neighbours have different weights.
+    """Parse a prompt into pieces, at least one. Neighbours have different weights.
 
-    Round brackets multiply the weight by 1.1 or by the number given, square ones by 1/1.1; brackets that nobody
-    closes hold to the end, and a backslash makes one a character. Two habits of the original are kept, since a
-    picture depends on them: neighbours of one weight become one text, without a blank between them; and a BREAK
-    within brackets is a word.
+    Parentheses multiply the weight by 1.1 or by the given number, square brackets by 1/1.1; unclosed ones extend to
+    the end, and a backslash escapes one. Two peculiarities of the original affect pictures and are kept: neighbours
+    with the same weight become one text, without a space between them; and BREAK inside of brackets is a word.
 
     Raises:
-        PromptError: a weight that is no number.
+        PromptError: a weight is not a number.
     """
     pieces: list[tuple[str, float]] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}
@@ -79,19 +78,19 @@ def parse(text: str) -> list[Piece]:
 
 
 def unsupported(prompt: str, *, negative: bool = False) -> str | None:
-    """What of AUTOMATIC1111's syntax the prompt has that is not made here, in words; None for nothing.
+    """A message about unsupported parts of AUTOMATIC1111's syntax in the prompt; None if there are none.
 
     Args:
-        negative: whether it is a negative prompt, in which AND and networks are words there, too.
+        negative: whether it is a negative prompt, in which AND and networks are plain words, as in AUTOMATIC1111.
     """
     if _is_edited(prompt):
-        return "[from:to:when] and [one|other] change the prompt between steps, which is not possible here"
+        return "[from:to:when] and [one|other] change the prompt between steps, which is not supported"
     if negative:
         return None
     if network := NETWORK.search(prompt):
-        return f"{network[0]} names a network; --lora-dir finds LoRAs by such names, take out others"
+        return f"{network[0]} names a network; --lora-dir finds LoRAs by such names, remove others"
     if AND.search(prompt):
-        return "AND joins prompts with guidance of their own, which is not possible here"
+        return "AND combines prompts with separate guidance, which is not supported"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Kinds of rows, a file each: which settings a row has, what it needs as input, and how it starts."""
+"""Tasks, one file each: the settings of a row, its input pictures, and how it starts."""
 
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.tasks.depth_to_image import DepthToImage
@@ -22,18 +22,18 @@ _TASKS = (
     ImageVariation(),
     InstructEdit(),
 )
-# Those that the engine makes.
+# The tasks that the engine runs.
 ENGINE_TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
-# Those that tables and options know.
+# The tasks that tables and options accept.
 TASKS: list[Declares] = list(_TASKS)
 
 
 def task_named(name: str) -> Task:
-    """The task of that name; one that the engine does not know is text to image to it."""
+    """The task of that name; unknown names give text to image."""
     return ENGINE_TASKS.get(name, ENGINE_TASKS["text-to-image"])
 
 
 def task_of(request: Request) -> Task:
-    """What the row is: its own task, or text to image if it is given no picture and its task does without."""
+    """The row's task; text to image if the row has no picture and its task allows this."""
     task = task_named(request.task)
     return task if task.needs_picture or request.extra.get("image") is not None else task_named("text-to-image")

@@ -1,4 +1,4 @@
-"""Depth to image: a row starts from a picture, and its UNet is given how far off everything in it is."""
+"""Depth to image: a row starts from a picture, and the picture's depth map is an input of the UNet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["DepthToImage"]
 
 
 class DepthToImage(ImageToImage):
-    """What StableDiffusionDepth2ImgPipeline makes of a picture and a prompt."""
+    """The task of StableDiffusionDepth2ImgPipeline: a picture and a prompt."""
 
     name = "depth-to-image"
     extras = (IMAGE, RESIZE, strength_field(0.8))

@@ -1,4 +1,4 @@
-"""What a task's rows may hold besides what all rows do, as data that the engine goes by."""
+"""The settings that only rows of some tasks have, and `Extra`, the declaration of a task's setting."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ FIELDS = {
         Field(
             name="image",
             kind=kinds.Picture(),
-            help="the picture that rows start from, where they do not name one themselves",
+            help="default input picture of rows",
             group=GROUP,
             metavar="PATH",
             aliases=("init_image",),
-            null_text="the run's; without one text to image, where the task allows it",
+            null_text="the run's; without one text to image, if the task allows it",
         ),
         Field(
             name="mask_image",
             kind=kinds.Picture(),
-            help="what inpainting paints: white is painted, black is kept",
+            help="mask for inpainting: white is repainted, black is kept",
             group=GROUP,
             metavar="PATH",
             aliases=("mask",),
@@ -46,7 +46,7 @@ FIELDS = {
         Field(
             name="strength",
             kind=Number(0, 1),
-            help="how much of the run a row goes through, 0 to 1; default: what the task's pipeline has",
+            help="how much to change the picture, 0 to 1: the share of the steps to run; default: the pipeline's",
             group=GROUP,
             metavar="F",
             aliases=("denoising_strength",),
@@ -55,38 +55,38 @@ FIELDS = {
         Field(
             name="resize",
             kind=Text(),
-            help="bring pictures to one size, covering it and cut to its centre: WxH, `model` (the model's own) or "
-            "`buckets` (of a few shapes the nearest); a row's height and width go first; default: off",
+            help="scale input pictures to cover one size and crop them to its centre: WxH, `model` (the model's own) "
+            "or `buckets` (the nearest of a few shapes); a row's height and width take precedence; default: off",
             group=GROUP,
             metavar="SIZE",
             check=resize_reason,
             before=None,
-            short="`512x768`, `model` or `buckets`: the size that the picture is brought to",
+            short="`512x768`, `model` or `buckets`: the size that input pictures are resized to",
         ),
         Field(
             name="noise_level",
             kind=Whole(0, 100_000),
-            help="noise on the picture of upscaling and image-variation; default: what their pipelines have",
+            help="upscaling and image-variation: noise level of the picture; default: that of the pipeline",
             group=GROUP,
             metavar="N",
         ),
         Field(
             name="image_guidance_scale",
             kind=Number(-1_000_000, 1_000_000),
-            help="of instruct-edit: how closely the picture is followed; default: what its pipeline has",
+            help="instruct-edit: how closely the picture is followed; default: that of the pipeline",
             group=GROUP,
             metavar="G",
         ),
         Field(
             name="padding_mask_crop",
             kind=Whole(0, 16_384),
-            help="of inpainting: paint the masked area and this many pixels around it at full size; default: all of it",
+            help="inpainting: paint the masked area plus this many pixels around it at full size; default: no crop",
             group=GROUP,
             metavar="N",
         ),
     )
 }
-"""The settings of all tasks by name, as tables and options know them. Defaults are the tasks' own."""
+"""The settings of all tasks by name, as columns and options. The tasks define the defaults."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ class Extra:
     """One entry of `Request.extra`.
 
     Attributes:
-        name: as diffusers' pipelines call it.
+        name: its name in diffusers' pipelines.
         kind: "picture", "text", "number" or "integer".
-        default: what a row has without it; None for nothing.
-        of_family: other defaults, by family.
-        low, high: bounds of a number, both allowed.
+        default: its value in rows without it; None for no value.
+        of_family: different defaults, by family.
+        low, high: bounds of a number, both inclusive.
     """
 
     name: str
@@ -112,7 +112,7 @@ class Extra:
         return self.of_family.get(info.family, self.default)
 
     def check(self, value: Any) -> str | None:
-        """Why this is no value for it, or None."""
+        """The reason why the value is not allowed, or None."""
         if self.kind == "picture":
             return None if isinstance(value, Picture) else f"{self.name} must be a Picture, not {value!r}"
         if self.kind == "text":
@@ -139,9 +139,9 @@ RESIZE = Extra("resize", "text")
 
 
 def decimal(value: float) -> float:
-    """A number that was kept in float32, as its decimal text says it: .7 and not .699999988.
+    """The shortest decimal number of a float32: 0.7 rather than 0.699999988.
 
-    int(10 · float32(.7)) is 6: it would cost a step.
+    int(10 · float32(0.7)) is 6, one step too few.
     """
     single = np.float32(value)
     return float(str(single)) if float(single) == float(value) else float(value)

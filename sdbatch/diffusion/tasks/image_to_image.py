@@ -21,10 +21,11 @@ FLOW_FAMILIES = ("flux", "z-image", "qwen-image")
 
 
 def strength_field(default: float, xl: float | None = None, flow: float | None = None) -> Extra:
-    """How much of the run a row goes through: 1 is all of it, 0 would leave the picture as it is.
+    """The share of the steps that a row runs: 1 is all of them, 0 would leave the picture unchanged.
 
     Args:
-        default, xl, flow: of the pipelines of Stable Diffusion 1 and 2, of XL, and of models for flow matching.
+        default: that of the pipelines of Stable Diffusion 1 and 2.
+        xl, flow: those of Stable Diffusion XL, and of models for flow matching.
     """
     of_family = {} if xl is None else {"sdxl": xl, "sdxl-refiner": xl}
     of_family |= {} if flow is None else dict.fromkeys(FLOW_FAMILIES, flow)
@@ -32,9 +33,9 @@ def strength_field(default: float, xl: float | None = None, flow: float | None =
 
 
 class ImageToImage(Task):
-    """What StableDiffusionImg2ImgPipeline and its kin make of a picture and a prompt.
+    """The task of StableDiffusionImg2ImgPipeline and its equivalents: a picture and a prompt.
 
-    The picture's own size is the row's, in whole cells of the model; a height and a width cut it to their shape first.
+    A row's size is its picture's, in whole cells of the model; a height and width in the row crop the picture first.
     """
 
     name = "image-to-image"
@@ -56,7 +57,7 @@ class ImageToImage(Task):
     def run(self, request: Request, info: ModelInfo) -> Run:
         steps = int(request.steps)
         if _is_consistency(info):
-            # Its own pipeline spreads all steps over what the strength leaves of the schedule.
+            # LCM's own pipeline spreads all steps over the part of the schedule that the strength leaves.
             return Run(steps, noised=True, schedule=(("strength", self.strength(request, info)),))
         return Run(steps, steps - self._steps(request, info), noised=True)
 
@@ -65,14 +66,14 @@ class ImageToImage(Task):
 
     def start(self, request: Request, info: ModelInfo, table: Table, encoded: list[Any], draw: Draw) -> Start:
         image = encoded[0].sample(draw)
-        # Also at strength 1, where hardly anything is left of the picture.
+        # Also at strength 1, where hardly anything of the picture is left.
         return Start(table.start[0] * image + table.start[1] * draw())
 
     def _steps(self, request: Request, info: ModelInfo) -> int:
-        """How many of its steps a row goes through."""
+        """The number of steps that a row runs."""
         steps, strength = int(request.steps), self.strength(request, info)
         if info.prediction_type == FLOW:
-            # Their pipelines round what is left out, not what is left.
+            # Their pipelines round the steps that are left out, not those that are left.
             return steps - int(max(steps - min(steps * strength, steps), 0))
         return min(int(steps * strength), steps)
 

@@ -18,7 +18,7 @@ __all__ = ["ImageVariation"]
 
 
 class ImageVariation(Task):
-    """What StableUnCLIPImg2ImgPipeline makes of a picture and a prompt, which may be empty."""
+    """The task of StableUnCLIPImg2ImgPipeline: a picture and a prompt, which may be empty."""
 
     name = "image-variation"
     extras = (IMAGE, Extra("noise_level", "integer", 0, low=0))
@@ -28,8 +28,8 @@ class ImageVariation(Task):
 
     def check(self, request: Request, info: ModelInfo) -> str | None:
         level = self.value(request, info, "noise_level")
-        if level > info.most_noise_level:
-            return f"noise_level {level} is more than the {info.most_noise_level} of this model"
+        if level > info.max_noise_level:
+            return f"noise_level {level} is more than the {info.max_noise_level} of this model"
         return None
 
     def needs(self, request: Request, info: ModelInfo) -> list[Need]:

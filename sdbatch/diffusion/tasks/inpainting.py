@@ -1,4 +1,4 @@
-"""Inpainting: a row paints where its mask is white, and keeps its picture elsewhere."""
+"""Inpainting: a row repaints its picture where the mask is white, and keeps it elsewhere."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["Inpainting"]
 
 
 class Inpainting(ImageToImage):
-    """What StableDiffusionInpaintPipeline and its kin make of a picture, a mask and a prompt.
+    """The task of StableDiffusionInpaintPipeline and its equivalents: a picture, a mask and a prompt.
 
-    Picture and mask are stretched to the row's height and width; `resize` scales and cuts both alike. A UNet with
-    channels for them is given the mask and the masked picture; with one that has none, what is outside the mask is put
-    back after each call.
+    Picture and mask are stretched to the row's height and width; with `resize` both are scaled and cropped. A UNet with
+    channels for them gets the mask and the masked picture; otherwise the latents outside of the mask are restored
+    after each call.
     """
 
     name = "inpainting"
@@ -39,9 +39,9 @@ class Inpainting(ImageToImage):
 
     def check(self, request: Request, info: ModelInfo) -> str | None:
         if request.extra.get("mask_image") is None:
-            return "inpainting needs a mask_image beside the image: white is painted, black is kept"
+            return "inpainting needs a mask_image beside the image: white is repainted, black is kept"
         if request.extra.get("resize") is not None and request.extra.get("padding_mask_crop") is not None:
-            return "inpainting has either resize or padding_mask_crop: the latter keeps the picture's own size"
+            return "inpainting takes either resize or padding_mask_crop, which keeps the picture's own size"
         return super().check(request, info)
 
     def size(self, request: Request, info: ModelInfo) -> tuple[int, int]:
@@ -64,7 +64,7 @@ class Inpainting(ImageToImage):
         mask, masked, *picture = encoded
         image = picture[0].sample(draw, shifted=False) if picture else None
         noise = draw()
-        # Drawn for a UNet that is not given it, too.
+        # Also drawn if the UNet does not use it.
         masked_image = masked.sample(draw, shifted=False)
         whole = self.strength(request, info) == 1
         latents = noise * table.init_noise_sigma if whole else table.start[0] * image + table.start[1] * noise
@@ -79,7 +79,7 @@ class Inpainting(ImageToImage):
         padding = self.value(request, info, "padding_mask_crop")
         if padding is None:
             return pixels
-        from sdbatch.diffusion.pictures.picture_pixels import overlay  # brings in torch, which who plans does without
+        from sdbatch.diffusion.pictures.picture_pixels import overlay  # imports torch, which planning does not need
 
         return overlay(self.needs(request, info)[0], pixels)
 

@@ -1,4 +1,4 @@
-"""Edits by instruction (InstructPix2Pix, Brooks et al. 2023): a prompt says what is to change in a picture."""
+"""Edits by instruction (InstructPix2Pix, Brooks et al. 2023): a prompt says what to change in a picture."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["InstructEdit"]
 
 
 class InstructEdit(Task):
-    """What StableDiffusionInstructPix2PixPipeline makes of a picture and an instruction.
+    """The task of StableDiffusionInstructPix2PixPipeline: a picture and an instruction.
 
-    With guidance a row takes three lanes: with text and picture, with the picture alone, with neither.
+    With guidance a row takes three lanes: text and picture, picture only, neither.
     """
 
     name = "instruct-edit"
@@ -46,6 +46,6 @@ class InstructEdit(Task):
         return [Need("image", request.extra["image"], self.size(request, info), covers(request))]
 
     def start(self, request: Request, info: ModelInfo, table: Table, encoded: list[Any], draw: Draw) -> Start:
-        picture = {"channels": encoded[0].mean}  # as the VAE gives it, not scaled
+        picture = {"channels": encoded[0].mean}  # the VAE's output, not scaled
         nothing = {"channels": encoded[0].mean * 0}
         return Start(draw() * table.init_noise_sigma, [picture, picture, nothing])

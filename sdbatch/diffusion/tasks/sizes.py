@@ -1,4 +1,4 @@
-"""Sizes of rows that have their picture's."""
+"""Sizes of rows whose size follows from their picture."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from sdbatch.errors import PictureError
 __all__ = ["covers", "own_size", "picture_sizes", "resize_reason", "resize_refusal"]
 
 SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
-# Width to height of the sizes that `buckets` has, those of common photos, and the same upright.
+# Aspect ratios, width to height, of `buckets`: those of common photos, in both orientations.
 SHAPES = ((1, 1), (5, 4), (4, 3), (3, 2), (16, 9), (2, 1))
-# Sides of buckets are multiples of this where the model is as large as those that were trained on such.
+# Sides of buckets are multiples of this if the model is large enough.
 BUCKET_STEP, LARGE = 64, 512
 
 
 def resize_reason(text: str) -> str | None:
-    """Why this says no size for a picture, or None."""
+    """The reason why the text is not a valid `resize`, or None."""
     return None if text in ("model", "buckets") or SIZE.fullmatch(text) else "expected WxH, `model` or `buckets`"
 
 
 def resize_refusal(request: Request, info: ModelInfo, scale: int = 1) -> str | None:
-    """Why the row's pictures can't be brought to the size that it names, or None."""
+    """The reason why the row's pictures can't be resized as it says, or None."""
     match = SIZE.fullmatch(request.extra.get("resize") or "")
     cell = info.vae_scale if scale > 1 else max(info.vae_scale, info.size_multiple)
     if match and any(int(side) % cell for side in match.groups()):
@@ -34,16 +34,16 @@ def resize_refusal(request: Request, info: ModelInfo, scale: int = 1) -> str | N
 
 
 def covers(request: Request) -> bool:
-    """Whether the picture is scaled to cover the row's size and cut to its centre; else it is only stretched."""
+    """Whether the picture is scaled to cover the row's size and cropped to its centre; otherwise it is stretched."""
     return any(value is not None for value in (request.height, request.width, request.extra.get("resize")))
 
 
 def own_size(request: Request, info: ModelInfo, scale: int = 1, picture: Picture | None = None) -> tuple[int, int]:
-    """Height and width in pixels, each the row's own, or what `resize` says, or the picture's, in whole cells.
+    """Height and width in pixels: the row's own, else by `resize`, else the picture's, in whole cells.
 
     Args:
-        scale: how many times larger the result is than the picture; the size is the picture's.
-        picture: by default its `image`.
+        scale: how many times larger the result is than the picture; the returned size is the picture's.
+        picture: by default the row's `image`.
 
     Raises:
         PictureError: the picture can't be read, or is smaller than a cell.
@@ -62,7 +62,7 @@ def own_size(request: Request, info: ModelInfo, scale: int = 1, picture: Picture
 
 
 def resized(resize: str, picture: Picture, info: ModelInfo, scale: int) -> tuple[int, int]:
-    """Height and width that a picture is brought to; only `buckets` looks into it. Raises `PictureError`."""
+    """Height and width that a picture is resized to; only `buckets` opens it. Raises `PictureError`."""
     if match := SIZE.fullmatch(resize):
         return int(match[2]), int(match[1])
     if resize == "model":
@@ -73,7 +73,7 @@ def resized(resize: str, picture: Picture, info: ModelInfo, scale: int) -> tuple
 
 
 def picture_sizes(info: ModelInfo, scale: int = 1) -> list[tuple[int, int]]:
-    """The heights and widths of `buckets`: each about as many pixels as the model's own size."""
+    """The heights and widths of `buckets`, each with about as many pixels as the model's own size."""
     area = info.height * info.width / scale**2
     step = BUCKET_STEP if min(info.height, info.width) // scale >= LARGE else max(info.vae_scale, info.size_multiple)
     found = []

@@ -1,4 +1,4 @@
-"""What a kind of row is to the engine. Imports no torch: who plans needs a row's size and calls, too."""
+"""The base class of tasks: the interface between a kind of row and the engine. Imports no torch: plans use it, too."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ __all__ = ["Need", "Run", "Start", "Task"]
 
 @dataclass(frozen=True)
 class Need:
-    """One picture to be encoded, in one way.
+    """A picture to encode, and how.
 
     Attributes:
-        kind: which encoder; a key of a family's `encoders`.
-        picture: what is encoded.
-        size: height and width in pixels that it is given first.
-        covers: it is scaled until it covers that size, and cut to it; otherwise it is stretched.
-        mask: for encoders that look at one.
-        padding: pixels around what a mask paints, to which picture and mask are cut first.
+        kind: the encoder; a key of a family's `encoders`.
+        picture: the picture to encode.
+        size: height and width in pixels that it is resized to first.
+        covers: whether it is scaled to cover that size and cropped; otherwise it is stretched.
+        mask: a mask, for encoders that use one.
+        padding: picture and mask are first cropped to the masked area plus this many pixels; None for no crop.
     """
 
     kind: str
@@ -45,21 +45,21 @@ class Need:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What makes it equal to another one."""
+        """Its identity: needs with equal keys share one encoding."""
         mask = self.mask and self.mask.key
         return self.kind, self.picture.key, self.size, self.covers, mask, self.padding
 
 
 @dataclass(frozen=True)
 class Start:
-    """How a row starts, and what it keeps. All tensors are float32 unless said otherwise.
+    """How a row starts, and what it keeps. All tensors are float32 unless stated otherwise.
 
     Attributes:
-        latents: (C, h, w).
-        tensors: named tensors that the task adds to the row's lanes, a mapping a lane: the conditional one first.
-            The last mapping stands for all lanes after it.
-        keep: a mask (1, h, w), bool, true where the row is painted; and the latents of the picture and the noise
-            (C, h, w) that stay elsewhere, in the measure of the table's `keep`.
+        latents: the initial latents (C, h, w).
+        tensors: named tensors that the task adds to the row's lanes, one mapping per lane, the conditional lane first.
+            The last mapping applies to all further lanes.
+        keep: a bool mask (1, h, w), true where the row is repainted; and the latents of the picture and the noise
+            (C, h, w), which are kept elsewhere, mixed by the factors of the table's `keep`.
     """
 
     latents: torch.Tensor
@@ -67,19 +67,19 @@ class Start:
     keep: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def of_lane(self, lane: int) -> Mapping[str, torch.Tensor]:
-        """What the task adds to the row's first, second, … lane."""
+        """The tensors that the task adds to a lane of the row, by the lane's number."""
         return self.tensors[min(lane, len(self.tensors) - 1)] if self.tensors else {}
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a row's coefficient table depends on, besides its sampler.
+    """The inputs of a row's coefficient table besides its sampler.
 
     Attributes:
-        steps: of the whole run.
-        left_out: steps at its start that it leaves out.
-        noised: whether it needs to know how its scheduler adds noise to a picture.
-        schedule: what the pipeline gives `set_timesteps` besides the steps.
+        steps: steps of the whole schedule.
+        left_out: number of first steps that are skipped.
+        noised: whether the table must contain how the scheduler adds noise to a picture.
+        schedule: the pipeline's further arguments of `set_timesteps`.
     """
 
     steps: int
@@ -89,17 +89,17 @@ class Run:
 
 
 class Task:
-    """A kind of row: text to image, and what the others share.
+    """A kind of row; the defaults of its methods are those of text to image.
 
     Attributes:
-        name: what `Request.task` says.
-        extras: what `Request.extra` may hold.
-        uses: what of other settings it understands; see `sdbatch.fields.Declares`.
-        defaults: what the task's pipeline has where `Request` has other defaults.
-        needs_picture: whether a row without `image` is none of this task; otherwise it is text to image.
-        needs_prompt: whether its prompt must say something.
-        branches: lanes that a row takes while it is guided. The second has no text; a third has no picture either.
-        is_noised: whether a picture is noised by the sampler's scheduler.
+        name: its name in `Request.task`.
+        extras: the settings that `Request.extra` may contain.
+        uses: the other settings that it supports; see `sdbatch.fields.Declares`.
+        defaults: the defaults of the task's pipeline that differ from those of `Request`.
+        needs_picture: whether a row without `image` is an error; otherwise such a row is text to image.
+        needs_prompt: whether the prompt must not be empty.
+        branches: lanes of a row with guidance. The second has no text; a third has no picture either.
+        is_noised: whether the sampler's scheduler adds noise to a picture.
     """
 
     name = TEXT_TO_IMAGE
@@ -117,20 +117,20 @@ class Task:
         return tuple(FIELDS[extra.name] for extra in self.extras)
 
     def own_defaults(self, model: ModelInfo) -> Mapping[str, Any]:
-        """What its rows have with this model where nobody says otherwise."""
+        """The defaults of its rows with this model."""
         return {extra.name: extra.default_of(model) for extra in self.extras}
 
     def value(self, request: Request, info: ModelInfo, name: str) -> Any:
-        """The value of an extra, or its default with this model."""
+        """The row's value of an extra, or its default with this model."""
         value = request.extra.get(name)
         return next(f for f in self.extras if f.name == name).default_of(info) if value is None else value
 
     def check(self, request: Request, info: ModelInfo) -> str | None:
-        """Why the row can't be run although each of its fields is right, or None."""
+        """The reason why the row can't be run although each of its fields is valid, or None."""
         return None
 
     def size(self, request: Request, info: ModelInfo) -> tuple[int, int]:
-        """Height and width in pixels of what is decoded.
+        """Height and width in pixels of the decoded picture.
 
         Raises:
             PictureError: its picture can't be read.
@@ -138,7 +138,7 @@ class Task:
         return request.height or info.height, request.width or info.width
 
     def run(self, request: Request, info: ModelInfo) -> Run:
-        """What the row's coefficient table depends on."""
+        """The inputs of the row's coefficient table."""
         return Run(int(request.steps))
 
     def is_guided(self, request: Request, info: ModelInfo) -> bool:
@@ -146,30 +146,30 @@ class Task:
         return True
 
     def image_guidance(self, request: Request, info: ModelInfo) -> float:
-        """The guidance scale between a row's third branch and its second."""
+        """The guidance scale from a row's third branch to its second."""
         return 1.0
 
     def needs(self, request: Request, info: ModelInfo) -> list[Need]:
-        """The pictures to be encoded for the row."""
+        """The pictures to encode for the row."""
         return []
 
     def start(self, request: Request, info: ModelInfo, table: Table, encoded: list[Any], draw: Draw) -> Start:
-        """How the row starts.
+        """The row's start.
 
         Args:
-            encoded: what the encoders made of `needs`.
-            draw: the next N(0, I) of the row's generator, in the latents' shape or the one given, on the device. The
-                order of draws is diffusers'.
+            encoded: the encodings of `needs`.
+            draw: returns the next N(0, I) of the row's generator, in the latents' shape or the given one, on the
+                device. The order of draws is that of diffusers.
 
         Raises:
-            PictureError: its pictures can't be used for this.
+            PictureError: its pictures can't be used.
         """
         return Start(draw() * table.init_noise_sigma)
 
     def finish(self, request: Request, info: ModelInfo, pixels: np.ndarray) -> np.ndarray:
-        """What comes out, uint8 (H, W, 3), of what was decoded.
+        """The result, uint8 (H, W, 3), from the decoded picture.
 
         Raises:
-            PictureError: its pictures can't be read any more.
+            PictureError: its pictures can no longer be read.
         """
         return pixels

@@ -12,9 +12,9 @@ __all__ = ["TextToImage"]
 
 
 class TextToImage(Task):
-    """What StableDiffusionPipeline and its kin make of a prompt.
+    """The task of StableDiffusionPipeline and its equivalents: a prompt.
 
-    A row with a ControlNet has the size of its control image, unless it says another, as in diffusers' pipelines.
+    As in diffusers' pipelines, a row with a ControlNet has the size of its control image unless it gives another one.
     """
 
     def size(self, request: Request, info: ModelInfo) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Upscaling: a row makes a picture of four times the height and width of the one that it is given."""
+"""Upscaling: the result has four times the height and width of the row's picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Upscaling"]
 
 
 class Upscaling(Task):
-    """What StableDiffusionUpscalePipeline makes of a picture and a prompt."""
+    """The task of StableDiffusionUpscalePipeline: a picture and a prompt."""
 
     name = "upscaling"
     extras = (IMAGE, RESIZE, Extra("noise_level", "integer", 20, low=0))
@@ -30,8 +30,8 @@ class Upscaling(Task):
         if request.height is not None or request.width is not None:
             return f"upscaling takes no height and width: it makes {info.vae_scale} times those of its image"
         level = self.value(request, info, "noise_level")
-        if level > info.most_noise_level:
-            return f"noise_level {level} is more than the {info.most_noise_level} of this model"
+        if level > info.max_noise_level:
+            return f"noise_level {level} is more than the {info.max_noise_level} of this model"
         return resize_refusal(request, info, info.vae_scale)
 
     def size(self, request: Request, info: ModelInfo) -> tuple[int, int]:
@@ -42,7 +42,7 @@ class Upscaling(Task):
         return [Need("low resolution", request.extra["image"], self._given_size(request, info), covers(request))]
 
     def _given_size(self, request: Request, info: ModelInfo) -> tuple[int, int]:
-        """Of the picture that is made larger."""
+        """The size of the picture to upscale."""
         return own_size(request, info, info.vae_scale)
 
     def start(self, request: Request, info: ModelInfo, table: Table, encoded: list[Any], draw: Draw) -> Start:

@@ -1,11 +1,11 @@
 "use strict";
 
-// What nobody filters by: the search field covers the prompt, and the others name a single row.
+// Columns without a filter: the search field covers the prompt, and the others identify a single row.
 const UNFILTERED = new Set(["prompt", "key", "file_name", "sha256", "picture", "parameters", "started_from"]);
 const FIRST = ["status", "error", "sampler", "steps", "guidance_scale"];
 const LAST = ["seed", "height", "width", "model", "negative_prompt", "prompt_tokens", "prompt_truncated"];
-const MOST_CHOICES = 100;
-const MOST_NUMBER_CHOICES = 24;
+const MAX_CHOICES = 100;
+const MAX_NUMBER_CHOICES = 24;
 const OPEN_AT_FIRST = 5;
 
 /** The filter panel: one facet a column, each a list of values, a range or a text. */
@@ -70,7 +70,7 @@ function makeFacet(name, column) {
   const isNumber = (value) => typeof value === "number" || typeof value === "bigint";
   const numeric = [...values].every((value) => value === null || isNumber(value));
   const repeated = values.size <= 4 || values.size <= column.length / 2;
-  if (repeated && values.size <= (numeric ? MOST_NUMBER_CHOICES : MOST_CHOICES)) {
+  if (repeated && values.size <= (numeric ? MAX_NUMBER_CHOICES : MAX_CHOICES)) {
     return new ChoiceFacet(name, column, [...values].sort(compareChoices));
   }
   return numeric ? new RangeFacet(name, column) : new TextFacet(name, column);

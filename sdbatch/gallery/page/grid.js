@@ -1,7 +1,7 @@
 "use strict";
 
 const GAP = 16;
-const SPARE_LINES = 2; // lines of tiles kept ready above and below what is seen
+const SPARE_LINES = 2; // lines of tiles kept ready above and below the visible ones
 
 /**
  * The grid of tiles. Only those in sight (and the one with the focus) are in the document, each at its
@@ -15,7 +15,7 @@ class Grid {
     this.tiles = new Map(); // position → element
     this.current = 0; // the position that Tab reaches
     this.size = 200;
-    this.ratio = 1; // height of a picture's place over its width
+    this.ratio = 1; // height of a picture's cell divided by its width
     this.captionHeight = 0;
 
     const soon = inNextFrame(() => this.render());
@@ -37,7 +37,7 @@ class Grid {
     this.layout();
   }
 
-  /** Shows `rows` when they only continue what is shown: the tiles stay. */
+  /** Shows `rows` that only extend the current ones: existing tiles stay. */
   extend(rows) {
     this.rows = rows;
     this.layout();
@@ -72,7 +72,7 @@ class Grid {
     const end = Math.min(this.rows.length, lastLine * this.perLine);
 
     for (const [position, tile] of this.tiles) {
-      // The focus must not get lost because its tile is scrolled away.
+      // The focus must not be lost when its tile is scrolled away.
       const kept = position < this.rows.length && (position === this.current || (position >= first && position < end));
       if (!kept) this.discard(position, tile);
     }
@@ -99,7 +99,7 @@ class Grid {
   }
 
   discard(position, tile) {
-    tile.querySelector("img")?.removeAttribute("src"); // stops a download that nobody will see
+    tile.querySelector("img")?.removeAttribute("src"); // stops a download that is no longer needed
     tile.remove();
     this.tiles.delete(position);
   }
@@ -163,7 +163,7 @@ class Grid {
   }
 }
 
-/** `act`, at most once a frame. */
+/** Calls `act` at most once per frame. */
 function inNextFrame(act) {
   let waiting = false;
   return () => {

@@ -1,12 +1,12 @@
 "use strict";
 
-const PHONE_SIZE = 150; // two pictures beside each other
+const PHONE_SIZE = 150; // two pictures side by side
 const SETTINGS = ["sampler", "steps", "guidance_scale"];
 const UNSORTED = new Set(["file_name", "sha256", "picture", "parameters", "started_from"]);
 
 const $ = (id) => document.getElementById(id);
 const table = new Table();
-const folded = []; // the prompts as they are searched
+const folded = []; // the prompts in the form used for searching
 const grid = new Grid($("grid"), makeTile, openAt);
 const filters = new Filters($("facets"), table, update);
 const viewer = new Viewer($("viewer"), table, onViewerClosed);
@@ -33,7 +33,7 @@ function loadRows(index, files) {
   const script = make("script", { src: `data/rows-${index}.js` });
   script.onload = () => loadRows(index + 1, files);
   script.onerror = () => {
-    $("subtitle").textContent += ` · data/rows-${index}.js can't be read: make the gallery anew`;
+    $("subtitle").textContent += ` · data/rows-${index}.js can't be read: create the gallery again`;
     onLoaded();
   };
   document.body.append(script);
@@ -181,7 +181,7 @@ function setTheme(theme) {
   try {
     localStorage.setItem("sdbatch-theme", theme);
   } catch {
-    // Some browsers keep nothing for pages from a disk: the choice then lasts until the page is closed.
+    // Some browsers store nothing for pages from a disk: the choice then lasts until the page is closed.
   }
 }
 

@@ -47,7 +47,7 @@ function compare(a, b) {
   return a < b ? -1 : a > b ? 1 : 0; // numbers and big integers compare with each other
 }
 
-/** A test for text: all words must occur, "quoted phrases" as they stand, and no -word. Case and accents don't count. */
+/** A test for text: all words must occur, "quoted phrases" literally, and no -word. Case and accents are ignored. */
 function textMatcher(query) {
   const terms = [...query.matchAll(/(-?)(?:"([^"]+)"?|(\S+))/g)].map(([, minus, phrase, word]) => ({
     text: fold(phrase ?? word),

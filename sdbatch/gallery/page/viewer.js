@@ -1,8 +1,8 @@
 "use strict";
 
-const UNLISTED = new Set(["prompt", "picture", "parameters", "started_from"]); // shown in a way of their own
+const UNLISTED = new Set(["prompt", "picture", "parameters", "started_from"]); // shown separately
 const COPIED_MS = 1600;
-const SMALL = 160; // a picture of so few pixels a side shows each of them, rather than a blur
+const SMALL = 160; // smaller pictures are enlarged with sharp pixels rather than blurred
 
 /** One picture, large, with all that is known about it. */
 class Viewer {
@@ -60,7 +60,7 @@ class Viewer {
     parts["viewer-reason"].hidden = picture !== null;
     parts["viewer-reason"].replaceChildren(
       make("strong", { textContent: "No picture" }),
-      make("span", { textContent: value("error") ?? "The reason isn't known.", dir: "auto" }),
+      make("span", { textContent: value("error") ?? "The reason is unknown.", dir: "auto" }),
     );
 
     const input = value("started_from");
@@ -75,7 +75,7 @@ class Viewer {
     parts["viewer-file"].href = picture ?? "";
     parts["viewer-place"].textContent = `${count(position + 1)} of ${count(this.rows.length)}`;
     parts["viewer-facts"].replaceChildren(...this.facts());
-    // Not really disabled: a button that loses the focus would take the arrow keys with it.
+    // Not disabled with the attribute: a button that loses the focus would disable the arrow keys.
     parts.previous.ariaDisabled = String(position === 0);
     parts.next.ariaDisabled = String(position === this.rows.length - 1);
     history.replaceState(null, "", `#${value("key")}`);
@@ -138,7 +138,7 @@ async function copyText(text) {
     await navigator.clipboard.writeText(text);
   } catch {
     const area = make("textarea", { value: text, className: "hidden" });
-    // In the open dialog: what is outside a modal dialog can't be selected.
+    // In the open dialog: text outside of a modal dialog can't be selected.
     (document.querySelector("dialog[open]") ?? document.body).append(area);
     area.select();
     document.execCommand("copy");
