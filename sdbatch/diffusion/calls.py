@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers.call_counts import COMMON_FAMILIES, calls_per_step, known_calls
 from sdbatch.diffusion.samplers.catalogue import resolve
 from sdbatch.diffusion.tasks import task_of
+from sdbatch.errors import PictureError
 
 if TYPE_CHECKING:
     from sdbatch.diffusion.model_tables import ModelTables
@@ -47,9 +49,18 @@ def net_calls(request: Request, info: ModelInfo) -> int:
 def _calls(request: Request, info: ModelInfo, compiled: bool) -> int:
     calls = _known_calls(request, info)
     if calls is None:
-        tables = _tables(info)
+        tables, request = _tables(info), _sized(request, info)
         calls = tables.table(request).calls if compiled else tables.count_calls(request)
     return calls
+
+
+def _sized(request: Request, info: ModelInfo) -> Request:
+    """The row with the model's own size, if only a picture that nobody has read says its size: calls depend on none."""
+    try:
+        task_of(request).size(request, info)
+    except PictureError:
+        return replace(request, height=info.height, width=info.width)
+    return request
 
 
 def needs_table(request: Request, info: ModelInfo) -> bool:

@@ -29,7 +29,7 @@ def compile_run(scheduler, run: Run) -> Table:
     """
     if not run.noised:
         return compile_table(scheduler, run.steps, **dict(run.schedule))
-    if not hasattr(scheduler, "add_noise"):
+    if not (hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")):
         name = type(scheduler).__name__
         raise SamplerError(f"{name} can't add noise to a picture, so rows can't start from one with it")
     if run.left_out >= run.steps:
@@ -69,14 +69,20 @@ def _cut(scheduler, begin: int) -> _Cut:
 
 
 def _noising(scheduler: _Cut, run: Run) -> np.ndarray:
-    """The factors of a picture and of noise in `add_noise` at the start and after each call: float64 (calls + 1, 2).
+    """The factors of a picture and of noise at the start and after each call: float64 (calls + 1, 2).
 
-    They may depend on the scheduler's state, not only on the timestep."""
+    Those of `add_noise`, or of `scale_noise` in schedulers for flow matching. They may depend on the scheduler's state,
+    not only on the timestep."""
     generator = torch.Generator().manual_seed(0)
     one, zero = (torch.full((1, 1, 1, 1), value, dtype=torch.float64) for value in (1.0, 0.0))
 
+    def noised(picture: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> float:
+        if hasattr(scheduler, "scale_noise"):
+            return float(scheduler.scale_noise(picture, timesteps, noise))
+        return float(scheduler.add_noise(picture, noise, timesteps))
+
     def factors(timesteps: torch.Tensor) -> tuple[float, float]:
-        return float(scheduler.add_noise(one, zero, timesteps)), float(scheduler.add_noise(zero, one, timesteps))
+        return noised(one, zero, timesteps), noised(zero, one, timesteps)
 
     with quiet():
         timesteps = start(scheduler, run.steps, **dict(run.schedule))

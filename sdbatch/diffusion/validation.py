@@ -7,7 +7,7 @@ import operator
 from typing import Any
 
 from sdbatch.diffusion.adapters.lora_rows import Loras
-from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.declarations import fields_of
 from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.request import COMMON, Request
@@ -24,6 +24,8 @@ OPTIONAL = ("negative_prompt", "guidance_rescale", "guidance_start", "guidance_s
 MAX_AREA_FACTOR = 16
 MAX_AREA_FLOOR = 1024 * 1024
 WITHOUT_ADD_NOISE = ("IPNDMScheduler",)
+# Pipelines of models for flow matching call `scale_noise`, which only schedulers of these names have.
+WITH_SCALE_NOISE = "FlowMatch"
 
 
 def validate(request: Request, info: ModelInfo) -> str | None:
@@ -110,13 +112,14 @@ def _size(request: Request, info: ModelInfo) -> str | None:
             return f"{name} must be at least {info.size_multiple}, not {pixels}"
         if pixels % info.size_multiple:
             return f"{name} must be a multiple of {info.size_multiple}, not {pixels}"
-        if info.max_side is not None and pixels > info.max_side:
-            return f"{name} must be at most {info.max_side}, not {pixels}"
     return check_area(height, width, info)
 
 
 def check_area(height: int, width: int, info: ModelInfo) -> str | None:
     """The reason why pictures of this size are too large for the model, or None if they are not."""
+    for name, pixels in (("height", height), ("width", width)):
+        if info.max_side is not None and pixels > info.max_side:
+            return f"{name} must be at most {info.max_side}, not {pixels}"
     most = max(MAX_AREA_FACTOR * info.height * info.width, MAX_AREA_FLOOR)
     if height * width > most:
         return f"{height}x{width} is too large: this model takes at most {most:,} pixels"
@@ -173,9 +176,17 @@ def _possible(request: Request, info: ModelInfo) -> str | None:
         if not has_image and request.task in info.tasks:
             return f"{request.task} with this model needs an image"
         return f"this model is not made for {task.name}, but for {', '.join(info.tasks)}"
-    if task.is_noised and EVERY_SAMPLER[resolve(request.sampler)].scheduler in WITHOUT_ADD_NOISE:
+    if task.is_noised and not _adds_noise(resolve(request.sampler), info):
         return f"sampler {resolve(request.sampler)} can't add noise to a picture, which {task.name} needs"
     return task.check(request, info)
+
+
+def _adds_noise(sampler: str, info: ModelInfo) -> bool:
+    """Whether the pipeline of a task that starts from a picture can have the sampler's scheduler noise it."""
+    scheduler = EVERY_SAMPLER[sampler].scheduler
+    if info.prediction_type == FLOW:
+        return scheduler.startswith(WITH_SCALE_NOISE)
+    return scheduler not in WITHOUT_ADD_NOISE
 
 
 def _integer(value: Any) -> int | None:

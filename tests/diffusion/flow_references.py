@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 import torch
 from diffusers import (
     DEISMultistepScheduler,
@@ -23,8 +26,10 @@ from diffusers.utils import logging
 
 from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.models.inspection import inspect_model
+from sdbatch.diffusion.pictures.picture import Picture
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers.coefficients import build_scheduler
+from tests.diffusion.picture_rows import photo
 
 SOLVER = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "final_sigmas_type": "zero"}
 SCHEDULERS = {
@@ -48,6 +53,9 @@ PROMPTS = [
 ]
 SIZES = [(64, 64), (96, 64), (64, 128)]
 
+# None: what the pipeline has where nobody says otherwise.
+STRENGTHS = (0.2, 0.5, 0.75, 1.0, None)
+
 Arguments = Callable[[Request], Mapping[str, object]]
 
 
@@ -68,33 +76,71 @@ def rows(samplers, guidance_scales, steps=(2, 5, 8), negative=True, sizes=SIZES,
     ]
 
 
+def from_pictures(requests: list[Request]) -> list[Request]:
+    """The same rows, three of four of them from pictures, whose size one of them takes over."""
+    made = []
+    strengths = itertools.cycle(STRENGTHS)
+    for i, request in enumerate(requests):
+        extra = dict(request.extra)
+        if i % 4 != 3:
+            extra["image"] = Picture(photo(70 + 8 * (i % 2), 100, seed=i))
+            if (strength := next(strengths)) is not None:
+                extra["strength"] = strength
+        size = {"height": None, "width": None} if i % 4 == 1 else {}
+        made.append(dataclasses.replace(request, task="image-to-image", extra=extra, **size))
+    return made
+
+
 class Reference:
     """diffusers' pipeline on a checkpoint, one request at a time.
 
     Args:
         arguments: what the pipeline is called with, besides what every pipeline takes.
+        from_picture: the class of the pipeline for rows with pictures.
     """
 
-    def __init__(self, folder: Path, arguments: Arguments, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        folder: Path,
+        arguments: Arguments,
+        dtype: torch.dtype = torch.float32,
+        from_picture: type[DiffusionPipeline] | None = None,
+    ):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         self.pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype)
         self.pipeline.set_progress_bar_config(disable=True)
+        self._from_picture = from_picture and from_picture(
+            **{name: part for name, part in self.pipeline.components.items() if part is not None}
+        )
         self._config = dict(self.pipeline.scheduler.config)
         self._arguments = arguments
 
     def pixels(self, request: Request) -> np.ndarray:
         """uint8 (H, W, 3)."""
         generator = torch.Generator("cpu").manual_seed(request.seed)
-        self.pipeline.scheduler = self._scheduler(request.sampler, generator)
-        images = self.pipeline(
+        extra = dict(request.extra)
+        pipeline, picture = self.pipeline, extra.pop("image", None)
+        strength = {"strength": extra.pop("strength")} if "strength" in extra else {}
+        options = {**self._arguments(dataclasses.replace(request, extra=extra)), **strength}
+        height, width = request.height, request.width
+        if picture is not None:
+            pipeline, image = self._from_picture, picture.load()
+            pipeline.set_progress_bar_config(disable=True)
+            if height is None:
+                height, width = image.height // 16 * 16, image.width // 16 * 16
+            else:
+                image = PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.LANCZOS)
+            options["image"] = image
+        pipeline.scheduler = self._scheduler(request.sampler, generator)
+        images = pipeline(
             prompt=request.prompt,
             num_inference_steps=request.steps,
-            height=request.height,
-            width=request.width,
+            height=height,
+            width=width,
             generator=generator,
             output_type="pt",
-            **self._arguments(request),
+            **options,
         ).images
         return (images[0].float() * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
 
@@ -122,9 +168,11 @@ def engine(folder: Path, lanes: int = 6, **options) -> Engine:
     return Engine(dataclasses.replace(inspect_model(folder), height=64, width=64), lanes=lanes, **options)
 
 
-def assert_same_pictures(folder: Path, requests: list[Request], arguments: Arguments) -> None:
+def assert_same_pictures(
+    folder: Path, requests: list[Request], arguments: Arguments, from_picture: type[DiffusionPipeline] | None = None
+) -> None:
     """At most 2 of 255 from the pipeline in one mixed batch; the same bytes alone, and in any company."""
-    reference = Reference(folder, arguments)
+    reference = Reference(folder, arguments, from_picture=from_picture)
     made = engine(folder)
     images = list(made.generate(requests))
     assert [image.error for image in images] == [None] * len(requests)

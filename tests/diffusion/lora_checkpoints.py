@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -78,6 +79,24 @@ def build_loras(folder: Path, checkpoint: Path) -> Mapping[str, Path]:
     return {name: build_lora(folder / f"{name}.safetensors", checkpoint, **own) for name, own in options.items()}
 
 
+def build_transformer_loras(folder: Path, checkpoint: Path, *, kohya: bool) -> Mapping[str, Path]:
+    """Three files for a diffusion transformer, of different ranks and layers; one in kohya's names, if so wished."""
+    found = {}
+    plain = DiffusionPipeline.from_pretrained(checkpoint).transformer
+    for seed, (name, rank, whole) in enumerate((("attention", 4, False), ("everything", 8, True), ("wide", 24, False))):
+        transformer = copy.deepcopy(plain)
+        linear = [own for own, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
+        targets = linear if whole else [own for own in linear if "attn" in own or "attention" in own]
+        transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank / 2 if whole else rank, target_modules=targets), "x")
+        _randomise(transformer, seed, 0.6 if whole else 1.2)
+        tensors = (
+            _kohya(transformer, "transformer", "lora_unet_") if kohya and whole else _peft(transformer, "transformer")
+        )
+        found[name] = folder / f"{name}.safetensors"
+        save_file(tensors, found[name])
+    return found
+
+
 def _randomise(network: torch.nn.Module, seed: int, gain: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
@@ -103,7 +122,7 @@ def _peft(network: torch.nn.Module, part: str) -> dict[str, torch.Tensor]:
 def _kohya(network: torch.nn.Module, part: str, prefix: str) -> dict[str, torch.Tensor]:
     found = {}
     for name, module in _adapted(network).items():
-        full = name if part == "unet" or name.startswith("text_model") else f"text_model.{name}"
+        full = name if part in ("unet", "transformer") or name.startswith("text_model") else f"text_model.{name}"
         own = prefix + full.replace(".", "_")
         found[f"{own}.lora_down.weight"] = module.lora_A["x"].weight.detach().contiguous().clone()
         found[f"{own}.lora_up.weight"] = module.lora_B["x"].weight.detach().contiguous().clone()

@@ -5,12 +5,21 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import diffusers
 import flow_checkpoints
 import pytest
-from flow_references import assert_no_farther_in_bf16, assert_same_pictures, engine, rows
+from diffusers import FluxImg2ImgPipeline
+from flow_references import assert_no_farther_in_bf16, assert_same_pictures, engine, from_pictures, rows
+from picture_rows import photo
 
+from sdbatch.diffusion.calls import lane_calls
+from sdbatch.diffusion.families.flow import EULER
 from sdbatch.diffusion.models.inspection import inspect_model
+from sdbatch.diffusion.pictures.picture import Picture
 from sdbatch.diffusion.request import Request
+from sdbatch.diffusion.samplers.catalogue import EVERY_SAMPLER
+from sdbatch.diffusion.validation import validate
+from sdbatch.prompts.picture_cells import unread
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +42,36 @@ def test_dev_makes_the_pipelines_pictures(dev):
     for i in (0, 2, 3, 6):
         requests[i] = dataclasses.replace(requests[i], extra={"true_cfg_scale": 2.0 + i})
     assert_same_pictures(dev, requests, arguments)
+
+
+def test_dev_from_pictures(dev):
+    requests = from_pictures(rows(EULER, (3.5, 7.0), steps=(3, 5)))
+    for i in (0, 2, 3, 6):
+        requests[i] = dataclasses.replace(requests[i], extra={**requests[i].extra, "true_cfg_scale": 2.0 + i})
+    assert_same_pictures(dev, requests, arguments, from_picture=FluxImg2ImgPipeline)
+
+
+def test_a_picture_is_noised_by_schedulers_that_its_pipeline_can_use(dev):
+    info = inspect_model(dev)
+    extra = {"image": Picture(photo(64, 64, seed=1))}
+    for sampler in info.samplers:
+        request = Request("a red fox", sampler=sampler, task="image-to-image", extra=extra)
+        can_noise = hasattr(getattr(diffusers, EVERY_SAMPLER[sampler].scheduler), "scale_noise")
+        assert (validate(request, info) is None) is can_noise, sampler
+        assert validate(dataclasses.replace(request, extra={}), info) is None
+    reason = validate(Request("a", sampler="flow_unipc", task="image-to-image", extra=extra), info)
+    assert reason == "sampler flow_unipc can't add noise to a picture, which image-to-image needs"
+
+
+def test_a_plan_counts_the_calls_that_a_strength_leaves(dev):
+    info = inspect_model(dev)
+    picture = Picture(photo(64, 96, seed=1))
+    request = Request("a red fox", sampler="flow_euler", steps=8, task="image-to-image", extra={"image": picture})
+    for strength, calls in ((0.2, 2), (0.5, 4), (0.75, 6), (1.0, 8), (None, 5)):
+        asked = dataclasses.replace(request, extra={**request.extra, "strength": strength})
+        assert lane_calls(asked, info) == lane_calls(unread(asked, ["image"]), info) == calls
+    reason = validate(dataclasses.replace(request, extra={**request.extra, "strength": 0.0}), info)
+    assert reason == "strength 0 of 8 steps leaves no step"
 
 
 def test_dev_in_bf16(dev):

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import flow_checkpoints
 import pytest
-from flow_references import assert_same_pictures, rows
+from diffusers import QwenImageImg2ImgPipeline
+from flow_references import assert_same_pictures, from_pictures, rows
 
 from sdbatch.diffusion.calls import lane_calls
+from sdbatch.diffusion.families.flow import EULER
 from sdbatch.diffusion.models.inspection import inspect_model
 from sdbatch.diffusion.request import Request
 from sdbatch.errors import SamplerError
@@ -25,6 +27,11 @@ def arguments(request: Request) -> dict:
 
 def test_it_makes_the_pipelines_pictures(qwen):
     assert_same_pictures(qwen, rows(inspect_model(qwen).samplers, (4.0, 1.0, 2.5)), arguments)
+
+
+def test_it_starts_from_pictures(qwen):
+    requests = from_pictures(rows(EULER, (4.0, 1.0), steps=(3, 5)))
+    assert_same_pictures(qwen, requests, arguments, from_picture=QwenImageImg2ImgPipeline)
 
 
 def test_guidance_needs_a_negative_prompt(qwen):

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import flow_checkpoints
 import pytest
-from flow_references import assert_same_pictures, engine, rows
+from diffusers import ZImageImg2ImgPipeline
+from flow_references import assert_same_pictures, engine, from_pictures, rows
+from picture_rows import photo
 
+from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.models.inspection import inspect_model
+from sdbatch.diffusion.pictures.picture import Picture
 from sdbatch.diffusion.request import Request
 
 
@@ -28,6 +32,27 @@ def test_it_makes_the_pipelines_pictures(z_image):
     for i, extra in ((0, {"cfg_normalization": 1.0}), (4, {"cfg_truncation": 0.6}), (5, {"cfg_normalization": 0.9})):
         requests[i] = dataclasses.replace(requests[i], extra=extra)
     assert_same_pictures(z_image, requests, arguments)
+
+
+def test_it_starts_from_pictures(z_image):
+    requests = from_pictures(rows(inspect_model(z_image).samplers, (4.0, 0.0), steps=(3, 5)))[:9]
+    for i, extra in ((0, {"cfg_normalization": 1.0}), (4, {"cfg_truncation": 0.6})):
+        requests[i] = dataclasses.replace(requests[i], extra={**requests[i].extra, **extra})
+    assert_same_pictures(z_image, requests, arguments, from_picture=ZImageImg2ImgPipeline)
+
+
+def test_a_picture_is_no_larger_than_its_places(z_image):
+    info = dataclasses.replace(inspect_model(z_image), max_side=96)
+    made = Engine(dataclasses.replace(info, height=64, width=64), lanes=2)
+    wide = Request(
+        "a red fox",
+        sampler="flow_euler",
+        steps=1,
+        task="image-to-image",
+        extra={"image": Picture(photo(64, 128, seed=1))},
+    )
+    (image,) = made.generate([wide])
+    assert image.error == "width must be at most 96, not 128"
 
 
 def test_rows_share_a_pass_with_texts_of_their_own_length_class(z_image):

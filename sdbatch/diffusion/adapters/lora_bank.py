@@ -97,7 +97,7 @@ class LoraBank:
         for name, tensor in ((lora.down, down), (lora.up, up), (lora.alpha or "alpha", scale)):
             if not tensor.isfinite().all():
                 raise AdapterError(f"{path}: {name} holds numbers that are not finite in {str(self._dtype)[6:]}")
-        return Factors(down, up.flatten(1), float(scale))
+        return Factors(down, up.flatten(1)[slice(*lora.outputs or (None,))], float(scale))
 
 
 def _size(layers: Iterable[Factors]) -> int:

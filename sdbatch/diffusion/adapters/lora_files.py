@@ -1,7 +1,6 @@
 """Reads the headers of LoRA files: which layers of a model a file changes, or why it is rejected.
 
-A header is eight bytes and JSON. Nothing here reads a tensor or imports torch, so that a plan can check every file of
-a table. Files are untrusted: the safetensors format is checked completely (offsets, sizes, shapes).
+Nothing here reads a tensor or imports torch, so that a plan can look at every file of a table.
 """
 
 from __future__ import annotations
@@ -9,22 +8,21 @@ from __future__ import annotations
 import json
 import math
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, BinaryIO
 
-from sdbatch.diffusion.adapters.lora_names import Layer, Layers, layer_names, model_layers
+from sdbatch.diffusion.adapters.lora_names import DENOISERS, Layer, Layers, joined_names, layer_names, model_layers
+from sdbatch.diffusion.adapters.safetensors_header import HeaderTensor, Refused, read_tensors
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.checkpoints.weights import read_headers
 from sdbatch.errors import AdapterError
 
 __all__ = ["LoraHeader", "LoraLayer", "LoraModel", "lora_model", "read_lora_header"]
 
-MAX_HEADER_BYTES, MAX_RANK = 16 << 20, 512
-SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1}
+MAX_RANK = 512
 FLOATS = ("F64", "F32", "F16", "BF16")
-PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 # The text width of a model's cross-attention, and the name of such models.
 BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 # Parts of tensor names that identify other kinds of adapters.
@@ -37,11 +35,22 @@ OTHER_KINDS = {
     "oft_": "OFT",
     ".diff.": "a full difference of weights",
     ".diff_b.": "a full difference of weights",
-    "lora_transformer": "a LoRA of a transformer model",
-    "transformer.": "a LoRA of a transformer model",
-    "double_blocks": "a LoRA of FLUX",
     "motion_modules": "a LoRA of AnimateDiff",
     "lora_controlnet": "a Control-LoRA",
+}
+# The same of models that have a UNet, and of those that have a transformer.
+FOR_OTHER_MODELS = {
+    "unet": {
+        "lora_transformer": "a LoRA of a transformer model",
+        "transformer.": "a LoRA of a transformer model",
+        "double_blocks": "a LoRA of FLUX",
+    },
+    "transformer": {
+        "down_blocks": "a LoRA of a UNet",
+        "input_blocks": "a LoRA of a UNet",
+        "lora_te": "a LoRA that changes a text encoder of a transformer model",
+        "text_encoder": "a LoRA that changes a text encoder of a transformer model",
+    },
 }
 DOWN, UP = "down", "up"
 # A layer's two halves by the suffixes of their names, then the suffix of the layer's own name.
@@ -65,6 +74,7 @@ class LoraLayer:
         rank: the rank of both.
         alpha: the name of the tensor that holds it, or the number itself; None if it equals the rank.
         rank_stabilised: whether the divisor is the square root of the rank (rsLoRA).
+        outputs: the rows of `up` that belong to this layer, as start and end; None for all.
     """
 
     down: str
@@ -72,6 +82,7 @@ class LoraLayer:
     rank: int
     alpha: str | float | None = None
     rank_stabilised: bool = False
+    outputs: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,13 @@ class LoraModel:
     def __init__(self, layers: Layers, title: str):
         self.layers = layers
         self.title = title
-        self.names = layer_names(layers)
+        single = {name: (layer,) for name, layer in layer_names(layers).items()}
+        self.names: Mapping[str, tuple[Layer, ...]] = single | joined_names(layers)
+
+    @property
+    def denoiser(self) -> str:
+        """The part whose layers a pass multiplies by: "unet" or "transformer"."""
+        return next((part for part, _ in self.layers if part in DENOISERS), DENOISERS[0])
 
     @property
     def text_width(self) -> int | None:
@@ -123,66 +140,16 @@ def read_lora_header(file: BinaryIO, size: int, path: str, model: LoraModel) -> 
         AdapterError: it is not a LoRA for this model; the message names the file, the layer and the reason.
     """
     try:
-        tensors, metadata = _tensors(file, size)
+        tensors, metadata = read_tensors(file, size)
         return LoraHeader(_Reader(tensors, metadata, model).layers())
-    except _Refused as refused:
+    except Refused as refused:
         raise AdapterError(f"{path}: {refused}") from refused
-
-
-class _Refused(Exception):
-    pass
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def _tensors(file: BinaryIO, size: int) -> tuple[dict[str, _Tensor], dict[str, Any]]:
-    """All tensors of a safetensors file, whose bytes must fill it without gaps; and the file's metadata."""
-    start = file.read(8)
-    if start.startswith(PICKLES):
-        raise _Refused("is a pickle, which can run code when it is loaded; convert it to safetensors")
-    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-        raise _Refused("is not a safetensors file, or is truncated")
-    try:
-        header = json.loads(file.read(length))
-    except (ValueError, RecursionError) as error:
-        raise _Refused("is not a safetensors file: its header is not JSON") from error
-    if not isinstance(header, dict):
-        raise _Refused("is not a safetensors file: its header is not an object")
-    metadata = header.pop("__metadata__", None)
-    tensors = {name: _tensor(name, entry) for name, entry in header.items()}
-    end = 0
-    for name, (tensor, (first, last)) in sorted(tensors.items(), key=lambda item: item[1][1]):
-        if first != end or last - first != math.prod(tensor.shape) * SIZES[tensor.dtype]:
-            raise _Refused(f"is damaged: {name} is not where the header says")
-        end = last
-    if end != size - 8 - length:
-        raise _Refused("is shorter or longer than its header says")
-    return {name: tensor for name, (tensor, _) in tensors.items()}, metadata if isinstance(metadata, dict) else {}
-
-
-def _tensor(name: str, entry: Any) -> tuple[_Tensor, tuple[int, int]]:
-    entry = entry if isinstance(entry, dict) else {}
-    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if not (_is_whole_numbers(shape) and _is_whole_numbers(offsets) and len(offsets) == 2 and isinstance(dtype, str)):
-        raise _Refused(f"is damaged: the header's entry of {name} describes no valid tensor")
-    if dtype not in SIZES:
-        raise _Refused(f"{name} holds {dtype}; expected floating-point numbers")
-    return _Tensor(dtype, tuple(shape)), (offsets[0], offsets[1])
-
-
-def _is_whole_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(type(number) is int and 0 <= number < 2**63 for number in value)
 
 
 class _Reader:
     """Matches the tensors of one file with the layers of a model."""
 
-    def __init__(self, tensors: Mapping[str, _Tensor], metadata: Mapping[str, Any], model: LoraModel):
+    def __init__(self, tensors: Mapping[str, HeaderTensor], metadata: Mapping[str, Any], model: LoraModel):
         self._tensors = tensors
         self._model = model
         self._configs = _adapter_configs(metadata)
@@ -195,52 +162,62 @@ class _Reader:
         self._refuse_other_bases([(own, self._tensors[name].shape) for name, own, half, _ in halves if half == DOWN])
         for name, own, half, other in halves:
             if other not in self._tensors:
-                raise _Refused(f"layer {own}: {other} is missing")
+                raise Refused(f"layer {own}: {other} is missing")
             if half == UP:
                 continue
-            layer, lora = self._layer(own, name, other)
-            if layer in found:
-                raise _Refused(f"layer {own}: appears twice, under two names")
-            found[layer] = lora
+            for layer, lora in self._layers(own, name, other):
+                if layer in found:
+                    raise Refused(f"layer {own}: appears twice, under two names")
+                found[layer] = lora
             left -= {name, other, f"{own}.alpha"}
         if left:
-            raise _Refused(f"{min(left)} is not part of any kind of LoRA that sdbatch knows")
+            raise Refused(f"{min(left)} is not part of any kind of LoRA that sdbatch knows")
         if not found:
-            raise _Refused("contains no LoRA")
+            raise Refused("contains no LoRA")
         return found
 
-    def _layer(self, own: str, down: str, up: str) -> tuple[Layer, LoraLayer]:
-        layer = self._model.names.get(own)
-        if layer is None:
-            raise _Refused(f"layer {own}: {self._model.title} has no such layer, or a LoRA can't change it")
-        first, second, weight = self._tensors[down], self._tensors[up], self._model.layers[layer]
+    def _layers(self, own: str, down: str, up: str) -> list[tuple[Layer, LoraLayer]]:
+        """The layers that a pair of tensors changes: one, or several that the file names as one."""
+        layers = self._model.names.get(own)
+        if layers is None:
+            raise Refused(f"layer {own}: {self._model.title} has no such layer, or a LoRA can't change it")
+        first, second, weights = self._tensors[down], self._tensors[up], [self._model.layers[one] for one in layers]
+        weight = (sum(shape[0] for shape in weights), *weights[0][1:])
         for tensor in (first, second):
             if tensor.dtype not in FLOATS:
-                raise _Refused(f"layer {own}: holds {tensor.dtype}; expected floating-point numbers")
+                raise Refused(f"layer {own}: holds {tensor.dtype}; expected floating-point numbers")
         rank = first.shape[0] if first.shape else 0
         if len(second.shape) < 2 or second.shape[1] != rank or not 1 <= rank <= MAX_RANK:
             ranks = f"{rank} and {second.shape[1] if len(second.shape) > 1 else 0}"
-            raise _Refused(f"layer {own}: has the ranks {ranks}; expected two equal ranks from 1 to {MAX_RANK}")
+            raise Refused(f"layer {own}: has the ranks {ranks}; expected two equal ranks from 1 to {MAX_RANK}")
         if not _fits(first.shape[1:], second.shape, weight):
             shapes = f"{_shown(first.shape)} and {_shown(second.shape)}"
-            raise _Refused(f"layer {own}: {shapes} do not fit the layer, which is {_shown(weight)}")
-        return layer, LoraLayer(down, up, rank, *self._alpha(own, layer))
+            raise Refused(f"layer {own}: {shapes} do not fit the layer, which is {_shown(weight)}")
+        if len(layers) == 1:
+            return [(layers[0], LoraLayer(down, up, rank, *self._alpha(own, layers[0])))]
+        ends = list(accumulate(shape[0] for shape in weights))
+        parts = zip(layers, [0, *ends], ends, strict=False)
+        return [
+            (layer, LoraLayer(down, up, rank, *self._alpha(own, layer), outputs=(start, end)))
+            for layer, start, end in parts
+        ]
 
     def _alpha(self, own: str, layer: Layer) -> tuple[str | float | None, bool]:
         """A layer's alpha: the file's tensor, otherwise the value in its metadata."""
         name = f"{own}.alpha"
         if name in self._tensors:
             if math.prod(self._tensors[name].shape) != 1:
-                raise _Refused(f"layer {own}: its alpha is not a single number")
+                raise Refused(f"layer {own}: its alpha is not a single number")
             return name, False
         config = self._configs.get(layer[0])
         return (None, False) if config is None else (config.alpha(layer[1]), config.rank_stabilised)
 
     def _refuse_other_kinds(self) -> None:
+        kinds = OTHER_KINDS | FOR_OTHER_MODELS[self._model.denoiser]
         for name in self._tensors:
-            for mark, kind in OTHER_KINDS.items():
+            for mark, kind in kinds.items():
                 if mark in f"{name}.":
-                    raise _Refused(f"is {kind} ({name}), which sdbatch does not support")
+                    raise Refused(f"is {kind} ({name}), which sdbatch does not support")
 
     def _refuse_other_bases(self, downs: list[tuple[str, tuple[int, ...]]]) -> None:
         """Reject a file made for another generation, which would otherwise fail with the name of some layer."""
@@ -249,7 +226,7 @@ class _Reader:
         own_width = self._model.text_width
         if own_width is not None and (other := widths - {own_width}):
             made_for, ours = (BASES.get(width, f"a model with text width {width}") for width in (max(other), own_width))
-            raise _Refused(f"is for {made_for}; this model is {ours}")
+            raise Refused(f"is for {made_for}; this model is {ours}")
 
 
 def _split(name: str) -> tuple[str, str, str] | None:
@@ -296,21 +273,21 @@ def _adapter_configs(metadata: Mapping[str, Any]) -> dict[str, _AdapterConfig]:
     try:
         entries = json.loads(metadata[ADAPTER_METADATA]) if ADAPTER_METADATA in metadata else {}
     except (TypeError, ValueError, RecursionError) as error:
-        raise _Refused(f"its {ADAPTER_METADATA} is not JSON") from error
+        raise Refused(f"its {ADAPTER_METADATA} is not JSON") from error
     if not isinstance(entries, dict):
-        raise _Refused(f"its {ADAPTER_METADATA} is not an object")
+        raise Refused(f"its {ADAPTER_METADATA} is not an object")
     found = {}
-    for part in ("unet", "text_encoder", "text_encoder_2"):
+    for part in (*DENOISERS, "text_encoder", "text_encoder_2"):
         config = {key.removeprefix(f"{part}."): value for key, value in entries.items() if key.startswith(f"{part}.")}
         if config.get("use_dora"):
-            raise _Refused("is DoRA, which sdbatch does not support")
+            raise Refused("is DoRA, which sdbatch does not support")
         default, pattern = config.get("lora_alpha"), config.get("alpha_pattern") or {}
         if default is None and not pattern:
             continue
         if not isinstance(pattern, dict) or not all(_is_finite(n) for n in pattern.values()) or not _is_finite(default):
-            raise _Refused(f"its {ADAPTER_METADATA} has alphas that are not numbers")
+            raise Refused(f"its {ADAPTER_METADATA} has alphas that are not numbers")
         if any(re.search(r"[\\*+?()\[\]{}|$]", key) for key in pattern):
-            raise _Refused(f"its {ADAPTER_METADATA} has an alpha_pattern with regular expressions; expected names")
+            raise Refused(f"its {ADAPTER_METADATA} has an alpha_pattern with regular expressions; expected names")
         found[part] = _AdapterConfig(default, pattern, bool(config.get("use_rslora")))
     return found
 

@@ -9,6 +9,7 @@ import torch
 
 from sdbatch.diffusion.adapters.lora_bank import LoraBank
 from sdbatch.diffusion.adapters.lora_files import LoraModel
+from sdbatch.diffusion.adapters.lora_names import DENOISERS
 from sdbatch.diffusion.adapters.lora_rows import Lora
 
 __all__ = ["merge_loras"]
@@ -35,7 +36,7 @@ def merge_loras(parts: Mapping[str, Any], loras: Sequence[Lora], model: LoraMode
     for lora in loras:
         for layer, factors in bank.factors(lora.path).items():
             module = modules[layer]
-            weight = lora.weight if layer[0] == "unet" else lora.te_weight
+            weight = lora.weight if layer[0] in DENOISERS else lora.te_weight
             added = (factors.up @ factors.down.flatten(1)).view(module.weight.shape) * (factors.scale * weight)
             before = changed.get(module)
             changed[module] = (module.weight.float() if before is None else before) + added.to(module.weight.device)

@@ -1,4 +1,4 @@
-"""The names of a model's layers in LoRA files: those of diffusers and peft, of kohya, and of sgm.
+"""The names of a model's layers in LoRA files: those of diffusers and peft, of kohya, of sgm, and of ComfyUI.
 
 All names of a layer follow from its own name, so they are generated here and looked up, never parsed.
 """
@@ -8,16 +8,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-__all__ = ["Layer", "Layers", "layer_names", "model_layers"]
+from sdbatch.diffusion.adapters.flux_lora_names import flux_lora_names
+
+__all__ = ["DENOISERS", "Layer", "Layers", "joined_names", "layer_names", "model_layers"]
 
 Layer = tuple[str, str]
-"""A part of the model ("unet", "text_encoder", "text_encoder_2") and a layer's name in it, without "text_model."."""
+"""A part of the model ("unet", "transformer", "text_encoder", …) and a layer's name in it, without "text_model."."""
 Layers = Mapping[Layer, tuple[int, ...]]
 """The shapes of the weights of all layers that a LoRA may change."""
 
 # Weights that are looked up, not multiplied; and DeepFloyd's text pooling, computed once per text.
 NO_LAYERS = re.compile(r"(.*\.)?embeddings\..*|class_embedding\..*|add_embedding\.(?!linear_).*")
-KOHYA = {"unet": ("lora_unet_",), "text_encoder": ("lora_te_", "lora_te1_"), "text_encoder_2": ("lora_te2_",)}
+KOHYA = {
+    "unet": ("lora_unet_",),
+    "transformer": ("lora_unet_", "lora_transformer_"),
+    "text_encoder": ("lora_te_", "lora_te1_"),
+    "text_encoder_2": ("lora_te2_",),
+}
+DENOISERS = ("unet", "transformer")
 SGM_IN_RESNETS = {
     "conv1": "in_layers.2",
     "conv2": "out_layers.3",
@@ -36,7 +44,7 @@ SGM_IN_THE_MIDDLE = {"resnets.0": 0, "attentions.0": 1, "resnets.1": 2}
 
 
 def model_layers(shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> Layers:
-    """The linear and convolution layers of a model.
+    """The linear and convolution layers of a model; of one with a transformer, only those of the transformer.
 
     Args:
         shapes: the tensors' shapes in the weights of each part.
@@ -44,7 +52,7 @@ def model_layers(shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> Layers:
     return {
         (part, name.removesuffix(".weight").removeprefix("text_model.")): shape
         for part, tensors in shapes.items()
-        if part in KOHYA
+        if part in ({"transformer"} & shapes.keys() or KOHYA)
         for name, shape in tensors.items()
         if name.endswith(".weight") and len(shape) in (2, 4) and not NO_LAYERS.fullmatch(name)
     }
@@ -59,15 +67,24 @@ def layer_names(layers: Layers) -> dict[str, Layer]:
     return found
 
 
+def joined_names(layers: Layers) -> dict[str, tuple[Layer, ...]]:
+    """Names that a file may have for layers of which some are one to it, their outputs one after the other."""
+    own = [name for part, name in layers if part == "transformer"]
+    return {name: tuple(("transformer", part) for part in parts) for name, parts in flux_lora_names(own).items()}
+
+
 def _names(layer: Layer, blocks: Mapping[str, int]) -> Iterator[str]:
     part, name = layer
-    own = [name] if part == "unet" else [name, f"text_model.{name}"]
+    own = [name] if part in DENOISERS else [name, f"text_model.{name}"]
     for one in own:
         yield f"{part}.{one}"
         yield from (f"{prefix}{one.replace('.', '_')}" for prefix in KOHYA[part])
-    if part == "unet":
+    if part in DENOISERS:
         yield name
         yield f"base_model.model.{name}"
+    if part == "transformer":
+        yield f"diffusion_model.{name}"
+    if part == "unet":
         # In early diffusers, attention processors contained the layers.
         if re.search(r"attn\d\.to_(q|k|v|out\.0)$", name):
             block, _, projection = name.removesuffix(".0").rpartition(".")

@@ -1,14 +1,13 @@
-"""Applies the LoRAs of a model's rows: to text encoders, to the texts' keys and values, and to passes of the UNet."""
+"""Applies the LoRAs of a model's rows: to passes of the denoiser, and to what is computed once per text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 
 import torch
 
-from sdbatch.diffusion.accelerate.attention import TextProjection
 from sdbatch.diffusion.adapters.lora_bank import LoraBank
 from sdbatch.diffusion.adapters.lora_files import MAX_RANK, LoraModel
 from sdbatch.diffusion.adapters.lora_layers import Current, Gathered, lora_twin
@@ -30,47 +29,54 @@ Encoded = Mapping[str, torch.Tensor]
 
 
 class RowLoras:
-    """Applies LoRAs that differ between rows to a UNet and its text encoders.
+    """Applies LoRAs that differ between rows to a denoiser and its text encoders.
 
     Args:
         model: the layers that files may change.
-        unet: the UNet, with fused self-attention, and with the texts' keys and values from `text`.
-        text: computes the texts' keys and values.
-        encoders: the text encoders.
+        network: the denoiser; a UNet with fused self-attention.
+        like: a tensor of its device and dtype.
+        encoders: the networks that encode texts, by part of the model; the denoiser itself if it has such layers.
+        once_a_text: layers of the denoiser that depend on the text alone and run outside of passes.
 
     Attributes:
         slot_bytes: bytes for the slots of one lane set.
     """
 
     def __init__(
-        self, model: LoraModel, unet: torch.nn.Module, text: TextProjection, encoders: Sequence[torch.nn.Module]
+        self,
+        model: LoraModel,
+        network: torch.nn.Module,
+        like: torch.Tensor,
+        encoders: Mapping[str, torch.nn.Module] | None = None,
+        once_a_text: Collection[str] = (),
     ):
-        self._unet, self._text = unet, text
-        self._encoders = encoders
-        self._like = text.linear.weight
-        self.bank = LoraBank(model, self._like.dtype)
-        self._places = _places(unet, set(text.names))
-        self._in_slots = {("unet", name) for place in self._places.values() for name in place.parts}
+        self._network = network
+        self._part = model.denoiser
+        self._encoders = encoders or {}
+        self._like = like
+        self.bank = LoraBank(model, like.dtype)
+        self._places = _places(network, once_a_text)
+        self._in_slots = {(self._part, name) for place in self._places.values() for name in place.parts}
         self._ranks: dict[tuple[str, ...], tuple[int, int]] = {}
         self._current = Current()
-        self._text_currents = [Current() for _ in encoders]
+        self._text_currents = [Current() for _ in self._encoders]
         self.slot_bytes = CPU_SLOT_BYTES
         if self._like.device.type == "cuda":
             self.slot_bytes = torch.cuda.get_device_properties(self._like.device).total_memory // GPU_SLOT_SHARE
 
     @cached_property
-    def unet(self) -> torch.nn.Module:
-        """The UNet for rows with LoRAs. It shares its weights with the plain one."""
-        return lora_twin(self._unet, self._current, hooked=False)
+    def network(self) -> torch.nn.Module:
+        """The denoiser for rows with LoRAs. It shares its weights with the plain one."""
+        return lora_twin(self._network, self._current, hooked=False)
 
     @cached_property
     def _twin_encoders(self) -> list[torch.nn.Module]:
-        pairs = zip(self._encoders, self._text_currents, strict=True)
+        pairs = zip(self._encoders.values(), self._text_currents, strict=True)
         return [lora_twin(encoder, current, hooked=True) for encoder, current in pairs]
 
     @cached_property
     def _text_places(self) -> list[dict[str, Place]]:
-        return [_text_places(encoder) for encoder in self._encoders]
+        return [_text_places(encoder) for encoder in self._encoders.values()]
 
     @property
     def is_applied(self) -> bool:
@@ -97,7 +103,7 @@ class RowLoras:
     def text_key(self, request: Request) -> Hashable:
         """The LoRAs that the encoding of a row's texts depends on."""
         loras = loras_of(request)
-        return tuple(lora for lora in loras if any(part != "unet" for part, _ in self.bank.header(lora.path).layers))
+        return tuple(lora for lora in loras if any(map(self._is_in_texts, self.bank.header(lora.path).layers)))
 
     def slot_count(self, rank: int, lanes: int) -> int:
         """The maximum of different LoRAs in the lanes of a set at once."""
@@ -114,29 +120,18 @@ class RowLoras:
         Args:
             in_use: the rows of these lanes, this one included.
         """
-        loras = _by_layer([(lora, lora.weight) for lora in loras_of(request)], self.bank, "unet")
+        loras = _by_layer([(lora, lora.weight) for lora in loras_of(request)], self.bank, self._part)
         slot = slots.slot(self.key(request), {self.key(other) for other in in_use}, loras)
         return torch.tensor(slot, device=self._like.device)
 
     @contextmanager
     def applied(self, slots: LoraSlots, lanes: torch.Tensor) -> Iterator[None]:
-        """Set the slot of each lane, int64 (L,), while `unet` runs."""
+        """Set the slot of each lane, int64 (L,), while `network` runs."""
         slots.lanes, self._current.source = lanes, slots
         try:
             yield
         finally:
             slots.lanes = self._current.source = None
-
-    def keys_values(self, request: Request, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The keys and values of a row's text (tokens, dim), as from `TextProjection`, with the row's LoRAs."""
-        made = self._text(hidden_states)
-        for lora in loras_of(request):
-            factors = self.bank.factors(lora.path)
-            for name, part in self._text.names.items():
-                if (own := factors.get(("unet", name))) is not None:
-                    down, up = (tensor.to(made.device) for tensor in (own.down.flatten(1), own.up))
-                    made[:, part] += (hidden_states @ down.t() * (own.scale * lora.weight)) @ up.t()
-        return made
 
     def encode(self, texts: list[Text], encode: Callable[[list[Text], Sequence[torch.nn.Module]], Encoded]) -> Encoded:
         """Encode texts, each with its own LoRAs. Texts without LoRAs are encoded by the plain encoders.
@@ -146,11 +141,12 @@ class RowLoras:
         """
         ranks = [self._buckets(text.adapters)[1] for text in texts]
         found: list[Encoded] = [{} for _ in texts]
+        plain = list(self._encoders.values())
         if not any(ranks):
-            return encode(texts, self._encoders)
+            return encode(texts, plain)
         for rank in sorted(set(ranks)):
             # All texts are encoded at every rank, because the batch's shape must not change.
-            encoders = self._twin_encoders if rank else self._encoders
+            encoders = self._twin_encoders if rank else plain
             with self._applied_to_texts(texts, ranks, rank):
                 encoded = encode(texts, encoders)
             for i in range(len(texts)):
@@ -161,10 +157,13 @@ class RowLoras:
     @contextmanager
     def _applied_to_texts(self, texts: list[Text], ranks: list[int], rank: int) -> Iterator[None]:
         lanes = [text.adapters if own == rank else () for text, own in zip(texts, ranks, strict=True)]
-        for i, current in enumerate(self._text_currents if rank else ()):
-            part = f"text_encoder_{i + 1}" if i else "text_encoder"
-            loras = [_by_layer([(lora, lora.te_weight) for lora in lane], self.bank, part) for lane in lanes]
-            current.source = _Texts(self._text_places[i], loras, rank, self._encoders[i])
+        for i, part in enumerate(self._encoders if rank else ()):
+            of_denoiser = part == self._part
+            loras = [
+                _by_layer([(lora, lora.weight if of_denoiser else lora.te_weight) for lora in lane], self.bank, part)
+                for lane in lanes
+            ]
+            self._text_currents[i].source = _Texts(self._text_places[i], loras, rank, self._encoders[part])
         try:
             yield
         finally:
@@ -179,10 +178,14 @@ class RowLoras:
             for header in map(self.bank.header, paths):
                 for layer in header.layers:
                     sums[layer] = sums.get(layer, 0) + header.rank(layer)
-            in_unet = max((rank for layer, rank in sums.items() if layer in self._in_slots), default=0)
-            in_texts = max((rank for (part, _), rank in sums.items() if part != "unet"), default=0)
-            self._ranks[paths] = _bucket(in_unet, paths), _bucket(in_texts, paths)
+            in_passes = max((rank for layer, rank in sums.items() if layer in self._in_slots), default=0)
+            in_texts = max((rank for layer, rank in sums.items() if self._is_in_texts(layer)), default=0)
+            self._ranks[paths] = _bucket(in_passes, paths), _bucket(in_texts, paths)
         return self._ranks[paths]
+
+    def _is_in_texts(self, layer: Layer) -> bool:
+        """Whether a layer runs when texts are encoded."""
+        return layer[0] in self._encoders and layer not in self._in_slots
 
 
 class _Texts:
@@ -224,10 +227,10 @@ def _bucket(rank: int, paths: Sequence[str]) -> int:
     return next(bucket for bucket in BUCKETS if rank <= bucket)
 
 
-def _places(unet: torch.nn.Module, once_a_text: set[str]) -> dict[str, Place]:
-    """The layers that a pass of the UNet runs; the texts' keys and values are computed outside of passes."""
+def _places(network: torch.nn.Module, once_a_text: Collection[str]) -> dict[str, Place]:
+    """The layers that a pass of the denoiser runs."""
     found = {}
-    for name, module in unet.named_modules():
+    for name, module in network.named_modules():
         if name not in once_a_text and (place := _place(module, _parts(name))):
             found[name] = place
     return found
@@ -239,7 +242,7 @@ def _text_places(encoder: torch.nn.Module) -> dict[str, Place]:
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    """The model's layers that a fused layer of the UNet replaces."""
+    """The model's layers that a fused layer of the denoiser replaces."""
     block, _, own = name.rpartition(".")
     return tuple(f"{block}.{part}" for part in ("to_q", "to_k", "to_v")) if own == "to_qkv" else (name,)
 

@@ -8,7 +8,10 @@ from pathlib import Path
 
 from sdbatch.diffusion.checkpoints.weights import PartWeights
 
-__all__ = ["ModelInfo"]
+__all__ = ["FLOW", "ModelInfo"]
+
+# `prediction_type` of models that are trained by flow matching.
+FLOW = "flow_prediction"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +22,7 @@ class ModelInfo:
         name: the name that the user gave; the folder's name for a folder.
         folder: where it is in diffusers' folder format.
         family: name of its family, such as "sd" (Stable Diffusion 1.x and 2.x), "sdxl" or "flux".
-        prediction_type: the denoiser's output: "epsilon", "v_prediction", "sample" or "flow_prediction".
+        prediction_type: the denoiser's output: "epsilon", "v_prediction", "sample" or "flow_prediction" (`FLOW`).
         height, width: its own size in pixels.
         size_multiple: heights and widths must be multiples of this number of pixels.
         max_side: the largest height or width with positional embeddings; None for any.
@@ -37,7 +40,8 @@ class ModelInfo:
         commit: the commit of a model on the hub.
         pipeline: the class named in its model_index.json.
         tasks: the kinds of rows that it can make; the first is its default.
-        vae_scale: pixels of a picture per side of a latent pixel.
+        vae_scale: pixels of a picture per side of a latent pixel, or of a patch of these where the denoiser takes
+            patches; sizes of pictures are rounded down to multiples of it.
         extra_channels: input channels of its denoiser besides the latents'.
         max_noise_level: largest noise level of tasks that have one.
     """

@@ -93,14 +93,16 @@ class Family(ABC):
         Raises:
             AdapterError: a file does not fit the model.
         """
-        return 0
+        return 0 if request.extra.get("lora") is None or self.loras is None else self.loras.rank(request)
 
-    def load_loras(self, request: Request) -> None:  # noqa: B027  # a family without LoRAs has none to load
+    def load_loras(self, request: Request) -> None:
         """Load the row's LoRAs.
 
         Raises:
             AdapterError: a file can't be read, or contains values that are not finite.
         """
+        if request.extra.get("lora") is not None and self.loras is not None:
+            self.loras.load(request)
 
     def table(self, request: Request) -> Table:
         """The row's coefficient table.

@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from sdbatch.diffusion.checkpoints.configs import Config
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.request import Request
+from sdbatch.diffusion.tasks import task_of
 from sdbatch.errors import ModelError
 
 __all__ = [
     "EULER",
     "NOISY",
     "SOLVERS",
+    "TASKS",
     "bucket",
     "check_flow",
     "evenly_spaced",
@@ -30,8 +32,8 @@ EULER = ("flow_euler", "flow_euler_karras", "flow_euler_exponential", "flow_eule
 # These draw noise at each step, in the shape of the latents, so they do not work with pipelines that pack latents.
 NOISY = ("flow_euler_stochastic", "flow_lcm")
 SOLVERS = ("flow_dpmpp_2m", "flow_dpmpp_2s", "flow_deis", "flow_unipc")
-
-
+# The tasks of families with an image-to-image pipeline in diffusers.
+TASKS = ("text-to-image", "image-to-image")
 SHORTEST_TEXT = 64
 
 
@@ -57,8 +59,12 @@ def shift_by_tokens(count: int, config: Mapping[str, object]) -> dict[str, float
 
 
 def tokens(request: Request, info: ModelInfo) -> int:
-    """Tokens of a row's picture; each covers `size_multiple` × `size_multiple` pixels."""
-    height, width = request.height or info.height, request.width or info.width
+    """Tokens of a row's picture; each covers `size_multiple` × `size_multiple` pixels.
+
+    Raises:
+        PictureError: the size is that of a picture, which can't be read.
+    """
+    height, width = task_of(request).size(request, info)
     return (height // info.size_multiple) * (width // info.size_multiple)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sdbatch.diffusion.adapters.lora_rows import LORA
 from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, DECODER_TEXT, FLOW_SCHEDULER
 from sdbatch.diffusion.checkpoints.configs import Config, Kind, boolean, integer, list_of, number, optional, text
-from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.families.declaration import (
     GUIDED,
     UNGUIDED,
@@ -76,6 +77,7 @@ class Flux2KleinFamily(Declaration):
     index_kinds: Mapping[str, Kind] = {"is_distilled": boolean()}
     engine = "sdbatch.diffusion.families.flux_2_klein:Flux2Klein"
     samplers = EULER + SOLVERS
+    fields = (LORA,)
     defaults: Mapping[str, object] = {"sampler": "flow_euler", "steps": 50, "guidance_scale": 4.0, "dtype": "bf16"}
     # The pipeline's unconditional text is always empty.
     uses = GUIDED
@@ -99,7 +101,7 @@ class Flux2KleinFamily(Declaration):
         return ModelInfo(
             family=self.name,
             title=self.title if is_distilled else f"{self.title} base",
-            prediction_type="flow_prediction",
+            prediction_type=FLOW,
             height=OWN_LATENTS * scale,
             width=OWN_LATENTS * scale,
             size_multiple=2 * scale,

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sdbatch.bounds import Number
+from sdbatch.diffusion.adapters.lora_rows import LORA
 from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, CLIP_TEXT, FLOW_SCHEDULER, T5_TEXT
 from sdbatch.diffusion.checkpoints.configs import Config, Kind, boolean, integer, list_of, optional, text
-from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.families.declaration import Declaration, network, scheduler, text_encoder, tokenizer
 from sdbatch.diffusion.families.flow import (
     EULER,
     SOLVERS,
+    TASKS,
     check_flow,
     evenly_spaced,
     latent_scale,
@@ -65,6 +67,7 @@ class FluxFamily(Declaration):
     # The others draw noise, which the pipeline draws for packed latents, or ignore the pipeline's noise levels.
     samplers = EULER + SOLVERS
     fields = (
+        LORA,
         Field(
             name="true_cfg_scale",
             kind=Number(0, 1000),
@@ -91,10 +94,12 @@ class FluxFamily(Declaration):
         return ModelInfo(
             family=self.name,
             title="FLUX.1 dev" if is_told else "FLUX.1 schnell",
-            prediction_type="flow_prediction",
+            prediction_type=FLOW,
             height=OWN_LATENTS * scale,
             width=OWN_LATENTS * scale,
             size_multiple=2 * scale,
+            vae_scale=2 * scale,
+            tasks=TASKS,
             max_tokens=MAX_TOKENS,
             num_train_timesteps=own_scheduler.get("num_train_timesteps", 1000),
             guidance_embedded=is_told,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from sdbatch.diffusion.embeddings import Text
 from sdbatch.diffusion.families.family import Checkpoint, Named
 from sdbatch.diffusion.families.flow import bucket
 from sdbatch.diffusion.families.transformer import Transformer, pack, unpack
+from sdbatch.diffusion.pictures.picture_encoders import PictureEncoder, VaeImages
+from sdbatch.diffusion.pictures.picture_pixels import Pixels
 from sdbatch.diffusion.request import Request
 
 __all__ = ["QwenImage"]
@@ -24,6 +26,14 @@ TEMPLATE = (
 BEFORE = 34
 
 
+class _Frames(VaeImages):
+    """Pictures through a VAE of films, to which each is a film of one frame."""
+
+    def distribution(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found = self._vae.encode(pixels[:, :, None]).latent_dist
+        return found.mean[:, :, 0], found.std[:, :, 0]
+
+
 class QwenImage(Transformer):
     """Runs QwenImagePipeline."""
 
@@ -34,6 +44,9 @@ class QwenImage(Transformer):
         mean, std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (config.latents_mean, config.latents_std))
         self._mean, self._std = send(mean, self.device), send(std, self.device)
 
+    def picture_encoder(self) -> PictureEncoder:
+        return _Frames(self.vae, Pixels(self.info.vae_scale))
+
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         scale = 2 ** len(self.vae.config.temperal_downsample)
         return self.vae.config.z_dim, height // scale, width // scale
@@ -41,7 +54,7 @@ class QwenImage(Transformer):
     def count_tokens(self, text: str) -> int:
         return super().count_tokens(TEMPLATE.format(text)) - BEFORE
 
-    def lane_key(self, request: Request) -> Hashable:
+    def text_length(self, request: Request) -> int:
         most = self.info.max_tokens
         return bucket(max(self.count_tokens(text.content) for text in self.texts(request)), most)
 
@@ -56,7 +69,7 @@ class QwenImage(Transformer):
     def conditioning(
         self, request: Request, encoded: list[Named], shape: tuple[int, int, int]
     ) -> list[dict[str, torch.Tensor]]:
-        length = self.lane_key(request)
+        length = self.text_length(request)
         return [{name: tensor[:length] for name, tensor in named.items()} for named in encoded]
 
     def predict(

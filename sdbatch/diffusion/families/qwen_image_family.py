@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sdbatch.diffusion.adapters.lora_rows import LORA
 from sdbatch.diffusion.checkpoints.architectures import DECODER_TEXT, FLOW_SCHEDULER
 from sdbatch.diffusion.checkpoints.configs import (
     Config,
@@ -16,9 +17,9 @@ from sdbatch.diffusion.checkpoints.configs import (
     optional,
     text,
 )
-from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.families.declaration import Declaration, network, scheduler, text_encoder, tokenizer
-from sdbatch.diffusion.families.flow import EULER, check_flow, evenly_spaced, shift_by_tokens, tokens
+from sdbatch.diffusion.families.flow import EULER, TASKS, check_flow, evenly_spaced, shift_by_tokens, tokens
 from sdbatch.diffusion.request import Request
 from sdbatch.errors import ModelError
 
@@ -82,6 +83,7 @@ class QwenImageFamily(Declaration):
     engine = "sdbatch.diffusion.families.qwen_image:QwenImage"
     # The pipeline passes its own noise levels, which the other solvers do not accept, and packs its latents.
     samplers = EULER
+    fields = (LORA,)
     defaults: Mapping[str, object] = {"sampler": "flow_euler", "steps": 50, "guidance_scale": 4.0, "dtype": "bf16"}
 
     def inspect(self, index: Config, configs: Mapping[str, Config]) -> ModelInfo:
@@ -101,10 +103,12 @@ class QwenImageFamily(Declaration):
         return ModelInfo(
             family=self.name,
             title=self.title,
-            prediction_type="flow_prediction",
+            prediction_type=FLOW,
             height=OWN_LATENTS * scale,
             width=OWN_LATENTS * scale,
             size_multiple=2 * scale,
+            vae_scale=2 * scale,
+            tasks=TASKS,
             max_tokens=MAX_TOKENS,
             num_train_timesteps=own_scheduler.get("num_train_timesteps", 1000),
             samplers=self.samplers,

@@ -17,7 +17,7 @@ from sdbatch.diffusion.checkpoints.configs import (
     optional,
     text,
 )
-from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.families.declaration import Declaration, network, scheduler, text_encoder, tokenizer
 from sdbatch.diffusion.families.flow import EULER, NOISY, SOLVERS, check_flow, require_width
 from sdbatch.errors import ModelError
@@ -103,7 +103,7 @@ class SanaFamily(Declaration):
         return ModelInfo(
             family=self.name,
             title=self.title,
-            prediction_type="flow_prediction",
+            prediction_type=FLOW,
             height=size,
             width=size,
             # The pipeline requires multiples of 32 for any autoencoder.

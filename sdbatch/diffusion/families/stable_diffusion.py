@@ -18,7 +18,7 @@ from sdbatch.diffusion.adapters.control_rows import controls_of
 from sdbatch.diffusion.adapters.ip_adapter_nets import sets_of
 from sdbatch.diffusion.adapters.ip_adapter_rows import image_prompts_of
 from sdbatch.diffusion.adapters.lora_files import lora_model
-from sdbatch.diffusion.adapters.row_loras import RowLoras
+from sdbatch.diffusion.adapters.unet_loras import UNetLoras
 from sdbatch.diffusion.device.numerics import tf32_convolutions
 from sdbatch.diffusion.device.transfer import send
 from sdbatch.diffusion.embeddings import Text
@@ -85,16 +85,9 @@ class StableDiffusion(Family):
         )
 
     @cached_property
-    def loras(self) -> RowLoras:
+    def loras(self) -> UNetLoras:
         """Created for the first row with LoRAs."""
-        return RowLoras(lora_model(self.info), self.denoiser, self._text, self._text_encoders)
-
-    def lora_rank(self, request: Request) -> int:
-        return self.loras.rank(request) if request.extra.get("lora") is not None else 0
-
-    def load_loras(self, request: Request) -> None:
-        if request.extra.get("lora") is not None:
-            self.loras.load(request)
+        return UNetLoras(lora_model(self.info), self.denoiser, self._text, self._text_encoders)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
@@ -250,7 +243,7 @@ class StableDiffusion(Family):
     @cached_property
     def _lora_network(self) -> torch.nn.Module:
         """The network for rows with LoRAs. It is never compiled: every rank would take a minute."""
-        return self.loras.unet if self._deep_cache is None else DeepCache(self.loras.unet)
+        return self.loras.network if self._deep_cache is None else DeepCache(self.loras.network)
 
     def _runner(self, latents: torch.Tensor, *, compiled: bool = True) -> Callable:
         if "loras" in self.__dict__ and self.loras.is_applied:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, CLIP_TEXT, FLOW_SCHEDULER, T5_TEXT
 from sdbatch.diffusion.checkpoints.configs import Config, Kind, integer, one_or_list, optional, text
-from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.families.declaration import Declaration, network, scheduler, text_encoder, tokenizer
 from sdbatch.diffusion.families.flow import EULER, NOISY, SOLVERS, check_flow, latent_scale, shift_by_tokens, tokens
 from sdbatch.diffusion.request import Request
@@ -68,7 +68,7 @@ class StableDiffusion3Family(Declaration):
         return ModelInfo(
             family=self.name,
             title=self.title,
-            prediction_type="flow_prediction",
+            prediction_type=FLOW,
             height=size,
             width=size,
             size_multiple=patch,

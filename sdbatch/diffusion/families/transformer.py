@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import cached_property
 from typing import Any, Self
 
 import torch
 
 from sdbatch.diffusion.accelerate.compilation import compiled
+from sdbatch.diffusion.adapters.control_nets import Residuals
+from sdbatch.diffusion.adapters.lora_files import lora_model
+from sdbatch.diffusion.adapters.row_loras import RowLoras
 from sdbatch.diffusion.device.transfer import send
 from sdbatch.diffusion.embeddings import Text
 from sdbatch.diffusion.families.family import Checkpoint, Family, Named
 from sdbatch.diffusion.guidance import is_guided
+from sdbatch.diffusion.pictures.picture_encoders import PictureEncoder, VaeImages
+from sdbatch.diffusion.pictures.picture_pixels import Pixels
 from sdbatch.diffusion.request import Request
 
 __all__ = ["Transformer", "pack", "unpack"]
+
+IMAGE_TO_IMAGE = "image-to-image"
 
 
 class Transformer(Family):
@@ -37,6 +45,30 @@ class Transformer(Family):
         self.dtype = checkpoint.dtype
         self.network: Callable[..., Any] = self.denoiser
         self._compiled: Callable | None = None
+        if IMAGE_TO_IMAGE in self.info.tasks:
+            self.encoders["image"] = self.picture_encoder()
+
+    def picture_encoder(self) -> PictureEncoder:
+        """What makes latents of pictures that rows start from."""
+        return VaeImages(self.vae, Pixels(self.info.vae_scale), shift_factor=self.vae.config.shift_factor)
+
+    @cached_property
+    def loras(self) -> RowLoras:
+        """Made for the first row that has any."""
+        model, like = lora_model(self.info), torch.empty(0, device=self.device, dtype=self.dtype)
+        once_a_text = self.once_a_text()
+        # The layers of the transformer that texts go through take them from another twin of it than the passes.
+        encoders = {model.denoiser: self.denoiser} if once_a_text else {}
+        return RowLoras(model, self.denoiser, like, encoders, once_a_text)
+
+    def once_a_text(self) -> set[str]:
+        """Layers of the transformer that texts go through when they are encoded, and no pass multiplies by."""
+        return set()
+
+    @cached_property
+    def lora_network(self) -> Callable[..., Any]:
+        """What runs for rows with LoRAs. It is never compiled: every rank would take a minute."""
+        return self.loras.network
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Self:
@@ -53,6 +85,15 @@ class Transformer(Family):
         texts = [Text("prompt", request.prompt)]
         return [*texts, Text("negative", request.negative_prompt)] if is_guided(request, self.info) else texts
 
+    def lane_key(self, request: Request) -> Hashable:
+        length, rank = self.text_length(request), self.lora_rank(request)
+        own: Hashable = () if length is None else length
+        return (own, "lora", rank) if rank else own
+
+    def text_length(self, request: Request) -> int | None:
+        """Tokens that the row's texts have in a pass, where they differ from row to row."""
+        return None
+
     def conditioning(
         self, request: Request, encoded: list[Named], shape: tuple[int, int, int]
     ) -> list[dict[str, torch.Tensor]]:
@@ -64,10 +105,15 @@ class Transformer(Family):
         timesteps: torch.Tensor,
         conditioning: Named,
         features: torch.Tensor | None = None,
+        residuals: Residuals | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self.predict(self._runner(latents), latents.to(self.dtype), timesteps, conditioning), None
+
+    def _runner(self, latents: torch.Tensor) -> Callable[..., Any]:
+        if "loras" in self.__dict__ and self.loras.is_applied:
+            return self.lora_network
         own_size = latents.shape[1:] == self.latent_shape(self.info.height, self.info.width)
-        run = self._compiled if self._compiled is not None and own_size else self.network
-        return self.predict(run, latents.to(self.dtype), timesteps, conditioning), None
+        return self._compiled if self._compiled is not None and own_size else self.network
 
     @abstractmethod
     def predict(

@@ -6,7 +6,8 @@ its neighbours. Here texts are padded to a length that all rows of a lane set sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -36,12 +37,33 @@ class ZImage(Transformer):
     def count_tokens(self, text: str) -> int:
         return super().count_tokens(self.chat(text, enable_thinking=True))
 
-    def lane_key(self, request: Request) -> Hashable:
+    @cached_property
+    def lora_network(self) -> Callable[..., Any]:
+        return partial(self._forward, transformer=self.loras.network)
+
+    def once_a_text(self) -> set[str]:
+        of_texts = ("cap_embedder.", "context_refiner.")
+        return {name for name, _ in self.denoiser.named_modules() if name.startswith(of_texts)}
+
+    def texts(self, request: Request) -> list[Text]:
+        texts = super().texts(request)
+        if request.extra.get("lora") is None:
+            return texts
+        adapters = self.loras.text_key(request)
+        return [text._replace(adapters=adapters) for text in texts]
+
+    def text_length(self, request: Request) -> int:
         most = self.info.max_tokens
         return bucket(max(self._padded(text.content) for text in self.texts(request)), most)
 
     def encode(self, texts: list[Text]) -> Named:
-        encoder, transformer = self.parts["text_encoder"], self.denoiser
+        if any(text.adapters for text in texts):
+            return self.loras.encode(texts, self._encode)
+        return self._encode(texts, [self.denoiser])
+
+    def _encode(self, texts: list[Text], networks: Sequence[Any]) -> Named:
+        """Captions as the transformer's own layers make them, `networks` being the transformer, maybe with LoRAs."""
+        encoder, (transformer,) = self.parts["text_encoder"], networks
         chats = [self.chat(text.content, enable_thinking=True) for text in texts]
         length = self.info.max_tokens
         ids, mask = self.tokenize("tokenizer", chats, length)
@@ -78,7 +100,7 @@ class ZImage(Transformer):
     def conditioning(
         self, request: Request, encoded: list[Named], shape: tuple[int, int, int]
     ) -> list[dict[str, torch.Tensor]]:
-        length = self.lane_key(request)
+        length = self.text_length(request)
         lanes = []
         for text, named in zip(self.texts(request), encoded, strict=False):
             lane = {name: tensor[:length] for name, tensor in named.items()}
@@ -90,7 +112,8 @@ class ZImage(Transformer):
         self, run: Callable[..., Any], latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Named
     ) -> torch.Tensor:
         # The transformer's time runs from 0 to 1, and its velocity points towards the picture.
-        return -run(latents, (1000 - timesteps) / 1000, **conditioning)
+        captions, valid, freqs = (conditioning[name] for name in ("captions", "valid", "freqs"))
+        return -run(latents, (1000 - timesteps) / 1000, captions, valid, freqs)
 
     def _forward(
         self,
@@ -99,9 +122,14 @@ class ZImage(Transformer):
         captions: torch.Tensor,
         valid: torch.Tensor,
         freqs: torch.Tensor,
+        transformer: Any = None,
     ) -> torch.Tensor:
-        """ZImageTransformer2DModel.forward for lanes: picture tokens first, then text tokens."""
-        transformer = self.denoiser
+        """ZImageTransformer2DModel.forward for lanes: picture tokens first, then text tokens.
+
+        Args:
+            transformer: by default the model's own; its twin for rows with LoRAs.
+        """
+        transformer = transformer or self.denoiser
         batch, channels, height, width = latents.shape
         count = height // 2 * (width // 2)
         embedded_time = transformer.t_embedder(times * transformer.t_scale).to(latents.dtype)

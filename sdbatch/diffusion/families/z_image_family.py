@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sdbatch.bounds import Number
+from sdbatch.diffusion.adapters.lora_rows import LORA
 from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, DECODER_TEXT, FLOW_SCHEDULER
 from sdbatch.diffusion.checkpoints.configs import Config, Kind, integer, list_of, number, optional, text
-from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.families.declaration import Declaration, network, scheduler, text_encoder, tokenizer
 from sdbatch.diffusion.families.flow import (
     EULER,
     NOISY,
+    TASKS,
     check_flow,
     evenly_spaced,
     latent_scale,
@@ -64,6 +66,7 @@ class ZImageFamily(Declaration):
     # The pipeline passes its own noise levels, which the other solvers do not accept.
     samplers = EULER + NOISY
     fields = (
+        LORA,
         Field(
             name="cfg_normalization",
             kind=Number(0, 1000),
@@ -102,10 +105,12 @@ class ZImageFamily(Declaration):
         return ModelInfo(
             family=self.name,
             title=self.title,
-            prediction_type="flow_prediction",
+            prediction_type=FLOW,
             height=min(OWN_SIZE, places[1] * patch),
             width=min(OWN_SIZE, places[2] * patch),
             size_multiple=patch,
+            vae_scale=patch,
+            tasks=TASKS,
             max_side=min(places[1:]) * patch,
             max_tokens=MAX_TOKENS,
             num_train_timesteps=own_scheduler.get("num_train_timesteps", 1000),

@@ -1,6 +1,6 @@
 """Encoders of input pictures: each kind has its preprocessing, and a network or none.
 
-diffusers' own processors prepare the pixels. A network runs at one fixed batch shape, to which the caller pads.
+A network runs at one fixed batch shape, to which the caller pads.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
@@ -21,10 +20,11 @@ from diffusers.models.embeddings import get_timestep_embedding
 from sdbatch.diffusion.device.numerics import tf32_convolutions
 from sdbatch.diffusion.device.transfer import send
 from sdbatch.diffusion.families.components import Components
+from sdbatch.diffusion.pictures.picture_pixels import Pixels
 from sdbatch.diffusion.tasks.task import Need
 from sdbatch.errors import PictureError
 
-__all__ = ["PictureEncoder", "Posterior", "overlay", "picture_encoders"]
+__all__ = ["PictureEncoder", "Posterior", "VaeImages", "picture_encoders"]
 
 Draw = Callable[..., torch.Tensor]
 
@@ -81,70 +81,36 @@ class Posterior:
         return (latents - mean) * self.scaling_factor / std
 
 
-class _Pixels:
-    """Prepares pictures and masks like diffusers' pipelines."""
+class VaeImages(PictureEncoder):
+    """Encodes a picture with the VAE.
 
-    def __init__(self, cell: int):
-        self.images = VaeImageProcessor(vae_scale_factor=cell)
-        self.masks = VaeImageProcessor(
-            vae_scale_factor=cell, do_normalize=False, do_binarize=True, do_convert_grayscale=True
-        )
+    Args:
+        hides: whether the area that a mask repaints is grey.
+        tf32: whether the VAE is in float32 only for its range.
+        shift_factor: subtracted from its latents, if its configuration has no mean of them.
+    """
 
-    def picture(self, need: Need) -> PIL.Image.Image:
-        return self._fitted(need, need.picture.load())
-
-    def _fitted(self, need: Need, image: PIL.Image.Image) -> PIL.Image.Image:
-        if not need.covers:
-            return image
-        height, width = need.size
-        return PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.LANCZOS)
-
-    def box(self, need: Need, mask: PIL.Image.Image) -> tuple[int, int, int, int] | None:
-        """The crop of picture and mask: left, top, right, bottom."""
-        if need.padding is None:
-            return None
-        if need.mask.size != need.picture.size:
-            raise PictureError(f"{need.mask.name}: with padding_mask_crop {_both_sizes(need)}")
-        if mask.convert("L").getbbox() is None:
-            raise PictureError(f"{need.mask.name}: is all black, so there is no area to crop to")
-        height, width = need.size
-        return self.masks.get_crop_region(mask, width, height, pad=need.padding)
-
-    def image(self, need: Need, mask: PIL.Image.Image | None = None) -> torch.Tensor:
-        """float32 (3, H, W), within ±1."""
-        return self._prepare(self.images, need, self.picture(need), mask)
-
-    def mask(self, need: Need, mask: PIL.Image.Image) -> torch.Tensor:
-        """float32 (1, H, W), 1 where the picture is repainted."""
-        if need.covers and need.mask.size != need.picture.size:
-            raise PictureError(f"{need.mask.name}: with resize {_both_sizes(need)}")
-        return self._prepare(self.masks, need, self._fitted(need, mask), mask)
-
-    def _prepare(self, processor, need: Need, image: PIL.Image.Image, mask: PIL.Image.Image | None) -> torch.Tensor:
-        height, width = need.size
-        box = None if mask is None else self.box(need, mask)
-        mode = "default" if box is None else "fill"
-        return processor.preprocess(image, height=height, width=width, crops_coords=box, resize_mode=mode)[0]
-
-
-def _both_sizes(need: Need) -> str:
-    sizes = " and ".join("{1}x{0}".format(*picture.size) for picture in (need.mask, need.picture))
-    return f"it needs its picture's size ({sizes})"
-
-
-class _VaeImages(PictureEncoder):
-    """Encodes a picture with the VAE; with a hiding mask, the repainted area is grey."""
-
-    def __init__(self, components: Components, pixels: _Pixels, *, hides: bool):
-        self._vae = components.vae
+    def __init__(
+        self,
+        vae: torch.nn.Module,
+        pixels: Pixels,
+        *,
+        hides: bool = False,
+        tf32: bool = False,
+        shift_factor: float | None = None,
+    ):
+        self._vae = vae
         self._pixels = pixels
         self._hides = hides
-        self._tf32 = self._vae.dtype == torch.float32 != components.unet.dtype
-        config = self._vae.config
+        self._tf32 = tf32
+        self._scaling_factor = vae.config.get("scaling_factor", 1.0)
+        mean, std = (vae.config.get(name) for name in ("latents_mean", "latents_std"))
+        if mean is None or std is None:
+            mean, std = shift_factor, 1.0
         self._shift = None
-        if config.latents_mean is not None and config.latents_std is not None:
-            values = (torch.tensor(v).view(-1, 1, 1) for v in (config.latents_mean, config.latents_std))
-            self._shift = tuple(send(tensor, self._vae.device) for tensor in values)
+        if mean is not None:
+            values = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (mean, std))
+            self._shift = tuple(send(tensor, vae.device) for tensor in values)
 
     def pixels(self, need: Need) -> torch.Tensor:
         mask = need.mask and need.mask.load_mask()
@@ -152,13 +118,17 @@ class _VaeImages(PictureEncoder):
         return pixels * (self._pixels.mask(need, mask) < 0.5) if self._hides else pixels
 
     def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        pixels = pixels.to(self._vae.dtype, memory_format=torch.channels_last)
         with tf32_convolutions(self._tf32):
-            posterior = self._vae.encode(pixels).latent_dist
-        return {"mean": posterior.mean.float(), "std": posterior.std.float()}
+            mean, std = self.distribution(pixels.to(self._vae.dtype))
+        return {"mean": mean.float(), "std": std.float()}
+
+    def distribution(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation (B, C, h, w) of the latents of pictures (B, 3, H, W), all in the VAE's dtype."""
+        found = self._vae.encode(pixels.to(memory_format=torch.channels_last)).latent_dist
+        return found.mean, found.std
 
     def result(self, need: Need, encoded: Mapping[str, torch.Tensor]) -> Posterior:
-        return Posterior(**encoded, scaling_factor=self._vae.config.scaling_factor, shift=self._shift)
+        return Posterior(**encoded, scaling_factor=self._scaling_factor, shift=self._shift)
 
 
 class _Masks(PictureEncoder):
@@ -166,7 +136,7 @@ class _Masks(PictureEncoder):
 
     batch = 1
 
-    def __init__(self, pixels: _Pixels, cell: int):
+    def __init__(self, pixels: Pixels, cell: int):
         self._pixels = pixels
         self._cell = cell
 
@@ -182,7 +152,7 @@ class _Masks(PictureEncoder):
 class _Depths(PictureEncoder):
     """Estimates a depth map at the size of the latents: float32 (1, h, w), from -1 to 1."""
 
-    def __init__(self, components: Components, pixels: _Pixels, cell: int):
+    def __init__(self, components: Components, pixels: Pixels, cell: int):
         self._estimator = components.parts["depth_estimator"]
         self._processor = components.parts["feature_extractor"]
         self._pixels = pixels
@@ -294,11 +264,11 @@ class _Visions(PictureEncoder):
 
 def picture_encoders(components: Components) -> dict[str, PictureEncoder]:
     """The encoders for which a checkpoint has the components, by `Need.kind`."""
-    cell = components.info.vae_scale
-    pixels = _Pixels(cell)
+    cell, vae = components.info.vae_scale, components.vae
+    pixels, tf32 = Pixels(cell), vae.dtype == torch.float32 != components.unet.dtype
     encoders: dict[str, PictureEncoder] = {
-        "image": _VaeImages(components, pixels, hides=False),
-        "masked": _VaeImages(components, pixels, hides=True),
+        "image": VaeImages(vae, pixels, tf32=tf32),
+        "masked": VaeImages(vae, pixels, hides=True, tf32=tf32),
         "mask": _Masks(pixels, cell),
     }
     if "depth_estimator" in components.parts:
@@ -308,11 +278,3 @@ def picture_encoders(components: Components) -> dict[str, PictureEncoder]:
     if "image_encoder" in components.parts:
         encoders["vision"] = _Visions(components)
     return encoders
-
-
-def overlay(need: Need, pixels: np.ndarray) -> np.ndarray:
-    """Paste the result for the crop of a mask and padding back into the picture: uint8 (H, W, 3)."""
-    prepare = _Pixels(1)
-    mask, picture = need.mask.load_mask(), prepare.picture(need)
-    painted = PIL.Image.fromarray(pixels)
-    return np.asarray(prepare.images.apply_overlay(mask, picture, painted, prepare.box(need, mask)))

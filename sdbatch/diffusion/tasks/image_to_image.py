@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.tasks.extras import IMAGE, RESIZE, Extra, decimal
 from sdbatch.diffusion.tasks.sizes import covers, own_size, resize_refusal
@@ -17,19 +17,29 @@ if TYPE_CHECKING:
 __all__ = ["ImageToImage", "strength_field"]
 
 
-def strength_field(default: float, xl: float | None = None) -> Extra:
-    """The share of the steps that a row runs: 1 is all of them, 0 would leave the picture unchanged."""
-    return Extra("strength", "number", default, {} if xl is None else {"sdxl": xl, "sdxl-refiner": xl}, low=0, high=1)
+FLOW_FAMILIES = ("flux", "z-image", "qwen-image")
+
+
+def strength_field(default: float, xl: float | None = None, flow: float | None = None) -> Extra:
+    """The share of the steps that a row runs: 1 is all of them, 0 would leave the picture unchanged.
+
+    Args:
+        default: that of the pipelines of Stable Diffusion 1 and 2.
+        xl, flow: those of Stable Diffusion XL, and of models for flow matching.
+    """
+    of_family = {} if xl is None else {"sdxl": xl, "sdxl-refiner": xl}
+    of_family |= {} if flow is None else dict.fromkeys(FLOW_FAMILIES, flow)
+    return Extra("strength", "number", default, of_family, low=0, high=1)
 
 
 class ImageToImage(Task):
     """The task of StableDiffusionImg2ImgPipeline and its equivalents: a picture and a prompt.
 
-    A row's size is its picture's, in whole cells of the VAE; a height and width in the row crop the picture first.
+    A row's size is its picture's, in whole cells of the model; a height and width in the row crop the picture first.
     """
 
     name = "image-to-image"
-    extras = (IMAGE, RESIZE, strength_field(0.8, xl=0.3))
+    extras = (IMAGE, RESIZE, strength_field(0.8, xl=0.3, flow=0.6))
     is_noised = True
 
     def check(self, request: Request, info: ModelInfo) -> str | None:
@@ -61,8 +71,11 @@ class ImageToImage(Task):
 
     def _steps(self, request: Request, info: ModelInfo) -> int:
         """The number of steps that a row runs."""
-        steps = int(request.steps)
-        return min(int(steps * self.strength(request, info)), steps)
+        steps, strength = int(request.steps), self.strength(request, info)
+        if info.prediction_type == FLOW:
+            # Their pipelines round the steps that are left out, not those that are left.
+            return steps - int(max(steps - min(steps * strength, steps), 0))
+        return min(int(steps * strength), steps)
 
 
 def _is_consistency(info: ModelInfo) -> bool:

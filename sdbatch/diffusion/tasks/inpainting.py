@@ -79,7 +79,7 @@ class Inpainting(ImageToImage):
         padding = self.value(request, info, "padding_mask_crop")
         if padding is None:
             return pixels
-        from sdbatch.diffusion.pictures.picture_encoders import overlay  # imports torch, which planning does not need
+        from sdbatch.diffusion.pictures.picture_pixels import overlay  # imports torch, which planning does not need
 
         return overlay(self.needs(request, info)[0], pixels)
 
