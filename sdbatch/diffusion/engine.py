@@ -47,8 +47,8 @@ class Engine:
     submission. An engine serves one caller at a time.
 
     Args:
-        model: "tiny", the packaged model; a folder in diffusers' format; a hub id such as "org/name"; or what
-            `inspect_model` returned.
+        model: "tiny", the packaged model; a folder in diffusers' format; a single-file checkpoint; a hub id such as
+            "org/name"; or what `inspect_model` returned.
         lanes: even batch size of the UNet at the model's own picture size, of which a request with guidance
             takes two; None for as many as fit.
         dtype: "auto" (on CUDA the family's own, fp16 or bf16; fp32 on a CPU), "fp16", "bf16" or "fp32".

@@ -117,6 +117,7 @@ class Declaration(ABC):
         title: what people call it.
         pipelines: the classes of diffusers whose pictures it makes, as `_class_name` of model_index.json has them.
         parts: the components that these pipelines need.
+        takes_embeddings: whether its text encoders and tokenizers can be given tokens of textual inversion.
         index_kinds: keys of model_index.json that matter, besides its parts.
         engine: "module:Class" of the engine half.
         samplers: names from `sdbatch.diffusion.samplers.catalogue` that go with it.
@@ -130,6 +131,7 @@ class Declaration(ABC):
     title: str
     pipelines: tuple[str, ...]
     parts: tuple[Part, ...]
+    takes_embeddings: bool = False
     index_kinds: Mapping[str, Kind] = {}
     engine: str
     samplers: tuple[str, ...]
