@@ -42,6 +42,7 @@ class ModelSource:
         variant: of the weight files, such as "fp16".
         tokenizer: for a single file: a folder with CLIP's vocabulary, local or behind an fsspec URL.
         prediction_type: for a single file.
+        vae: instead of the model's own: a folder or a single file, local or behind an fsspec URL, or a hub id.
         embeddings: files of textual inversion, local or behind fsspec URLs, by the token that names each in prompts.
         options: fsspec storage options; never recorded.
     """
@@ -51,6 +52,7 @@ class ModelSource:
     variant: str | None = None
     tokenizer: str | None = None
     prediction_type: str | None = None
+    vae: str | None = None
     embeddings: Mapping[str, str] = FrozenMapping()
     options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -63,6 +65,7 @@ class ModelSource:
             variant=model.get("variant"),
             tokenizer=model.get("tokenizer"),
             prediction_type=model.get("prediction_type"),
+            vae=model.get("vae"),
             embeddings=FrozenMapping(model.get("embeddings", {})),
             options=options or {},
         )
@@ -79,13 +82,14 @@ class ModelSource:
             **source,
             tokenizer=None if self.tokenizer is None else _fetched_tokenizer(self.tokenizer, self.options),
             prediction_type=self.prediction_type,
+            vae=None if self.vae is None else _fetched_vae(self.vae, self.options),
             embeddings={token: _fetched_embedding(path, self.options) for token, path in self.embeddings.items()},
         )
 
     def entry(self, info: ModelInfo) -> dict[str, Any]:
         """The manifest's entry: where the model was, and digests that identify it."""
         files = model_files(info)
-        given = {"tokenizer": self.tokenizer, "prediction_type": self.prediction_type}
+        given = {"tokenizer": self.tokenizer, "prediction_type": self.prediction_type, "vae": self.vae}
         if self.embeddings:
             given["embeddings"] = dict(self.embeddings)
         return {
@@ -161,6 +165,21 @@ def fetch_model(
         refuse_pickle(model)
         return str(local_copy(source, (cache or DEFAULT_CACHE).expanduser()))
     return str(copied(source, dict(_wanted(source, variant)), cache))
+
+
+def _fetched_vae(name: str, options: Mapping[str, Any]) -> str:
+    """Where a VAE is on this machine: a folder or a file; the name itself of one on the hub."""
+    if "://" not in name:
+        return name
+    source = Store(name, options)
+    if name.endswith(SINGLE_FILE_SUFFIXES):
+        refuse_pickle(name)
+        return str(local_copy(source, DEFAULT_CACHE.expanduser()))
+    found = source.files_by_name()
+    files = {file: found[file] for file in found if file == "config.json" or file.endswith("model.safetensors")}
+    if "config.json" not in files:
+        raise ModelError(f"--vae {source.url}: holds no config.json")
+    return str(copied(source, files))
 
 
 def _fetched_embedding(path: str, options: Mapping[str, Any]) -> Path:

@@ -93,5 +93,6 @@ class RunOptions(TypedDict, total=False):
     task: str | None
     tokenizer: str | None
     true_cfg_scale: float | None
+    vae: str | None
     variant: str | None
     width: int | None

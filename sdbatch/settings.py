@@ -111,6 +111,16 @@ class RunSettings:
             kept_in="model",
         ),
     ] = None
+    vae: Annotated[
+        str | None,
+        _of_the_run(
+            Text(),
+            "another VAE than the model's: a folder or a single .safetensors file, local or s3://…, or a hub id",
+            MODEL,
+            metavar="NAME|DIR|FILE",
+            kept_in="model",
+        ),
+    ] = None
     task: Annotated[
         str | None,
         _of_the_run(

@@ -38,7 +38,7 @@ __all__ = [
 
 FORMAT_VERSION = 2
 # Where a model was found; `model_source.check_recorded` compares its content.
-WHERE_A_MODEL_IS = {"source", "revision", "commit", "variant", "tokenizer", "embeddings", "identity", "files"}
+WHERE_A_MODEL_IS = {"source", "revision", "commit", "variant", "tokenizer", "vae", "embeddings", "identity", "files"}
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow")
 HINT = "use another OUT, or --overwrite to replace this one"
 

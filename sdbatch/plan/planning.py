@@ -250,6 +250,7 @@ def settings_source(settings: RunSettings) -> ModelSource:
         variant=settings.variant,
         tokenizer=settings.tokenizer,
         prediction_type=settings.prediction_type,
+        vae=settings.vae,
         embeddings=settings.embedding,
         options=settings.storage_options,
     )

@@ -89,7 +89,13 @@ def build_original(folder: Path, kind: str, *, in_channels: int = 4, prediction_
     tokenizer = _tokenizer(folder)
     text = {"hidden_size": 64, "num_attention_heads": 1, "max_position_embeddings": CONTEXT}
     is_xl, is_linear = kind == "sdxl", kind != "sd1"
-    unet = _unet(in_channels=in_channels, norm_num_groups=32, use_linear_projection=is_linear, **WIDTHS[kind])
+    unet = _unet(
+        in_channels=in_channels,
+        norm_num_groups=32,
+        use_linear_projection=is_linear,
+        upcast_attention=kind == "sd2",
+        **WIDTHS[kind],
+    )
     scaling = {"scaling_factor": 0.13025, "force_upcast": True} if is_xl else {}
     parts = {
         "vae": _vae(block_out_channels=(32,) * 4, norm_num_groups=32, **scaling),

@@ -38,7 +38,9 @@ def test_it_is_planned_made_resumed_remade_and_compared(here, sdbatch_command):
     assert recorded["embeddings"] == {"<toy>": str(here / "toy.safetensors")}
     assert rows[0]["model_hash"] == recorded["hash"]
 
-    assert "2 of 2" in sdbatch_command("verify", "out", "--remake", 2).stdout
+    assert (
+        "2 images made again from their metadata, 0 of them" in sdbatch_command("verify", "out", "--remake", 2).stdout
+    )
 
     save_file({"emb_params": torch.zeros(2, 64)}, here / "toy.safetensors")
     refused = sdbatch_command("generate", "p.parquet", "out", *FAST, *model, status=2).stderr

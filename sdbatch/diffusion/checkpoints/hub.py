@@ -10,7 +10,15 @@ from pathlib import Path
 
 from sdbatch.errors import ModelError
 
-__all__ = ["CONFIG_SUFFIXES", "cached_files", "commit_of", "fetch_configs", "fetch_files", "fetch_weights"]
+__all__ = [
+    "CONFIG_SUFFIXES",
+    "cached_files",
+    "commit_of",
+    "fetch_configs",
+    "fetch_files",
+    "fetch_snapshot",
+    "fetch_weights",
+]
 
 # Files of a model besides weights: configurations, vocabularies, SentencePiece models, chat templates.
 CONFIG_SUFFIXES = (".json", ".txt", ".model", ".jinja")
@@ -33,6 +41,15 @@ def fetch_weights(repository: str, revision: str | None, names: Sequence[str]) -
         ModelError: as for `fetch_configs`.
     """
     return _snapshot(repository, revision, [*CONFIGS, *names])
+
+
+def fetch_snapshot(repository: str, wanted: Sequence[str]) -> Path:
+    """The folder of a snapshot that has the files that match patterns.
+
+    Raises:
+        ModelError: as for `fetch_configs`.
+    """
+    return _snapshot(repository, None, list(wanted))
 
 
 def fetch_files(repository: str, names: Sequence[str], revision: str | None = None) -> Path:

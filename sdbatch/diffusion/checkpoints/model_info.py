@@ -36,6 +36,7 @@ class ModelInfo:
         title: the usual name of this kind of model.
         variant: weight files are named `….<variant>.safetensors` if a component has them; None for plain names.
         weights: the weight files of each component.
+        other_vae: whether its VAE is not its own.
         commit: of a model on the hub.
         embeddings: tokens of textual inversion that are added to it.
         pipeline: the class named in its model_index.json.
@@ -65,6 +66,7 @@ class ModelInfo:
     title: str = ""
     variant: str | None = None
     weights: tuple[PartWeights, ...] = ()
+    other_vae: bool = False
     commit: str | None = None
     embeddings: tuple[TextEmbedding, ...] = ()
     pipeline: str = ""

@@ -15,7 +15,7 @@ from typing import Any
 from sdbatch.diffusion.checkpoints.single_files import CONV_IN, UNET, VAE, SingleFile
 from sdbatch.errors import ModelError
 
-__all__ = ["PREDICTION_TYPES", "single_file_configs"]
+__all__ = ["PREDICTION_TYPES", "Configs", "single_file_configs", "vae_config"]
 
 PUBLISHED = Path(__file__).with_name("single_file_configs")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
@@ -47,7 +47,7 @@ def single_file_configs(file: SingleFile, prediction_type: str | None = None) ->
     """
     configs: Configs = copy.deepcopy(json.loads((PUBLISHED / f"{file.kind}.json").read_text(encoding="utf-8")))
     configs["unet"] |= _unet(file)
-    configs["vae"] |= _vae(file)
+    configs["vae"] |= vae_config(file, VAE)
     if file.kind == "sd2":
         configs["text_encoder"] |= _open_clip(file, "cond_stage_model.model.", "sd2")
     else:
@@ -63,6 +63,7 @@ def single_file_configs(file: SingleFile, prediction_type: str | None = None) ->
     is_inpainting = configs["unet"]["in_channels"] == 9
     if is_inpainting:
         configs["model_index"]["_class_name"] = INPAINTING[configs["model_index"]["_class_name"]]
+        configs["unet"].pop("upcast_attention", None)  # as published: of 2.x, 2.1 alone has it
     for part in ("", "_2") if file.kind == "sdxl" else ("",):
         configs[f"tokenizer{part}"]["model_max_length"] = configs[f"text_encoder{part}"]["max_position_embeddings"]
     _predict(configs, file, prediction_type, is_inpainting)
@@ -113,15 +114,16 @@ def _unet(file: SingleFile) -> dict[str, Any]:
     return config
 
 
-def _vae(file: SingleFile) -> dict[str, Any]:
-    down = f"{VAE}encoder.down."
+def vae_config(file: SingleFile, prefix: str) -> dict[str, Any]:
+    """Layers and widths of the VAE whose tensors' names begin with `prefix`."""
+    down = f"{prefix}encoder.down."
     blocks = file.count(f"{down}{{}}.block.0.conv1.weight")
     return {
         "block_out_channels": [file.shape(f"{down}{block}.block.0.conv1.weight", 4)[0] for block in range(blocks)],
         "down_block_types": ["DownEncoderBlock2D"] * blocks,
         "up_block_types": ["UpDecoderBlock2D"] * blocks,
         "layers_per_block": file.count(f"{down}0.block.{{}}.conv1.weight"),
-        "latent_channels": file.shape(f"{VAE}decoder.conv_in.weight", 4)[1],
+        "latent_channels": file.shape(f"{prefix}decoder.conv_in.weight", 4)[1],
     }
 
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from sdbatch.diffusion.checkpoints.weights import FLOATS, IGNORED_TENSORS, SUFFIX, Tensor, read_header
 from sdbatch.errors import ModelError
 
-__all__ = ["SINGLE_FILE_SUFFIXES", "SingleFile", "read_single_file", "refuse_pickle"]
+__all__ = ["SINGLE_FILE_SUFFIXES", "SingleFile", "read_single_file", "read_single_vae", "refuse_pickle"]
 
 SINGLE_FILE_SUFFIXES = (SUFFIX, ".ckpt", ".pt", ".pth", ".gguf")
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -43,7 +43,7 @@ class SingleFile:
 
     Attributes:
         path: of the file.
-        kind: "sd1", "sd2" or "sdxl".
+        kind: "sd1", "sd2", "sdxl", or "vae" for a file that is read for its VAE.
         tensors: its header.
         metadata: texts in its header.
     """
@@ -97,13 +97,34 @@ def read_single_file(path: Path) -> SingleFile:
         metadata = dict(file.metadata() or {})
     if reason := _refusal(tensors):
         raise ModelError(f"{path}: {reason}")
-    used = {name: tensor for name, tensor in tensors.items() if name.startswith((UNET, VAE, *TEXT))}
-    for name, tensor in used.items():
+    _refuse_quantised(path, {name: tensor for name, tensor in tensors.items() if name.startswith((UNET, VAE, *TEXT))})
+    kind = "sdxl" if XL_CLIP in tensors else "sd1" if CLIP in tensors else "sd2"
+    return SingleFile(path, kind, tensors, metadata)
+
+
+def read_single_vae(path: Path) -> tuple[SingleFile, str]:
+    """The header of a file that holds a VAE, or a checkpoint with one; and how the names of its tensors begin.
+
+    Raises:
+        ModelError: it holds none in the original layout, or is quantised.
+    """
+    tensors = read_header(path)
+    prefix = VAE if any(name.startswith(VAE) for name in tensors) else ""
+    if f"{prefix}encoder.down.0.block.0.conv1.weight" not in tensors:
+        reason = "holds no VAE in the layout of the original repositories"
+        if any(name.startswith("encoder.down_blocks.") for name in tensors):
+            reason = "is in diffusers' layout; name its folder, with config.json in it"
+        raise ModelError(f"{path}: {reason}")
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    _refuse_quantised(path, own)
+    return SingleFile(path, "vae", own, {}), prefix
+
+
+def _refuse_quantised(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
         if tensor.dtype not in FLOATS and not name.endswith(IGNORED_TENSORS):
             quantised = f"{name} holds {tensor.dtype}; sdbatch reads F64, F32, F16 and BF16, not quantised weights"
             raise ModelError(f"{path}: {quantised}")
-    kind = "sdxl" if XL_CLIP in tensors else "sd1" if CLIP in tensors else "sd2"
-    return SingleFile(path, kind, tensors, metadata)
 
 
 def refuse_pickle(name: str) -> None:

@@ -27,8 +27,8 @@ def add_weights(file: SingleFile, folder: Path, pipeline: str, parts: Sequence[s
 
     Args:
         folder: holds the configurations and vocabularies.
-        pipeline: name of the class in diffusers.
-        parts: the components that have weights.
+        pipeline: name of the class in diffusers, of a pipeline or of a network.
+        parts: the components that have weights; none for a network, whose weights are put into the folder itself.
 
     Raises:
         ModelError: the file does not hold what the configurations describe.
@@ -36,14 +36,14 @@ def add_weights(file: SingleFile, folder: Path, pipeline: str, parts: Sequence[s
     """
     import_transformers_on_demand()
     cls = getattr(diffusers, pipeline)
-    whole = _exact(file.dtypes(UNET, VAE, *TEXT))
+    whole = _exact(file.dtypes(UNET, VAE, *TEXT) if parts else file.dtypes(""))
     try:
         with quiet_libraries():
             loaded = cls.from_single_file(str(file.path), config=str(folder), local_files_only=True, torch_dtype=whole)
-            for part in parts:
-                module = getattr(loaded, part)
-                _check_whole(file, part, module)
-                module.to(_exact(file.dtypes(*PREFIXES.get(part, TEXT))))
+            for part in parts or ("",):
+                module = getattr(loaded, part) if part else loaded
+                _check_whole(file, part or pipeline, module)
+                module.to(_exact(file.dtypes(*PREFIXES.get(part, TEXT))) if part else whole)
                 module.save_pretrained(folder / part, safe_serialization=True, max_shard_size=SHARD)
     except (ModelError, OSError):
         raise
@@ -51,6 +51,8 @@ def add_weights(file: SingleFile, folder: Path, pipeline: str, parts: Sequence[s
         if is_out_of_memory(error) or isinstance(error, MemoryError):
             raise RunError(f"{file.path}: converting it needs more memory than there is") from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "meta tensor" in reason:  # a tensor that was left without numbers
+            raise ModelError(f"{file.path}: tensors of its UNet, its VAE or a text encoder are missing") from error
         raise ModelError(f"{file.path}: can't be converted by diffusers: {reason}") from error
 
 

@@ -5,23 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from filelock import FileLock
 
+from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL
 from sdbatch.diffusion.checkpoints.clip_vocabulary import find_vocabularies
 from sdbatch.diffusion.checkpoints.configs import Config
 from sdbatch.diffusion.checkpoints.file_hashes import file_hash
-from sdbatch.diffusion.checkpoints.single_file_shapes import Configs, single_file_configs
-from sdbatch.diffusion.checkpoints.single_files import SingleFile, read_single_file
+from sdbatch.diffusion.checkpoints.single_file_shapes import Configs, single_file_configs, vae_config
+from sdbatch.diffusion.checkpoints.single_files import SingleFile, read_single_file, read_single_vae
 from sdbatch.diffusion.families import family_of_pipeline
 from sdbatch.diffusion.families.declaration import Declaration
 from sdbatch.errors import ModelError
 
-__all__ = ["Converted", "converted"]
+__all__ = ["Converted", "converted", "converted_vae"]
 
 CACHE = Path("~/.cache/sdbatch/converted")
 # Another number for another way of converting.
@@ -60,7 +61,33 @@ def converted(path: Path, tokenizer: Path | None = None, prediction_type: str | 
     configs = single_file_configs(file, prediction_type)
     family = _checked(file, configs)
     files = _files(file, configs, family, tokenizer)
-    sha256 = file_hash(path)
+    return _kept(file, files, configs["model_index"]["_class_name"], family.weighted)
+
+
+def converted_vae(path: Path, known: Mapping[str, object]) -> Path:
+    """The folder of a VAE that a single file holds, converted like a checkpoint.
+
+    Args:
+        known: the configuration of a VAE of the same kind, for what does not follow from shapes.
+
+    Raises:
+        ModelError: as for `converted`.
+    """
+    file, prefix = read_single_vae(path)
+    config = Config({**known, **vae_config(file, prefix)}, str(path))
+    config.check(AUTOENCODER_KL)
+    return _kept(file, {"config.json": _json(dict(config))}, "AutoencoderKL", ()).folder
+
+
+def _kept(file: SingleFile, files: Mapping[str, bytes], cls: str, parts: Sequence[str]) -> Converted:
+    """The folder in the cache, converted now if it is not there.
+
+    Args:
+        files: what it holds besides weights.
+        cls: of diffusers.
+        parts: the components that have weights; none for a single network.
+    """
+    sha256 = file_hash(file.path)
     entry = CACHE.expanduser() / _key(sha256, files)
     folder = entry / "model"
     try:
@@ -68,12 +95,12 @@ def converted(path: Path, tokenizer: Path | None = None, prediction_type: str | 
             entry.mkdir(parents=True, exist_ok=True)
             with FileLock(entry / ".lock"):
                 if not folder.exists():
-                    _convert(file, files, family, folder)
-                    if file_hash(path) != sha256:
+                    _convert(file, files, cls, parts, folder)
+                    if file_hash(file.path) != sha256:
                         shutil.rmtree(folder)
-                        raise ModelError(f"{path}: changed while it was converted")
+                        raise ModelError(f"{file.path}: changed while it was converted")
     except OSError as error:
-        raise ModelError(f"{path}: can't be converted in {entry}: {error.strerror or error}") from error
+        raise ModelError(f"{file.path}: can't be converted in {entry}: {error.strerror or error}") from error
     return Converted(folder, sha256)
 
 
@@ -103,13 +130,13 @@ def _files(file: SingleFile, configs: Configs, family: Declaration, tokenizer: P
     return files
 
 
-def _convert(file: SingleFile, files: Mapping[str, bytes], family: Declaration, folder: Path) -> None:
+def _convert(file: SingleFile, files: Mapping[str, bytes], cls: str, parts: Sequence[str], folder: Path) -> None:
     from sdbatch.diffusion.models.conversion import add_weights  # brings in torch, which planning does without
 
     part = folder.with_name("part")
     shutil.rmtree(part, ignore_errors=True)
     _write(part, files)
-    add_weights(file, part, json.loads(files["model_index.json"])["_class_name"], family.weighted)
+    add_weights(file, part, cls, parts)
     _write(part, files)  # the libraries have put their own configurations beside the weights
     part.rename(folder)
 

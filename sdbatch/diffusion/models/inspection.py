@@ -27,6 +27,7 @@ from sdbatch.diffusion.families import family_named, family_of_pipeline, pipelin
 from sdbatch.diffusion.families.declaration import Declaration, Part
 from sdbatch.diffusion.families.unsupported import why_unsupported
 from sdbatch.diffusion.models.converted_files import converted
+from sdbatch.diffusion.models.swapped_vae import with_vae
 from sdbatch.errors import AdapterError, ModelError
 from sdbatch.fields import FrozenMapping
 
@@ -55,6 +56,7 @@ def inspect_model(
     variant: str | None = None,
     tokenizer: str | Path | None = None,
     prediction_type: str | None = None,
+    vae: str | Path | None = None,
     embeddings: Mapping[str, str | Path] = NOTHING,
 ) -> ModelInfo:
     """Read a model's configuration files; weights of a model on the hub are downloaded after they are checked.
@@ -68,6 +70,7 @@ def inspect_model(
         variant: of the weight files, such as "fp16"; detected if there are no other weights.
         tokenizer: for a single file: a folder with CLIP's vocabulary; None to find one.
         prediction_type: for a single file: "epsilon" or "v_prediction"; None for what the file says, or is usual.
+        vae: to be used instead of the model's own: a folder, a hub id or a single safetensors file.
         embeddings: files of textual inversion by the token that names each in prompts.
 
     Raises:
@@ -75,6 +78,8 @@ def inspect_model(
         ModelError: the model does not exist, or this engine does not run it; the message names the part and the reason.
     """
     info = _inspect(model, revision, variant, tokenizer, prediction_type)
+    if vae is not None:
+        info = _with_vae(info, str(vae), variant)
     return replace(info, embeddings=_inspect_embeddings(info, embeddings)) if embeddings else info
 
 
@@ -145,6 +150,13 @@ def _inspect_single_file(path: Path, name: str, tokenizer: str | Path | None, pr
     done = converted(path, None if tokenizer is None else Path(tokenizer), prediction_type)
     info = inspect_model(done.folder)
     return replace(info, name=name, checkpoint=done.sha256, commit=commit_of(path) or None)
+
+
+def _with_vae(info: ModelInfo, vae: str, variant: str | None) -> ModelInfo:
+    if not any(part.name == "vae" and part.classes == ("AutoencoderKL",) for part in family_named(info.family).parts):
+        raise ModelError(f"--vae: {info.title} has no AutoencoderKL that another could replace; omit it")
+    other = _inspect(with_vae(info.folder, vae), None, variant, None, None)
+    return replace(other, name=info.name, commit=info.commit, checkpoint=info.checkpoint, other_vae=True)
 
 
 def _inspect_embeddings(info: ModelInfo, embeddings: Mapping[str, str | Path]) -> tuple[TextEmbedding, ...]:

@@ -45,8 +45,9 @@ def model_files(info: ModelInfo) -> dict[str, str]:
         ModelError: a file can't be read.
     """
     paths = [info.folder / INDEX]
-    if info.checkpoint is None:
-        paths += weight_files(info)
+    for path in weight_files(info):
+        if info.checkpoint is None or (info.other_vae and path.parent.name == "vae"):
+            paths.append(path)
     for part in family_named(info.family).parts:
         names = os.listdir(info.folder / part.name)
         kept = [name for name in names if name.endswith(CONFIG_SUFFIXES) and not name.startswith(".")]
