@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from single_file_checkpoints import as_single_file, build_original
 
-from sdbatch.diffusion import inspect_model
+from sdbatch.diffusion import ModelInfo, inspect_model
 from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.models.model_identity import different_files, model_files, model_hash
 from sdbatch.diffusion.request import Request
@@ -40,7 +41,9 @@ def models(tmp_path_factory) -> tuple[Path, Path, Path]:
 
 
 def picture(model) -> np.ndarray:
-    (made,) = Engine(model, lanes=2, device="cpu", threads=1).generate([ROW])
+    info = model if isinstance(model, ModelInfo) else inspect_model(model)
+    # Lanes are counted at the model's own size, which only a folder knows to be a small one.
+    (made,) = Engine(dataclasses.replace(info, height=64, width=64), lanes=2, device="cpu", threads=1).generate([ROW])
     return made.pixels
 
 

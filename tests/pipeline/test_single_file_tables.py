@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from single_file_checkpoints import as_single_file, build_original
 
+from tests.conftest import REPOSITORY
 from tests.outputs import metadata, write_table
+
+sys.path.insert(0, str(REPOSITORY / "tests" / "diffusion"))
+
+from single_file_checkpoints import as_single_file, build_original
 
 FAST = ("--steps", 2, "--sampler", "ddim", "--height", 64, "--width", 64, "--actors", 1)
 
