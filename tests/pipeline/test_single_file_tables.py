@@ -33,7 +33,8 @@ def here(tmp_path, monkeypatch):
 
 def test_it_is_planned_made_resumed_remade_and_compared(here, sdbatch_command):
     model = ("--model", "small.safetensors", "--tokenizer", "folder", "--embedding", "<toy>=toy.safetensors")
-    assert "Stable Diffusion" in sdbatch_command("plan", "p.parquet", "out", *FAST, *model).stdout
+    planned = sdbatch_command("plan", "p.parquet", "out", *FAST, *model)
+    assert "small (sd, 512x512, epsilon)" in planned.stdout
     sdbatch_command("generate", "p.parquet", "out", *FAST, *model)
     rows = metadata(here / "out")
     assert [row["status"] for row in rows] == ["ok", "ok"]

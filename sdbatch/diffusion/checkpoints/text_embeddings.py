@@ -11,6 +11,7 @@ from sdbatch.diffusion.checkpoints.configs import read_config
 from sdbatch.diffusion.checkpoints.file_hashes import file_hash
 from sdbatch.diffusion.checkpoints.weights import FLOATS, SUFFIX, Tensor, read_header
 from sdbatch.errors import AdapterError, ModelError
+from sdbatch.fields import FrozenMapping
 
 __all__ = ["TextEmbedding", "inspect_embedding", "token_names"]
 
@@ -65,7 +66,7 @@ def inspect_embedding(token: str, path: Path, folder: Path, encoders: Sequence[s
         found[encoder] = name, _vectors(header[name], name, width, context, where)
     if len({count for _, count in found.values()}) > 1:
         raise AdapterError(f"{where}: clip_l and clip_g have different numbers of vectors")
-    return TextEmbedding(token, path, found, file_hash(path))
+    return TextEmbedding(token, path, FrozenMapping(found), file_hash(path))
 
 
 def token_names(token: str, vectors: int) -> list[str]:

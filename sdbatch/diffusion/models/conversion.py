@@ -35,10 +35,10 @@ def add_weights(file: SingleFile, folder: Path, pipeline: str, parts: Sequence[s
         RunError: it does not fit into memory.
     """
     import_transformers_on_demand()
-    cls = getattr(diffusers, pipeline)
     whole = _exact(file.dtypes(UNET, VAE, *TEXT) if parts else file.dtypes(""))
     try:
         with quiet_libraries():
+            cls = getattr(diffusers, pipeline)  # its import warns of what is not needed here
             loaded = cls.from_single_file(str(file.path), config=str(folder), local_files_only=True, torch_dtype=whole)
             for part in parts or ("",):
                 module = getattr(loaded, part) if part else loaded
