@@ -12,18 +12,22 @@ from typing import Any
 from filelock import FileLock
 
 from sdbatch.diffusion import ModelInfo, inspect_model
+from sdbatch.diffusion.checkpoints.clip_vocabulary import VOCABULARY_FILES
 from sdbatch.diffusion.checkpoints.configs import MAX_CONFIG_BYTES, Config
 from sdbatch.diffusion.checkpoints.hub import CONFIG_SUFFIXES
+from sdbatch.diffusion.checkpoints.single_files import SINGLE_FILE_SUFFIXES, refuse_pickle
 from sdbatch.diffusion.checkpoints.weights import MAX_INDEX_BYTES, find_weights
 from sdbatch.diffusion.models.inspection import INDEX, family_of
 from sdbatch.diffusion.models.model_identity import different_files, model_files, model_hash, model_identity
 from sdbatch.errors import ModelError, StorageError, UsageError
-from sdbatch.storage.local_copies import download
+from sdbatch.fields import FrozenMapping
+from sdbatch.storage.local_copies import download, local_copy
 from sdbatch.storage.store import Store, StoredFile
 
 __all__ = ["ModelSource", "check_recorded", "copied", "fetch_model"]
 
 DEFAULT_CACHE = Path("~/.cache/sdbatch/models")
+EMBEDDINGS = Path("~/.cache/sdbatch/embeddings")
 MARKER = ".complete"
 
 
@@ -32,21 +36,39 @@ class ModelSource:
     """The location of a model.
 
     Attributes:
-        name: `tiny`, a local folder, a hub id, or an fsspec URL of a folder in diffusers' format.
+        name: `tiny`, a folder in diffusers' format or a single-file checkpoint, local, on the hub, or behind an fsspec
+            URL.
         revision: branch, tag or commit of a model on the hub.
         variant: of the weight files, such as "fp16".
+        tokenizer: for a single file: a folder with CLIP's vocabulary, local or behind an fsspec URL.
+        prediction_type: for a single file.
+        vae: instead of the model's own: a folder or a single file, local or behind an fsspec URL, or a hub id.
+        embeddings: files of textual inversion, local or behind fsspec URLs, by the token that names each in prompts.
         options: fsspec storage options; never recorded.
     """
 
     name: str
     revision: str | None = None
     variant: str | None = None
+    tokenizer: str | None = None
+    prediction_type: str | None = None
+    vae: str | None = None
+    embeddings: Mapping[str, str] = FrozenMapping()
     options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def recorded(cls, model: Mapping[str, Any], options: Mapping[str, Any] | None) -> ModelSource:
         """The source recorded in a manifest by `entry`."""
-        return cls(model["source"], model.get("commit") or model.get("revision"), model.get("variant"), options or {})
+        return cls(
+            model["source"],
+            revision=model.get("commit") or model.get("revision"),
+            variant=model.get("variant"),
+            tokenizer=model.get("tokenizer"),
+            prediction_type=model.get("prediction_type"),
+            vae=model.get("vae"),
+            embeddings=FrozenMapping(model.get("embeddings", {})),
+            options=options or {},
+        )
 
     def inspect(self) -> ModelInfo:
         """Fetch the model to this machine if needed, and read its configurations.
@@ -55,14 +77,25 @@ class ModelSource:
             ModelError, StorageError, UsageError: as for `fetch_model` and `inspect_model`.
         """
         source = {"revision": self.revision, "variant": self.variant}
-        return inspect_model(fetch_model(self.name, options=self.options, **source), **source)
+        return inspect_model(
+            fetch_model(self.name, options=self.options, **source),
+            **source,
+            tokenizer=None if self.tokenizer is None else _fetched_tokenizer(self.tokenizer, self.options),
+            prediction_type=self.prediction_type,
+            vae=None if self.vae is None else _fetched_vae(self.vae, self.options),
+            embeddings={token: _fetched_embedding(path, self.options) for token, path in self.embeddings.items()},
+        )
 
     def entry(self, info: ModelInfo) -> dict[str, Any]:
         """The manifest's entry: where the model was, and digests that identify it."""
         files = model_files(info)
+        given = {"tokenizer": self.tokenizer, "prediction_type": self.prediction_type, "vae": self.vae}
+        if self.embeddings:
+            given["embeddings"] = dict(self.embeddings)
         return {
             "name": info.name,
             "source": Store(self.name).url if "://" in self.name else self.name,
+            **{name: value for name, value in given.items() if value is not None},
             "revision": self.revision,
             "commit": info.commit,
             "variant": self.variant,
@@ -112,13 +145,14 @@ def fetch_model(
     is fetched again. Safe to call from several processes at once: one downloads, the others wait for it.
 
     Args:
-        model: `tiny`, a local folder, a hub id, or an fsspec URL of a folder in diffusers' format.
+        model: `tiny`, a local folder or single file, a hub id, or an fsspec URL of a folder in diffusers' format or of
+            a single file.
         variant: in diffusers' sense (`fp16`): used for parts that have it, the plain weights for the others.
         options: fsspec storage options.
         cache: default `~/.cache/sdbatch/models`.
 
     Raises:
-        ModelError: the URL holds no folder in diffusers' format, or only pickled weights.
+        ModelError: the URL holds no folder in diffusers' format and no safetensors file, or only pickled weights.
         StorageError: it cannot be read, or the cache cannot be written.
         UsageError: a revision of a model that is not on the hub.
     """
@@ -127,7 +161,47 @@ def fetch_model(
     if revision is not None:
         raise UsageError(f"--revision {revision}: only models on the hub have revisions; {model} has none")
     source = Store(model, options)
+    if model.endswith(SINGLE_FILE_SUFFIXES):
+        refuse_pickle(model)
+        return str(local_copy(source, (cache or DEFAULT_CACHE).expanduser()))
     return str(copied(source, dict(_wanted(source, variant)), cache))
+
+
+def _fetched_vae(name: str, options: Mapping[str, Any]) -> str:
+    """Where a VAE is on this machine: a folder or a file; the name itself of one on the hub."""
+    if "://" not in name:
+        return name
+    source = Store(name, options)
+    if name.endswith(SINGLE_FILE_SUFFIXES):
+        refuse_pickle(name)
+        return str(local_copy(source, DEFAULT_CACHE.expanduser()))
+    found = source.files_by_name()
+    files = {file: found[file] for file in found if file == "config.json" or file.endswith("model.safetensors")}
+    if "config.json" not in files:
+        raise ModelError(f"--vae {source.url}: holds no config.json")
+    return str(copied(source, files))
+
+
+def _fetched_embedding(path: str, options: Mapping[str, Any]) -> Path:
+    """Where a file of textual inversion is on this machine."""
+    if "://" not in path:
+        return Path(path)
+    # The hub's own address is read with options of its own.
+    return local_copy(Store(path, {} if path.startswith("hf://") else options), EMBEDDINGS.expanduser())
+
+
+def _fetched_tokenizer(name: str, options: Mapping[str, Any]) -> str:
+    """Where a folder with vocabularies is on this machine."""
+    if "://" not in name:
+        return name
+    source = Store(name, options)
+    files: dict[str, StoredFile] = {}
+    for part in ("", "tokenizer/", "tokenizer_2/"):
+        inside = (Store(source.name(part.rstrip("/")), options) if part else source).files_by_name()
+        files |= {f"{part}{file}": inside[file] for file in VOCABULARY_FILES if file in inside}
+    if not files:
+        raise ModelError(f"--tokenizer {source.url}: holds none of {', '.join(VOCABULARY_FILES)}")
+    return str(copied(source, files))
 
 
 def copied(source: Store, files: Mapping[str, StoredFile], cache: Path | None = None) -> Path:

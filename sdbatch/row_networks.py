@@ -10,8 +10,9 @@ from typing import Any
 
 from sdbatch.diffusion.adapters.control_files import CONTROLNET_FILES, find_controlnet, inspect_controlnet
 from sdbatch.diffusion.adapters.ip_adapter_files import encoder_files, find_ip_adapter, inspect_ip_adapter
+from sdbatch.diffusion.checkpoints.file_hashes import content_hash
+from sdbatch.diffusion.checkpoints.hub import commit_of
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
-from sdbatch.diffusion.models.model_identity import content_hash
 from sdbatch.errors import AdapterError, RunError
 from sdbatch.model_source import copied
 from sdbatch.storage.store import Store, StoredFile
@@ -56,7 +57,7 @@ def inspect_network(setting: str, name: str, info: ModelInfo, options: Mapping[s
     place = _fetched(setting, name, "", options)
     on_hub = "://" not in name and not Path(name).exists()
     source = name if on_hub or "://" in name else str(place.absolute())
-    return Network(setting, name, source, _commit(place) if on_hub else "", _hash(setting, place, info))
+    return Network(setting, name, source, commit_of(place) if on_hub else "", _hash(setting, place, info))
 
 
 def finder(
@@ -87,12 +88,6 @@ def finder(
 def _hash(setting: str, place: Path, info: ModelInfo) -> str:
     files = inspect_controlnet(place, info).files if setting == "controlnet" else inspect_ip_adapter(place, info).files
     return content_hash(files)
-
-
-def _commit(place: Path) -> str:
-    """The commit of a file in the hub's cache, whose folder `snapshots` has a folder for each commit."""
-    parts = place.parts
-    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else ""
 
 
 def _fetched(setting: str, name: str, commit: str, options: Mapping[str, Any] | None) -> Path:

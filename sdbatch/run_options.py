@@ -32,6 +32,7 @@ class RunOptions(TypedDict, total=False):
     deep_cache: int | None
     device: str
     dtype: str
+    embedding: Mapping[str, str]
     gpus_per_actor: float | None
     guess_mode: bool | None
     guidance_rescale: float | None
@@ -69,6 +70,7 @@ class RunOptions(TypedDict, total=False):
     overwrite: bool
     padding_mask_crop: int | None
     part: tuple[int, int]
+    prediction_type: str | None
     price_per_hour: float | None
     prompt_2: str | None
     prompt_per_file: bool
@@ -90,7 +92,9 @@ class RunOptions(TypedDict, total=False):
     strength: float | None
     target_size: str | None
     task: str | None
+    tokenizer: str | None
     true_cfg_scale: float | None
+    vae: str | None
     variant: str | None
     watermark: str | None
     width: int | None

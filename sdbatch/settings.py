@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from sdbatch.bounds import Number, Whole
+from sdbatch.diffusion.checkpoints.single_file_shapes import PREDICTION_TYPES
 from sdbatch.diffusion.declarations import own_fields
 from sdbatch.diffusion.request import ROW_FIELDS, TEXT_TO_IMAGE
 from sdbatch.diffusion.tasks import TASKS
@@ -76,9 +77,10 @@ class RunSettings:
         str,
         _of_the_run(
             Text(),
-            "`tiny` (built in, the default), a folder in diffusers' format, local or s3://…, or a hub id",
+            "`tiny` (built in, the default), a folder in diffusers' format or a single .safetensors checkpoint, "
+            "local or s3://…, or a hub id",
             MODEL,
-            metavar="NAME|DIR",
+            metavar="NAME|DIR|FILE",
             kept_in="model",
         ),
     ] = "tiny"
@@ -89,6 +91,35 @@ class RunSettings:
     variant: Annotated[
         str | None,
         _of_the_run(Text(), "variant of the weight files, such as fp16", MODEL, metavar="NAME", kept_in="model"),
+    ] = None
+    tokenizer: Annotated[
+        str | None,
+        _of_the_run(
+            Text(),
+            "folder with CLIP's vocabulary, for a single-file checkpoint; default: the hub's cache, or open_clip",
+            MODEL,
+            metavar="DIR",
+            kept_in="model",
+        ),
+    ] = None
+    prediction_type: Annotated[
+        str | None,
+        _of_the_run(
+            Choice(PREDICTION_TYPES),
+            "what a single-file checkpoint predicts, if its file doesn't say; default: v for 2.x, else epsilon",
+            MODEL,
+            kept_in="model",
+        ),
+    ] = None
+    vae: Annotated[
+        str | None,
+        _of_the_run(
+            Text(),
+            "another VAE than the model's: a folder or a single .safetensors file, local or s3://…, or a hub id",
+            MODEL,
+            metavar="NAME|DIR|FILE",
+            kept_in="model",
+        ),
     ] = None
     task: Annotated[
         str | None,
@@ -171,6 +202,16 @@ class RunSettings:
         ),
     ] = None
 
+    embedding: Annotated[
+        Mapping[str, str],
+        _of_the_run(
+            Names(),
+            "file of textual inversion (.safetensors) that prompts name by TOKEN; repeatable",
+            ADAPTERS,
+            metavar="TOKEN=PATH",
+            kept_in="model",
+        ),
+    ] = field(default_factory=dict)
     lora_dir: Annotated[
         str | None,
         _of_the_run(

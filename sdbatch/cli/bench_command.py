@@ -25,8 +25,8 @@ OPTIONS = {field.name: field for field in (*ROW_OPTIONS, *RUN_FIELDS)}
 def add(commands: Any) -> None:
     parser = command(commands, "bench", _bench, "measure how fast a model is on this machine", EXAMPLES)
     add_field(parser, OPTIONS["model"], help="default %(default)s; as for generate")
-    add_field(parser, OPTIONS["revision"])
-    add_field(parser, OPTIONS["variant"])
+    for name in ("revision", "variant", "tokenizer", "prediction_type", "vae"):
+        add_field(parser, OPTIONS[name])
     add_storage_options(parser)
     add_field(parser, OPTIONS["sampler"], help="default: ddim if the model has it, else the model's default")
     add_field(parser, OPTIONS["steps"], default=20, help="default %(default)s")
@@ -42,6 +42,9 @@ def _bench(
     model: str,
     revision: str | None,
     variant: str | None,
+    tokenizer: str | None,
+    prediction_type: str | None,
+    vae: str | None,
     storage_options: dict[str, Any],
     sampler: str | None,
     steps: int,
@@ -55,7 +58,7 @@ def _bench(
     from sdbatch.plan.speed_test import measure
     from sdbatch.resolution import resolved
 
-    info = ModelSource(model, revision, variant, storage_options).inspect()
+    info = ModelSource(model, revision, variant, tokenizer, prediction_type, vae, options=storage_options).inspect()
     sampler = sampler or ("ddim" if "ddim" in info.samplers else str(info.defaults["sampler"]))
     said = RunSettings(sampler=sampler, steps=steps, guidance_scale=guidance_scale)
     guidance_scale = resolved(said, info).value("guidance_scale")

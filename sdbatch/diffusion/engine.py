@@ -47,8 +47,8 @@ class Engine:
     engine serves one caller at a time.
 
     Args:
-        model: "tiny", the packaged model; a folder in diffusers' format; a hub id such as "org/name"; or the result
-            of `inspect_model`.
+        model: "tiny", the packaged model; a folder in diffusers' format; a single-file checkpoint; a hub id such as
+            "org/name"; or the result of `inspect_model`.
         lanes: even batch size of the denoiser at the model's own picture size; a request with guidance takes two
             lanes; None for as many as fit.
         dtype: "auto" (on CUDA the family's own, fp16 or bf16; fp32 on a CPU), "fp16", "bf16" or "fp32".

@@ -39,7 +39,7 @@ __all__ = [
 
 FORMAT_VERSION = 2
 # Where a model was found; `model_source.check_recorded` compares its content.
-MODEL_LOCATION_KEYS = {"source", "revision", "commit", "variant", "identity", "files"}
+MODEL_LOCATION_KEYS = {"source", "revision", "commit", "variant", "tokenizer", "vae", "embeddings", "identity", "files"}
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow")
 HINT = "use another OUT, or --overwrite to replace this one"
 

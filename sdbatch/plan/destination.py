@@ -61,7 +61,7 @@ def check_sources(
     for path in [prompts, *tables] if prompts is not None and tables else []:
         if not _is_glob(path, tables) and _is_within(out, Store(path, options)):
             raise UsageError(f"OUT {out.url} holds the prompt table {path}; use a separate folder for the output")
-    is_place = model != "tiny" and ("://" in model or os.path.isdir(model))
+    is_place = model != "tiny" and ("://" in model or os.path.exists(model))
     if is_place and _is_within(out, Store(model, options)):
         raise UsageError(f"OUT {out.url} holds the model {model}; use a separate folder for the output")
     if prompts is not None and tables and _looks_in(Store(prompts, options), out, _is_glob(prompts, tables)):

@@ -197,7 +197,16 @@ def _refuse_clash(store: Store, entries: Mapping[str, int], record: RunRecord, e
 
 def settings_source(settings: RunSettings) -> ModelSource:
     """Where a run's model comes from."""
-    return ModelSource(settings.model, settings.revision, settings.variant, settings.storage_options)
+    return ModelSource(
+        settings.model,
+        revision=settings.revision,
+        variant=settings.variant,
+        tokenizer=settings.tokenizer,
+        prediction_type=settings.prediction_type,
+        vae=settings.vae,
+        embeddings=settings.embedding,
+        options=settings.storage_options,
+    )
 
 
 def _check_defaults(settings: RunSettings, model: ModelInfo, columns: Columns) -> None:

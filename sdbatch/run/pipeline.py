@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Protocol, Unpack, cast
 
 import ray
@@ -128,10 +127,18 @@ def _made(plan: Plan, settings: RunSettings, progress: Progress | None, make_eng
 
 
 def _with_absolute_model(settings: RunSettings) -> RunSettings:
-    """The settings with an absolute model path, for workers, which run in their own folders."""
-    if settings.model == "tiny" or not Path(settings.model).is_dir():
-        return settings
-    return dataclasses.replace(settings, model=str(Path(settings.model).absolute()))
+    """The settings with absolute paths of the model and what belongs to it: workers run in their own folders."""
+    model, tokenizer, vae = settings.model, settings.tokenizer, settings.vae
+    if model != "tiny" and os.path.exists(model):
+        model = os.path.abspath(model)
+    if tokenizer is not None and os.path.exists(tokenizer):
+        tokenizer = os.path.abspath(tokenizer)
+    if vae is not None and os.path.exists(vae):
+        vae = os.path.abspath(vae)
+    embedding = {
+        token: os.path.abspath(path) if os.path.exists(path) else path for token, path in settings.embedding.items()
+    }
+    return dataclasses.replace(settings, model=model, tokenizer=tokenizer, vae=vae, embedding=embedding)
 
 
 def _run(

@@ -10,7 +10,15 @@ from pathlib import Path
 
 from sdbatch.errors import ModelError
 
-__all__ = ["CONFIG_SUFFIXES", "fetch_configs", "fetch_weights"]
+__all__ = [
+    "CONFIG_SUFFIXES",
+    "cached_files",
+    "commit_of",
+    "fetch_configs",
+    "fetch_files",
+    "fetch_snapshot",
+    "fetch_weights",
+]
 
 # Files of a model besides weights: configurations, vocabularies, SentencePiece models, chat templates.
 CONFIG_SUFFIXES = (".json", ".txt", ".model", ".jinja")
@@ -33,6 +41,43 @@ def fetch_weights(repository: str, revision: str | None, names: Sequence[str]) -
         ModelError: as for `fetch_configs`.
     """
     return _snapshot(repository, revision, [*CONFIGS, *names])
+
+
+def fetch_snapshot(repository: str, wanted: Sequence[str]) -> Path:
+    """The folder of a snapshot that has the files that match patterns.
+
+    Raises:
+        ModelError: as for `fetch_configs`.
+    """
+    return _snapshot(repository, None, list(wanted))
+
+
+def fetch_files(repository: str, names: Sequence[str], revision: str | None = None) -> Path:
+    """The folder of a snapshot that has these files.
+
+    Raises:
+        ModelError: as for `fetch_configs`, or a file is not in the repository.
+    """
+    folder = _snapshot(repository, revision, list(names))
+    for name in names:
+        if not (folder / name).exists():
+            raise ModelError(f"{repository}: the hub has no {name} in it")
+    return folder
+
+
+def cached_files(repository: str, names: Sequence[str]) -> Path | None:
+    """The folder of a snapshot in the hub's cache that has these files; None if there is none. Asks no network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = [try_to_load_from_cache(repository, name) for name in names]
+    folders = {Path(path).parent for path in found if isinstance(path, str)}
+    return folders.pop() if len(folders) == 1 and all(isinstance(path, str) for path in found) else None
+
+
+def commit_of(path: Path) -> str:
+    """The commit of a file in the hub's cache, which has a folder `snapshots` with one for each; empty for others."""
+    parts = path.parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else ""
 
 
 def _snapshot(repository: str, revision: str | None, wanted: list[str]) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sdbatch.diffusion.checkpoints.text_embeddings import TextEmbedding
 from sdbatch.diffusion.checkpoints.weights import PartWeights
 
 __all__ = ["FLOW", "ModelInfo"]
@@ -19,8 +20,9 @@ class ModelInfo:
     """A model that the engine can run. Its family fills in some attributes, `inspect_model` the rest.
 
     Attributes:
-        name: the name that the user gave; the folder's name for a folder.
+        name: the name that the user gave; the folder's name for a folder; a single file's without its suffix.
         folder: where it is in diffusers' folder format.
+        checkpoint: SHA-256 of the single file that the folder was converted from; None for others.
         family: name of its family, such as "sd" (Stable Diffusion 1.x and 2.x), "sdxl" or "flux".
         prediction_type: the denoiser's output: "epsilon", "v_prediction", "sample" or "flow_prediction" (`FLOW`).
         height, width: its own size in pixels.
@@ -37,7 +39,9 @@ class ModelInfo:
         title: the usual name of this kind of model.
         variant: weight files are named `….<variant>.safetensors` if a component has them; None for plain names.
         weights: the weight files of each component.
+        other_vae: whether its VAE is not its own.
         commit: the commit of a model on the hub.
+        embeddings: tokens of textual inversion that are added to it.
         pipeline: the class named in its model_index.json.
         tasks: the kinds of rows that it can make; the first is its default.
         vae_scale: pixels of a picture per side of a latent pixel, or of a patch of these where the denoiser takes
@@ -48,6 +52,7 @@ class ModelInfo:
 
     name: str = ""
     folder: Path = Path()
+    checkpoint: str | None = None
     family: str
     prediction_type: str
     height: int
@@ -65,7 +70,9 @@ class ModelInfo:
     title: str = ""
     variant: str | None = None
     weights: tuple[PartWeights, ...] = ()
+    other_vae: bool = False
     commit: str | None = None
+    embeddings: tuple[TextEmbedding, ...] = ()
     pipeline: str = ""
     tasks: tuple[str, ...] = ("text-to-image",)
     vae_scale: int = 8

@@ -144,7 +144,7 @@ def read_headers(folder: Path, weights: PartWeights) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name in weights.files:
         path = folder / weights.part / name
-        found = _header(path)
+        found = read_header(path)
         for key, tensor in found.items():
             if tensor.dtype not in FLOATS and not key.endswith(IGNORED_TENSORS):
                 raise ModelError(
@@ -158,7 +158,7 @@ def read_headers(folder: Path, weights: PartWeights) -> dict[str, Tensor]:
     return tensors
 
 
-def _header(path: Path) -> dict[str, Tensor]:
+def read_header(path: Path) -> dict[str, Tensor]:
     check_regular(path)
     try:
         with safe_open(path, framework="numpy") as file:

@@ -117,6 +117,7 @@ class Declaration(ABC):
         title: its usual name, for messages.
         pipelines: the diffusers classes that it runs, as in `_class_name` of model_index.json.
         parts: the components that these pipelines need.
+        takes_embeddings: whether its text encoders and tokenizers can be given tokens of textual inversion.
         index_kinds: allowed values of the other keys of model_index.json that matter.
         engine: "module:Class" of the engine half.
         samplers: the names, from `sdbatch.diffusion.samplers.catalogue`, of the samplers that it supports.
@@ -130,6 +131,7 @@ class Declaration(ABC):
     title: str
     pipelines: tuple[str, ...]
     parts: tuple[Part, ...]
+    takes_embeddings: bool = False
     index_kinds: Mapping[str, Kind] = {}
     engine: str
     samplers: tuple[str, ...]

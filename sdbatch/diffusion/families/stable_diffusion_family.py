@@ -64,6 +64,7 @@ class StableDiffusionFamily(Declaration):
         "StableDiffusionInstructPix2PixPipeline": (0, 1, "instruct-edit"),
     }
     pipelines = tuple(dict.fromkeys([*tasks, *channels]))
+    takes_embeddings = True
     unet_keys: tuple[str, ...] = ()
     unused_layers = 0
     parts = (

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from sdbatch.diffusion.checkpoints.architectures import INDEX_KINDS, PART_OF_INDEX
 from sdbatch.diffusion.checkpoints.configs import Config, read_config, read_regular
-from sdbatch.diffusion.checkpoints.hub import fetch_configs, fetch_weights
+from sdbatch.diffusion.checkpoints.hub import commit_of, fetch_configs, fetch_files, fetch_weights
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.checkpoints.single_files import SINGLE_FILE_SUFFIXES, refuse_pickle
+from sdbatch.diffusion.checkpoints.text_embeddings import TextEmbedding, inspect_embedding
 from sdbatch.diffusion.checkpoints.weights import (
     MAX_INDEX_BYTES,
     PartWeights,
@@ -24,7 +26,10 @@ from sdbatch.diffusion.checkpoints.weights import (
 from sdbatch.diffusion.families import family_named, family_of_pipeline, pipelines
 from sdbatch.diffusion.families.declaration import Declaration, Part
 from sdbatch.diffusion.families.unsupported import why_unsupported
-from sdbatch.errors import ModelError
+from sdbatch.diffusion.models.converted_files import converted
+from sdbatch.diffusion.models.swapped_vae import with_vae
+from sdbatch.errors import AdapterError, ModelError
+from sdbatch.fields import FrozenMapping
 
 __all__ = [
     "INDEX",
@@ -37,8 +42,10 @@ __all__ = [
 ]
 
 INDEX = "model_index.json"
+NOTHING: Mapping[str, str | Path] = FrozenMapping()
 
 HUB_ID = r"[\w.-]+/[\w.-]+"
+HUB_FILE = rf"({HUB_ID})/([\w./ -]+)"
 TINY = Path(__file__).parents[2] / "tiny" / "model"
 
 
@@ -47,19 +54,51 @@ def inspect_model(
     *,
     revision: str | None = None,
     variant: str | None = None,
+    tokenizer: str | Path | None = None,
+    prediction_type: str | None = None,
+    vae: str | Path | None = None,
+    embeddings: Mapping[str, str | Path] = NOTHING,
 ) -> ModelInfo:
     """Read a model's configuration files; a model on the hub is checked before its weights are downloaded.
 
+    A single-file checkpoint is converted first, which takes torch and a minute, once per node.
+
     Args:
-        model: "tiny", the packaged model; a folder in diffusers' format; a hub id such as "org/name".
+        model: "tiny", the packaged model; a folder in diffusers' format; a hub id such as "org/name"; a single-file
+            checkpoint of Stable Diffusion 1.x, 2.x or XL, also on the hub ("org/name/file.safetensors").
         revision: branch, tag or commit of a model on the hub.
         variant: the variant of the weight files, such as "fp16"; detected if there are no other weights.
+        tokenizer: for a single file: a folder with CLIP's vocabulary; None to find one.
+        prediction_type: for a single file: "epsilon" or "v_prediction"; None for what the file says, or is usual.
+        vae: to be used instead of the model's own: a folder, a hub id or a single safetensors file.
+        embeddings: files of textual inversion by the token that names each in prompts.
 
     Raises:
+        AdapterError: an embedding can't be read or does not fit the model.
         ModelError: the model does not exist, or the engine can't run it; the message names the part and the reason.
     """
+    info = _inspect(model, revision, variant, tokenizer, prediction_type)
+    if vae is not None:
+        info = _with_vae(info, str(vae), variant)
+    return replace(info, embeddings=_inspect_embeddings(info, embeddings)) if embeddings else info
+
+
+def _inspect(
+    model: str | Path,
+    revision: str | None,
+    variant: str | None,
+    tokenizer: str | Path | None,
+    prediction_type: str | None,
+) -> ModelInfo:
     if not str(model):
         raise ModelError("the model's name is empty")
+    if (single := _single_file(str(model), revision)) is not None:
+        if variant is not None:
+            raise ModelError(f"model {str(model)!r}: a single file has no variants; omit --variant")
+        return _inspect_single_file(single, Path(model).stem, tokenizer, prediction_type)
+    for option, value in (("--tokenizer", tokenizer), ("--prediction-type", prediction_type)):
+        if value is not None:
+            raise ModelError(f"{option} is for single-file checkpoints, which {str(model)!r} is not; omit it")
     # Not Path's methods, which raise for names that are too long and for cyclic links.
     folder, name = (TINY, "tiny") if str(model) == "tiny" else (Path(model), os.path.basename(os.path.realpath(model)))
     on_hub = not os.path.exists(folder) and re.fullmatch(HUB_ID, str(model)) is not None
@@ -67,9 +106,6 @@ def inspect_model(
         folder, name = fetch_configs(str(model), revision), str(model)
     elif revision is not None:
         raise ModelError(f"model {str(model)!r}: a revision is for models on the hub, not for folders")
-    if os.path.isfile(folder):
-        convert = f"StableDiffusionPipeline.from_single_file({folder.name!r}).save_pretrained('my-model')"
-        raise ModelError(f"model {str(model)!r} is a single file; convert it once, with diffusers' {convert}")
     if not os.path.isdir(folder):
         raise ModelError(f"model {str(model)!r}: no such folder")
     index = read_config(folder / INDEX)
@@ -89,6 +125,49 @@ def inspect_model(
     )
     headers(info)
     return info
+
+
+def _single_file(model: str, revision: str | None) -> Path | None:
+    """Where a single-file checkpoint is on this machine; one on the hub is downloaded. None for other models."""
+    if os.path.exists(model):
+        if os.path.isdir(model):
+            return None
+        if revision is not None:
+            raise ModelError(f"model {model!r}: a revision is for models on the hub, not for files")
+        refuse_pickle(model)
+        return Path(model)
+    if not model.endswith(SINGLE_FILE_SUFFIXES):
+        return None
+    refuse_pickle(model)
+    on_hub = re.fullmatch(HUB_FILE, model)
+    if on_hub is None or model.startswith("."):
+        raise ModelError(f"model {model!r}: no such file")
+    repository, name = on_hub.groups()
+    return fetch_files(repository, [name], revision) / name
+
+
+def _inspect_single_file(path: Path, name: str, tokenizer: str | Path | None, prediction_type: str | None) -> ModelInfo:
+    done = converted(path, None if tokenizer is None else Path(tokenizer), prediction_type)
+    info = inspect_model(done.folder)
+    return replace(info, name=name, checkpoint=done.sha256, commit=commit_of(path) or None)
+
+
+def _with_vae(info: ModelInfo, vae: str, variant: str | None) -> ModelInfo:
+    if not any(part.name == "vae" and part.classes == ("AutoencoderKL",) for part in family_named(info.family).parts):
+        raise ModelError(f"--vae: {info.title} has no AutoencoderKL that another could replace; omit it")
+    other = _inspect(with_vae(info.folder, vae), None, variant, None, None)
+    return replace(other, name=info.name, commit=info.commit, checkpoint=info.checkpoint, other_vae=True)
+
+
+def _inspect_embeddings(info: ModelInfo, embeddings: Mapping[str, str | Path]) -> tuple[TextEmbedding, ...]:
+    family = family_named(info.family)
+    if not family.takes_embeddings:
+        raise AdapterError(f"--embedding: {info.title} does not use embeddings of textual inversion; omit it")
+    encoders = [part.name for part in family.parts if part.sort == "text_encoder"]
+    return tuple(
+        inspect_embedding(token, Path(path), info.folder, encoders, info.max_tokens)
+        for token, path in sorted(embeddings.items())
+    )
 
 
 def family_of(index: Config) -> Declaration:

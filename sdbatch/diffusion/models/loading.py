@@ -12,8 +12,6 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers.utils import logging as diffusers_logging
-from transformers.utils import logging as transformers_logging
 
 from sdbatch.diffusion.adapters.lora_files import lora_model
 from sdbatch.diffusion.adapters.lora_merge import merge_loras
@@ -24,8 +22,10 @@ from sdbatch.diffusion.device.memory import is_out_of_memory
 from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.families.declaration import Part
 from sdbatch.diffusion.families.family import Checkpoint, Family
+from sdbatch.diffusion.models.added_tokens import add_tokens
 from sdbatch.diffusion.models.inspection import INDEX, ModelInfo
 from sdbatch.diffusion.models.lean_imports import import_transformers_on_demand
+from sdbatch.diffusion.models.quiet_libraries import quiet_libraries
 from sdbatch.errors import ModelError, RunError, UsageError
 
 __all__ = ["load_family", "load_network", "resolve_device", "resolve_dtype"]
@@ -80,14 +80,14 @@ def load_family(info: ModelInfo, dtype: str, device: torch.device, merged: Seque
         merged: LoRAs to merge into them.
 
     Raises:
-        AdapterError: a LoRA does not fit the model.
+        AdapterError: a LoRA does not fit the model, or an embedding has a name that is taken.
         ModelError: a part can't be read, or weights and configuration do not match.
         RunError: it does not fit into the device's memory.
     """
     import_transformers_on_demand()
     index = read_config(info.folder / INDEX)
     family = family_named(info.family)
-    with _quiet():
+    with quiet_libraries():
         checkpoint = Checkpoint(
             info=info,
             parts={
@@ -98,6 +98,8 @@ def load_family(info: ModelInfo, dtype: str, device: torch.device, merged: Seque
             scheduler_config=dict(read_config(info.folder / "scheduler" / "scheduler_config.json")),
             index=index,
         )
+    if info.embeddings:
+        add_tokens(checkpoint.parts, info.embeddings)
     if merged:
         merge_loras(checkpoint.parts, merged, lora_model(info))
     module, _, name = family.engine.partition(":")
@@ -119,7 +121,7 @@ def load_network(
         ModelError: it can't be read, or weights and configuration do not belong together.
         RunError: it does not fit into the device's memory.
     """
-    with _quiet(), _mapped(folder, cls.__name__):
+    with quiet_libraries(), _mapped(folder, cls.__name__):
         return _module(cls, folder, weights, of_transformers, dtype, device)
 
 
@@ -221,20 +223,3 @@ def _mapped(folder: Path, part: str):
             raise RunError(f"{folder}: its weights do not fit into the memory of the device") from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{folder}: {part} can't be loaded: {reason}") from error
-
-
-@contextmanager
-def _quiet():
-    """Mute the libraries' progress bars and reports."""
-    is_drawn = transformers_logging.is_progress_bar_enabled()
-    levels = [(logging, logging.get_verbosity()) for logging in (transformers_logging, diffusers_logging)]
-    transformers_logging.disable_progress_bar()
-    for logging, _ in levels:
-        logging.set_verbosity(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logging, level in levels:
-            logging.set_verbosity(level)
-        if is_drawn:
-            transformers_logging.enable_progress_bar()

@@ -1,0 +1,174 @@
+"""Single-file checkpoints in the layout of the original repositories, as shared for web UIs: what kind a file is.
+
+Reads the header of the file alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+
+from sdbatch.diffusion.checkpoints.weights import FLOATS, IGNORED_TENSORS, SUFFIX, Tensor, read_header
+from sdbatch.errors import ModelError
+
+__all__ = ["SINGLE_FILE_SUFFIXES", "SingleFile", "read_single_file", "read_single_vae", "refuse_pickle"]
+
+SINGLE_FILE_SUFFIXES = (SUFFIX, ".ckpt", ".pt", ".pth", ".gguf")
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
+TEXT = ("cond_stage_model.", "conditioner.embedders.")
+CONV_IN = f"{UNET}input_blocks.0.0.weight"
+# The tensors that tell text encoders apart are those by which diffusers does.
+CLIP = "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight"
+OPEN_CLIP = "cond_stage_model.model.token_embedding.weight"
+XL_CLIP = "conditioner.embedders.0.transformer.text_model.embeddings.position_embedding.weight"
+XL_OPEN_CLIP = "conditioner.embedders.1.model.positional_embedding"
+XL_REFINER = "conditioner.embedders.0.model.text_projection"
+LORA_PARTS = ("lora_unet_", "lora_te", ".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.", ".hada_", ".lokr_")
+CHANNELS = {5: "depth to image", 7: "upscaling", 8: "editing by instruction"}
+TRANSFORMERS = {
+    "double_blocks.": "a FLUX model",
+    "joint_blocks.": "Stable Diffusion 3",
+    "transformer_blocks.": "a transformer",
+    "blocks.": "a transformer",
+    "layers.": "a transformer",
+}
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """A checkpoint of Stable Diffusion in one file.
+
+    Attributes:
+        path: of the file.
+        kind: "sd1", "sd2", "sdxl", or "vae" for a file that is read for its VAE.
+        tensors: its header.
+        metadata: texts in its header.
+    """
+
+    path: Path
+    kind: str
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+    def shape(self, name: str, *dimensions: int) -> tuple[int, ...]:
+        """The shape of a tensor.
+
+        Args:
+            dimensions: how many it may have.
+
+        Raises:
+            ModelError: there is no such tensor, or it has another number of dimensions.
+        """
+        if name not in self.tensors:
+            raise ModelError(f"{self.path}: lacks {name}")
+        shape = self.tensors[name].shape
+        if len(shape) not in dimensions:
+            raise ModelError(f"{self.path}: {name} has the shape {list(shape)}; no checkpoint of its kind has that")
+        return shape
+
+    def count(self, name: str, first: int = 0) -> int:
+        """How many numbers, counted from `first`, give the name of a tensor."""
+        number = first
+        while name.format(number) in self.tensors:
+            number += 1
+        return number - first
+
+    def dtypes(self, *prefixes: str) -> set[str]:
+        """The floating point types of its tensors, by safetensors' names."""
+        return {
+            tensor.dtype
+            for name, tensor in self.tensors.items()
+            if name.startswith(prefixes) and tensor.dtype in FLOATS
+        }
+
+
+def read_single_file(path: Path) -> SingleFile:
+    """The header of a single-file checkpoint of Stable Diffusion 1.x, 2.x or XL, inpainting ones included.
+
+    Raises:
+        ModelError: it is pickled, damaged, quantised, or something else; the message says what.
+    """
+    refuse_pickle(str(path))
+    tensors = read_header(path)
+    with safe_open(path, framework="numpy") as file:
+        metadata = dict(file.metadata() or {})
+    if reason := _refusal(tensors):
+        raise ModelError(f"{path}: {reason}")
+    _refuse_quantised(path, {name: tensor for name, tensor in tensors.items() if name.startswith((UNET, VAE, *TEXT))})
+    kind = "sdxl" if XL_CLIP in tensors else "sd1" if CLIP in tensors else "sd2"
+    return SingleFile(path, kind, tensors, metadata)
+
+
+def read_single_vae(path: Path) -> tuple[SingleFile, str]:
+    """The header of a file that holds a VAE, or a checkpoint with one; and how the names of its tensors begin.
+
+    Raises:
+        ModelError: it holds none in the original layout, or is quantised.
+    """
+    tensors = read_header(path)
+    prefix = VAE if any(name.startswith(VAE) for name in tensors) else ""
+    if f"{prefix}encoder.down.0.block.0.conv1.weight" not in tensors:
+        reason = "holds no VAE in the layout of the original repositories"
+        if any(name.startswith("encoder.down_blocks.") for name in tensors):
+            reason = "is in diffusers' layout; name its folder, with config.json in it"
+        raise ModelError(f"{path}: {reason}")
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    _refuse_quantised(path, own)
+    return SingleFile(path, "vae", own, {}), prefix
+
+
+def _refuse_quantised(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS and not name.endswith(IGNORED_TENSORS):
+            quantised = f"{name} holds {tensor.dtype}; sdbatch reads F64, F32, F16 and BF16, not quantised weights"
+            raise ModelError(f"{path}: {quantised}")
+
+
+def refuse_pickle(name: str) -> None:
+    """Raise `ModelError` for a file that by its name is no safetensors file."""
+    if not name.endswith(SUFFIX):
+        reason = "is no safetensors file"
+        if name.endswith((".ckpt", ".pt", ".pth", ".bin")):
+            reason = "is pickled, and can run code when loaded; sdbatch reads safetensors only"
+        raise ModelError(f"model {name!r}: {reason}")
+
+
+def _refusal(tensors: Mapping[str, Tensor]) -> str | None:
+    """Why a file is no checkpoint that can be converted; None if it is one."""
+    if any(part in name for name in tensors for part in LORA_PARTS):
+        return "is a LoRA, not a model; name it with --lora"
+    if "emb_params" in tensors or tensors.keys() <= {"clip_l", "clip_g"}:
+        return "is an embedding of textual inversion, not a model"
+    if any(name.startswith(("control_model.", "controlnet_cond_embedding.")) for name in tensors):
+        return "is a ControlNet, not a model; rows name a ControlNet's folder in the column controlnet"
+    if CONV_IN not in tensors:
+        return _without_unet(tensors)
+    channels = tensors[CONV_IN].shape[1] if len(tensors[CONV_IN].shape) == 4 else 0
+    if channels not in (4, 9):
+        purpose = f" ({CHANNELS[channels]})" if channels in CHANNELS else ""
+        return f"its UNet has {channels} input channels{purpose}; single files with 4, or 9 for inpainting, are read"
+    if "edm_mean" in tensors:
+        return "is Playground 2.5, which is not supported"
+    if XL_REFINER in tensors:
+        return "is the SDXL refiner; it runs as a folder in diffusers' format, not as a single file"
+    if not ({CLIP, OPEN_CLIP} & tensors.keys() or {XL_CLIP, XL_OPEN_CLIP} <= tensors.keys()):
+        return "holds no text encoder of Stable Diffusion 1.x, 2.x or XL; use the whole checkpoint"
+    if not any(name.startswith(VAE) for name in tensors):
+        return "holds no VAE; use the whole checkpoint"
+    return None
+
+
+def _without_unet(tensors: Mapping[str, Tensor]) -> str:
+    names = [name.removeprefix(UNET) for name in tensors]
+    if any(name.startswith(("down_blocks.", "encoder.down_blocks.", "text_model.")) for name in names):
+        return "holds one component of a model in diffusers' layout; name the folder with model_index.json"
+    for start, what in TRANSFORMERS.items():
+        if any(name.startswith(start) for name in names):
+            kinds = "Stable Diffusion 1.x, 2.x and XL"
+            return f"is {what}; as single files only {kinds} are read, others as folders in diffusers' format"
+    if any(name.startswith((VAE, "decoder.conv_in.")) for name in tensors):
+        return "is a VAE, not a model"
+    return f"is no checkpoint of Stable Diffusion: it lacks {CONV_IN}"

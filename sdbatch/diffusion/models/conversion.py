@@ -1,0 +1,73 @@
+"""Converts the weights of a single-file checkpoint with diffusers' `from_single_file`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import diffusers
+import torch
+
+from sdbatch.diffusion.checkpoints.single_files import TEXT, UNET, VAE, SingleFile
+from sdbatch.diffusion.device.memory import is_out_of_memory
+from sdbatch.diffusion.models.lean_imports import import_transformers_on_demand
+from sdbatch.diffusion.models.quiet_libraries import quiet_libraries
+from sdbatch.errors import ModelError, RunError
+
+__all__ = ["add_weights"]
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+PREFIXES = {"unet": (UNET,), "vae": (VAE,)}
+SHARD = "1000GB"  # one file for each component
+SHOWN = 3
+
+
+def add_weights(file: SingleFile, folder: Path, pipeline: str, parts: Sequence[str]) -> None:
+    """Write the weights of each component into its folder, in the types that they have in the file.
+
+    Args:
+        folder: holds the configurations and vocabularies.
+        pipeline: name of the class in diffusers, of a pipeline or of a network.
+        parts: the components that have weights; none for a network, whose weights are put into the folder itself.
+
+    Raises:
+        ModelError: the file does not hold what the configurations describe.
+        RunError: it does not fit into memory.
+    """
+    import_transformers_on_demand()
+    whole = _exact(file.dtypes(UNET, VAE, *TEXT) if parts else file.dtypes(""))
+    try:
+        with quiet_libraries():
+            cls = getattr(diffusers, pipeline)  # its import warns of what is not needed here
+            loaded = cls.from_single_file(str(file.path), config=str(folder), local_files_only=True, torch_dtype=whole)
+            for part in parts or ("",):
+                module = getattr(loaded, part) if part else loaded
+                _check_whole(file, part or pipeline, module)
+                module.to(_exact(file.dtypes(*PREFIXES.get(part, TEXT))) if part else whole)
+                module.save_pretrained(folder / part, safe_serialization=True, max_shard_size=SHARD)
+    except (ModelError, OSError):
+        raise
+    except Exception as error:  # on tensors that make no network, the libraries raise anything
+        if is_out_of_memory(error) or isinstance(error, MemoryError):
+            raise RunError(f"{file.path}: converting it needs more memory than there is") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "meta tensor" in reason:  # a tensor that was left without numbers
+            raise ModelError(f"{file.path}: tensors of its UNet, its VAE or a text encoder are missing") from error
+        raise ModelError(f"{file.path}: can't be converted by diffusers: {reason}") from error
+
+
+def _exact(dtypes: set[str]) -> torch.dtype:
+    """The smallest type that holds all numbers of these types."""
+    if len(dtypes) == 1:
+        return DTYPES[next(iter(dtypes))]
+    return torch.float64 if "F64" in dtypes else torch.float32
+
+
+def _check_whole(file: SingleFile, part: str, module: torch.nn.Module) -> None:
+    """Refuse weights that are missing, or that the network has no use for: diffusers only warns."""
+    state = module.state_dict()
+    if missing := sorted(name for name, tensor in state.items() if tensor.is_meta):
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        raise ModelError(f"{file.path}: its {part} lacks {', '.join(missing[:SHOWN])}{more}")
+    if part == "unet" and (found := sum(name.startswith(UNET) for name in file.tensors)) != len(state):
+        raise ModelError(f"{file.path}: its UNet has {found} tensors, one of its kind {len(state)}")
