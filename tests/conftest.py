@@ -73,15 +73,18 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 def sdbatch_command(ray_session: str) -> Command:
     """The real command on the session's Ray: `sdbatch_command("generate", …)`.
 
-    Runs have a process of their own. What does not start one (other commands, refused runs) has this one, which spares
-    it seconds of imports; a variable of the environment always brings a process.
+    Runs have a process of their own. Other commands and refused runs use this one, which saves seconds of imports,
+    unless the test sets a variable of the environment.
     """
     return _command("sdbatch", ray_session)
 
 
 @pytest.fixture(scope="session")
 def stand_in_command(ray_session: str) -> Command:
-    """`sdbatch_command` with an engine that makes noise, where everything but the pictures is the subject."""
+    """`sdbatch_command` with an engine that makes noise, where everything but the pictures is the subject.
+
+    Its runs use this process, too.
+    """
     return _command("tests.stand_in", ray_session)
 
 
@@ -90,7 +93,7 @@ def _command(module: str, address: str) -> Command:
 
     def run(*arguments: object, status: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
         command = [str(argument) for argument in arguments]
-        if not env and (command[0] != "generate" or status == 2):
+        if not env and (command[0] != "generate" or status == 2 or module != "sdbatch"):
             process = in_process(command)
         else:
             process = subprocess.run(
