@@ -85,7 +85,7 @@ def test_what_is_no_vae_for_it_is_refused(models, tmp_path):
     (tmp_path / "empty").mkdir()
     for vae, reason in (
         (tmp_path / "tiny", "is a AutoencoderTiny; sdbatch runs AutoencoderKL"),
-        (wide, "input channels does not go with"),
+        (wide, "input channels does not match"),
         (model / "vae" / "diffusion_pytorch_model.safetensors", "is in diffusers' layout; name its folder"),
         (model / "unet" / "diffusion_pytorch_model.safetensors", "holds no VAE"),
         (tmp_path / "old.ckpt", "is pickled"),
