@@ -50,6 +50,8 @@ def test_it_runs_as_a_module_and_says_its_version():
         (["generate", "a b", "out", "--step", "4"], ["--step"]),
         (["generate", "promts", "out"], ["promts", "no such file"]),
         (["generate", "a b", "out", "--column", "prompt=text"], ["'text'", "a b"]),
+        (["plan", "a b", "out", "--column", "prompt=a", "--column", "prompt=b"], ["--column prompt", "twice", "'b'"]),
+        (["plan", "a b", "out", "--embedding", "x=a", "--embedding", "x=b"], ["--embedding x", "twice", "'a'"]),
         (["plan", "a b", "out", "--images-per-second", "0"], ["--images-per-second"]),
         (["generate", "a b", "out", "--quiet", "--verbose"], ["--quiet", "--verbose"]),
     ],

@@ -207,7 +207,11 @@ class Column(argparse.Action):
         name, equals, column = value.partition("=")
         if not (name and equals):
             parser.error(f"{option_string} {value!r}: expected {self.metavar}")
-        setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: column})
+        given = getattr(namespace, self.dest)
+        earlier = given.get(name)
+        if earlier not in (None, column, self.default.get(name)):  # a configuration file's value may be replaced
+            parser.error(f"{option_string} {name}: is given twice, as {earlier!r} and {column!r}")
+        setattr(namespace, self.dest, {**given, name: column})
 
 
 def _samplers(**context: Any) -> list[str]:
