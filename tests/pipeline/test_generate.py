@@ -12,7 +12,8 @@ from PIL import Image
 
 from tests.outputs import content, markers, metadata, report, write_table
 
-FAST = ("--steps", 2, "--sampler", "ddim", "--shard-size", 8)
+ALONE = ("--actors", 1)
+FAST = ("--steps", 2, "--sampler", "ddim", "--shard-size", 8, *ALONE)
 
 EXTRA_COLUMNS = {
     "id": pa.array([10**15 + i for i in range(6)], pa.int64()),
@@ -54,7 +55,7 @@ def test_every_setting_of_a_row_is_obeyed_and_every_column_carried(tmp_path, sdb
     }
     prompts = write_table(tmp_path / "prompts.parquet", table)
     sdbatch_command(
-        "generate", prompts, tmp_path / "out", "--sampler", "pndm", "--steps", 3, "--negative-prompt", "fog"
+        "generate", prompts, tmp_path / "out", "--sampler", "pndm", "--steps", 3, "--negative-prompt", "fog", *ALONE
     )
 
     rows = metadata(tmp_path / "out")
@@ -105,7 +106,7 @@ def test_rows_that_cannot_be_run_fail_alone_with_their_reason(tmp_path, sdbatch_
     rows.insert(4, good | {"guidance_scale": 3.0})
     table = pa.Table.from_pylist(rows)
     prompts = write_table(tmp_path / "prompts.parquet", {n: table[n] for n in table.column_names})
-    process = sdbatch_command("generate", prompts, tmp_path / "out", status=1)
+    process = sdbatch_command("generate", prompts, tmp_path / "out", *ALONE, status=1)
 
     made = metadata(tmp_path / "out")
     assert [r["status"] for r in made] == ["ok" if i == 4 else "failed" for i in range(10)]
@@ -221,7 +222,7 @@ def test_a_thousand_rows_over_three_files_are_all_accounted_for(tmp_path, stand_
 
 def test_a_marker_follows_its_last_image_within_seconds(tmp_path, sdbatch_command):
     prompts = write_table(tmp_path / "prompts.parquet", {"prompt": ["a red circle"] * 48})
-    sdbatch_command("generate", prompts, tmp_path / "out", "--steps", 6, "--shard-size", 8)
+    sdbatch_command("generate", prompts, tmp_path / "out", "--steps", 6, "--shard-size", 8, *ALONE)
     for marker in (tmp_path / "out").glob("*_stats.json"):
         folder = tmp_path / "out" / marker.name.removesuffix("_stats.json")
         last = max(p.stat().st_mtime for p in folder.glob("*.png"))
@@ -249,7 +250,7 @@ def test_the_picture_is_the_one_that_diffusers_makes(tmp_path, sdbatch_command):
     from sdbatch.diffusion import inspect_model
 
     prompts = write_table(tmp_path / "prompts.parquet", {"prompt": ["a big red circle"], "seed": [7]})
-    sdbatch_command("generate", prompts, tmp_path / "out", "--steps", 10)
+    sdbatch_command("generate", prompts, tmp_path / "out", "--steps", 10, *ALONE)
     with Image.open(tmp_path / "out" / "00000" / "000000000.png") as picture:
         ours = np.asarray(picture, np.int16)
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(inspect_model("tiny").folder)

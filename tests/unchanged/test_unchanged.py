@@ -26,7 +26,7 @@ def test_a_run_gives_what_it_gave(title, models, tmp_path, sdbatch_command):
     run, recorded = RUNS[title], pq.read_table(RECORDED / f"{title}.parquet")
     failed = pc.any(pc.equal(recorded["status"], "failed")).as_py()
     out = tmp_path / "out"
-    arguments = ("generate", build_table(tmp_path, run), out, "--model", models[run.model], *run.options)
+    arguments = ("generate", build_table(tmp_path, run), out, "--model", models[run.model], "--actors", 1, *run.options)
     sdbatch_command(*arguments, status=1 if failed else 0)
     now = rows_of(out)
     kept = [name for name in recorded.column_names if name not in ("image", "sha256")]
