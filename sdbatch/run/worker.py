@@ -41,26 +41,32 @@ OPENING_POLL_SECONDS = 0.1
 
 
 class _Gate:
-    """Lets many shards pass at a time, or one alone."""
+    """Lets many shards pass at a time, or one alone; none after an error, which ends the process or the run.
+
+    A shard that began in a process that is about to end would count as one that lost its worker.
+    """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._inside = 0
         self._alone = False
+        self._closed = False
 
     @contextlib.contextmanager
     def passing(self, alone: bool) -> Iterator[None]:
         with self._condition:
-            self._condition.wait_for(lambda: not self._alone and not (alone and self._inside))
+            self._condition.wait_for(lambda: not (self._closed or self._alone or (alone and self._inside)))
             self._inside += 1
             self._alone = alone
         try:
             yield
-        finally:
-            with self._condition:
-                self._inside -= 1
-                self._alone = False
-                self._condition.notify_all()
+        except BaseException:
+            self._closed = True
+            raise
+        with self._condition:
+            self._inside -= 1
+            self._alone = False
+            self._condition.notify_all()
 
 
 class ShardWorker:

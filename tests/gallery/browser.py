@@ -131,12 +131,6 @@ class Browser:
         """Wait until an element has this text: on a busy machine a click takes effect after it returns."""
         self.until("return document.querySelector(arguments[0]).textContent === arguments[1]", selector, text)
 
-    def cpu_seconds(self) -> float:
-        """The processor time that the page has taken so far, whatever else the machine is busy with."""
-        self.driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
-        metrics = self.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
-        return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
-
     def shown(self) -> list[str]:
         """The captions in the document, in the order shown."""
         return self.run(

@@ -34,7 +34,7 @@ def test_an_engine_that_fails_on_one_row_costs_its_shard_alone(prompts, tmp_path
 
 
 def test_engines_that_always_fail_end_the_run_and_say_why(prompts, tmp_path, ray_session):
-    with pytest.raises(RunError, match=r"again and again.*CUDNN_STATUS_EXECUTION_FAILED") as caught:
+    with pytest.raises(RunError, match=r"repeatedly.*CUDNN_STATUS_EXECUTION_FAILED") as caught:
         run(prompts, tmp_path / "out", ray_session, StandIn(faulty="every"), actors=(1, 1))
     assert "\n" not in str(caught.value)
 

@@ -141,12 +141,12 @@ def test_of_two_runs_at_once_on_a_new_out_with_different_settings_one_is_refused
     assert {marker["run"] for marker in markers(out).values()} == {identity}
 
 
-def test_a_marker_of_another_run_does_not_count(made, stand_in_command):
+def test_a_marker_of_another_run_does_not_count(made, sdbatch_command):
     table, out = made
     before = content(out)
     marker = json.loads((out / "00001_stats.json").read_text())
     (out / "00001_stats.json").write_text(json.dumps(marker | {"run": "0" * 32}))
-    assert "1 of 2 shards done" in stand_in_command("status", out, status=1).stdout
-    assert "4 of them made now" in stand_in_command("generate", table, out, *FAST).stdout
+    assert "1 of 2 shards done" in sdbatch_command("status", out, status=1).stdout
+    assert "4 of them made now" in sdbatch_command("generate", table, out, *FAST).stdout
     assert content(out) == before
-    assert "2 of 2 shards done" in stand_in_command("status", out).stdout
+    assert "2 of 2 shards done" in sdbatch_command("status", out).stdout
