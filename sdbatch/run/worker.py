@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -25,6 +24,7 @@ from sdbatch.prompts.picture_cells import PicturesAhead
 from sdbatch.prompts.row_readers import row_readers
 from sdbatch.prompts.shards import Shard
 from sdbatch.run.engine_loop import EngineLoop
+from sdbatch.run.faults.gate import Gate
 from sdbatch.run.faults.shard_attempts import ALONE_AFTER, GIVE_UP_AFTER
 from sdbatch.run.faults.watchdog import StallGuard
 from sdbatch.run.job import Job, described, judged
@@ -40,35 +40,6 @@ RESTARTS_IN_A_ROW = 5
 OPENING_POLL_SECONDS = 0.1
 
 
-class _Gate:
-    """Lets many shards pass at a time, or one alone; none after an error, which ends the process or the run.
-
-    A shard that began in a process that is about to end would count as one that lost its worker.
-    """
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._inside = 0
-        self._alone = False
-        self._closed = False
-
-    @contextlib.contextmanager
-    def passing(self, alone: bool) -> Iterator[None]:
-        with self._condition:
-            self._condition.wait_for(lambda: not (self._closed or self._alone or (alone and self._inside)))
-            self._inside += 1
-            self._alone = alone
-        try:
-            yield
-        except BaseException:
-            self._closed = True
-            raise
-        with self._condition:
-            self._inside -= 1
-            self._alone = False
-            self._condition.notify_all()
-
-
 class ShardWorker:
     """The class that Ray Data maps over shards. Each call makes one shard; two calls run at a time."""
 
@@ -78,7 +49,7 @@ class ShardWorker:
         self._coordinator = coordinator
         self._name = context.get_actor_id()
         self._node = context.get_node_id()
-        self._gate = _Gate()
+        self._gate = Gate()
         self._guard = StallGuard(job.settings.stall_timeout)
         self._counters: Counter[str] = Counter()
         self._lock = threading.Lock()
