@@ -62,9 +62,9 @@ def test_partitions(bucket: str, s3_server: S3Server) -> None:
     assert list_inputs(files[0].path, s3_server.options)[0].partitions == files[0].partitions
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+@pytest.mark.parametrize("kind", ["csv", pytest.param("jsonl", marks=pytest.mark.long)])
 def test_a_run_over_small_text_files_that_is_killed_is_resumed_to_the_same_bytes(
-    tmp_path, bucket: str, s3_server: S3Server, ray_session, stand_in_command, kind: str
+    tmp_path, bucket: str, s3_server: S3Server, ray_session, sdbatch_command, kind: str
 ) -> None:
     raw, folder = s3fs.S3FileSystem(**s3_server.options), tmp_path / "in"
     folder.mkdir()
@@ -90,7 +90,7 @@ def test_a_run_over_small_text_files_that_is_killed_is_resumed_to_the_same_bytes
     process.wait()
     done = [name for name in store.entries() if name.endswith("_stats.json")]
     assert 0 < len(done) < 8
-    stand_in_command(*arguments)
-    stand_in_command("generate", folder, tmp_path / "out", *settings)
+    sdbatch_command(*arguments)
+    sdbatch_command("generate", folder, tmp_path / "out", *settings)
     raw.get(out, str(tmp_path / "fetched"), recursive=True)
     assert content(tmp_path / "fetched") == content(tmp_path / "out")
