@@ -1,4 +1,4 @@
-"""A driver's connection to the session's Ray, closed again before the Ray is."""
+"""A driver's connection to the session's Ray, closed again at the end of a file, so that others may connect in their own way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_driver(ray_session: str) -> Iterator[None]:
     import ray
 
