@@ -1,4 +1,4 @@
-"""A driver's connection to the session's Ray, closed again at the end of a file, so that others may connect in their own way."""
+"""A connection to the session's Ray, closed at the end of a file, so that other files may connect in their own way."""
 
 from __future__ import annotations
 
