@@ -60,7 +60,13 @@ def ray_session() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="sdb-ray-") as folder:
         cluster = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": 2, "include_dashboard": False, "temp_dir": folder},
+            # The monitor of logs reads those of all workers that ever ran, and takes a twentieth of a core.
+            head_node_args={
+                "num_cpus": 2,
+                "include_dashboard": False,
+                "include_log_monitor": False,
+                "temp_dir": folder,
+            },
         )
         yield cluster.address
         cluster.shutdown()
