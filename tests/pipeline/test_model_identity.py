@@ -92,7 +92,7 @@ def test_weights_changed_while_they_are_loaded_are_noticed(model, monkeypatch):
 
 
 def test_what_is_recorded_finds_the_model_again_and_holds_no_secrets(model):
-    source = ModelSource("org/model", "main", "fp16", {"secret": "hush"})
+    source = ModelSource("org/model", "main", "fp16", options={"secret": "hush"})
     info = ModelSource(str(model)).inspect()
     entry = source.entry(info)
     assert "hush" not in json.dumps(entry) + repr(source)
