@@ -12,7 +12,7 @@ pytestmark = pytest.mark.cluster
 
 def test_a_worker_that_fits_nowhere_is_refused_with_the_numbers(cluster, start):
     (error,) = events(start(cluster.address, gpus_per_actor=3).finish(status=2), "error")
-    assert "asks for 1 CPU and 3 GPU" in error["text"]
+    assert "needs 1 CPU and 3 GPU" in error["text"]
     assert "largest of 3 nodes has 1 CPU and 0 GPU" in error["text"]
     assert "no autoscaler" in error["text"]
 
@@ -30,7 +30,7 @@ def test_waiting_for_others_to_make_room_is_said_and_ends(cluster, start):
     (waiting,) = events(lines, "waiting")
     (error,) = events(lines, "error")
     for text in (waiting["text"], error["text"]):
-        assert "asks for 1 CPU and 0 GPU" in text
+        assert "needs 1 CPU and 0 GPU" in text
         assert "0 CPU and 0 GPU are free now" in text
     assert "--start-timeout" in error["text"]
 
