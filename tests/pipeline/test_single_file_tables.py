@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from tests.conftest import REPOSITORY
@@ -42,7 +43,8 @@ def test_it_is_planned_made_resumed_remade_and_compared(here, sdbatch_command):
     assert (recorded["name"], recorded["source"]) == ("small", str(here / "small.safetensors"))
     assert recorded["tokenizer"] == str(here / "folder")
     assert recorded["embeddings"] == {"<toy>": str(here / "toy.safetensors")}
-    assert rows[0]["model_hash"] == recorded["hash"]
+    with Image.open(here / "out" / rows[0]["file_name"]) as picture:
+        assert f"Model hash: {recorded['hash'][:10]}" in picture.text["parameters"]
 
     assert (
         "2 images made again from their metadata, 0 of them" in sdbatch_command("verify", "out", "--remake", 2).stdout
