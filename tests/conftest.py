@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from sdbatch.cli import main
@@ -22,6 +23,9 @@ from tests.stand_in import STAND_IN
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Several processes share the cores: a thread of torch that waits must not spin. Read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A busy machine is no finding.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 # What takes its time: a cluster, an object store, a browser. `make test-fast` leaves out the tests that use one.
 SLOW_FIXTURES = {"ray_session", "s3_server", "browser"}
 
