@@ -107,7 +107,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_of_any_key_is_taken_or_refused_in_one_line(model, data):
     name = data.draw(st.sampled_from([INDEX, UNET, VAE, TEXT, SCHEDULER, TOKENIZER]))

@@ -41,7 +41,7 @@ def model(request, tmp_path_factory) -> Path:
     return folder
 
 
-@settings(max_examples=60, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_of_any_key_is_taken_or_refused_in_one_line(model, data):
     path = model / data.draw(st.sampled_from(NAMES))
