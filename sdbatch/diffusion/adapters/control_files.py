@@ -20,7 +20,7 @@ from sdbatch.diffusion.checkpoints.configs import (
     read_regular,
     text,
 )
-from sdbatch.diffusion.checkpoints.hub import fetch_weights
+from sdbatch.diffusion.checkpoints.hub import HUB_ID, fetch_weights
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.checkpoints.weights import (
     MAX_INDEX_BYTES,
@@ -38,7 +38,6 @@ CONFIG = "config.json"
 CONTROLNET_FILES = (CONFIG, "diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.safetensors.index*.json")
 """The files of a folder to download."""
 PLAIN = ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*.safetensors"]
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 KINDS: Mapping[str, Kind] = {
     "_class_name": text(),
     "in_channels": integer(1, 16384),
@@ -96,7 +95,7 @@ def find_controlnet(name: str, commit: str | None = None) -> Path:
         return folder
     if folder.exists():
         raise AdapterError(f"controlnet {name!r} is a single file; expected a folder in diffusers' format")
-    if not HUB_ID.fullmatch(name):
+    if not re.fullmatch(HUB_ID, name):
         raise AdapterError(f"controlnet {name!r}: no such folder")
     try:
         folder = fetch_weights(name, commit, PLAIN)

@@ -14,15 +14,14 @@ from itertools import accumulate
 from typing import Any, BinaryIO
 
 from sdbatch.diffusion.adapters.lora_names import DENOISERS, Layer, Layers, joined_names, layer_names, model_layers
-from sdbatch.diffusion.adapters.safetensors_header import HeaderTensor, Refused, read_tensors
+from sdbatch.diffusion.adapters.safetensors_header import Refused, read_tensors
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
-from sdbatch.diffusion.checkpoints.weights import read_headers
+from sdbatch.diffusion.checkpoints.weights import FLOATS, Tensor, read_headers
 from sdbatch.errors import AdapterError
 
 __all__ = ["LoraHeader", "LoraLayer", "LoraModel", "lora_model", "read_lora_header"]
 
 MAX_RANK = 512
-FLOATS = ("F64", "F32", "F16", "BF16")
 # The text width of a model's cross-attention, and the name of such models.
 BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 # Parts of tensor names that identify other kinds of adapters.
@@ -149,7 +148,7 @@ def read_lora_header(file: BinaryIO, size: int, path: str, model: LoraModel) -> 
 class _Reader:
     """Matches the tensors of one file with the layers of a model."""
 
-    def __init__(self, tensors: Mapping[str, HeaderTensor], metadata: Mapping[str, Any], model: LoraModel):
+    def __init__(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], model: LoraModel):
         self._tensors = tensors
         self._model = model
         self._configs = _adapter_configs(metadata)

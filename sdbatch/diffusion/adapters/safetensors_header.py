@@ -6,12 +6,12 @@ Files are untrusted: the format is checked completely (offsets, sizes, shapes). 
 from __future__ import annotations
 
 import json
-import math
 import struct
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-__all__ = ["HeaderTensor", "Refused", "read_tensors"]
+from sdbatch.diffusion.checkpoints.weights import Tensor
+
+__all__ = ["Refused", "read_tensors"]
 
 MAX_HEADER_BYTES = 16 << 20
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1}
@@ -22,13 +22,7 @@ class Refused(Exception):
     """Why a file is rejected; the caller adds its name."""
 
 
-@dataclass(frozen=True)
-class HeaderTensor:
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def read_tensors(file: BinaryIO, size: int) -> tuple[dict[str, HeaderTensor], dict[str, Any]]:
+def read_tensors(file: BinaryIO, size: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors of a safetensors file, whose bytes must fill it without gaps; and the file's metadata."""
     start = file.read(8)
     if start.startswith(PICKLES):
@@ -46,7 +40,7 @@ def read_tensors(file: BinaryIO, size: int) -> tuple[dict[str, HeaderTensor], di
     tensors = {name: _tensor(name, entry) for name, entry in header.items()}
     end = 0
     for name, (tensor, (first, last)) in sorted(tensors.items(), key=lambda item: item[1][1]):
-        if first != end or last - first != math.prod(tensor.shape) * SIZES[tensor.dtype]:
+        if first != end or last - first != tensor.numbers * SIZES[tensor.dtype]:
             raise Refused(f"is damaged: {name} is not where the header says")
         end = last
     if end != size - 8 - length:
@@ -54,14 +48,14 @@ def read_tensors(file: BinaryIO, size: int) -> tuple[dict[str, HeaderTensor], di
     return {name: tensor for name, (tensor, _) in tensors.items()}, metadata if isinstance(metadata, dict) else {}
 
 
-def _tensor(name: str, entry: Any) -> tuple[HeaderTensor, tuple[int, int]]:
+def _tensor(name: str, entry: Any) -> tuple[Tensor, tuple[int, int]]:
     entry = entry if isinstance(entry, dict) else {}
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not (_is_whole_numbers(shape) and _is_whole_numbers(offsets) and len(offsets) == 2 and isinstance(dtype, str)):
         raise Refused(f"is damaged: the header's entry of {name} describes no valid tensor")
     if dtype not in SIZES:
         raise Refused(f"{name} holds {dtype}; expected floating-point numbers")
-    return HeaderTensor(dtype, tuple(shape)), (offsets[0], offsets[1])
+    return Tensor(dtype, tuple(shape)), (offsets[0], offsets[1])
 
 
 def _is_whole_numbers(value: Any) -> bool:

@@ -12,6 +12,7 @@ from sdbatch.errors import ModelError
 
 __all__ = [
     "CONFIG_SUFFIXES",
+    "HUB_ID",
     "cached_files",
     "commit_of",
     "fetch_configs",
@@ -20,6 +21,8 @@ __all__ = [
     "fetch_weights",
 ]
 
+# How a repository is named: owner/name.
+HUB_ID = r"[\w.-]+/[\w.-]+"
 # Files of a model besides weights: configurations, vocabularies, SentencePiece models, chat templates.
 CONFIG_SUFFIXES = (".json", ".txt", ".model", ".jinja")
 CONFIGS = [f"*{suffix}" for suffix in CONFIG_SUFFIXES]

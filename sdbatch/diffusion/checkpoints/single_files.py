@@ -9,9 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
-
-from sdbatch.diffusion.checkpoints.weights import FLOATS, IGNORED_TENSORS, SUFFIX, Tensor, read_header
+from sdbatch.diffusion.checkpoints.weights import (
+    FLOATS,
+    SUFFIX,
+    Tensor,
+    read_header,
+    read_header_and_metadata,
+    refuse_quantised,
+)
 from sdbatch.errors import ModelError
 
 __all__ = ["SINGLE_FILE_SUFFIXES", "SingleFile", "read_single_file", "read_single_vae", "refuse_pickle"]
@@ -92,12 +97,10 @@ def read_single_file(path: Path) -> SingleFile:
         ModelError: it is pickled, damaged, quantised, or something else; the message says what.
     """
     refuse_pickle(str(path))
-    tensors = read_header(path)
-    with safe_open(path, framework="numpy") as file:
-        metadata = dict(file.metadata() or {})
+    tensors, metadata = read_header_and_metadata(path)
     if reason := _refusal(tensors):
         raise ModelError(f"{path}: {reason}")
-    _refuse_quantised(path, {name: tensor for name, tensor in tensors.items() if name.startswith((UNET, VAE, *TEXT))})
+    refuse_quantised(path, {name: tensor for name, tensor in tensors.items() if name.startswith((UNET, VAE, *TEXT))})
     kind = "sdxl" if XL_CLIP in tensors else "sd1" if CLIP in tensors else "sd2"
     return SingleFile(path, kind, tensors, metadata)
 
@@ -116,15 +119,8 @@ def read_single_vae(path: Path) -> tuple[SingleFile, str]:
             reason = "is in diffusers' layout; name its folder, with config.json in it"
         raise ModelError(f"{path}: {reason}")
     own = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    _refuse_quantised(path, own)
+    refuse_quantised(path, own)
     return SingleFile(path, "vae", own, {}), prefix
-
-
-def _refuse_quantised(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        if tensor.dtype not in FLOATS and not name.endswith(IGNORED_TENSORS):
-            quantised = f"{name} holds {tensor.dtype}; sdbatch reads F64, F32, F16 and BF16, not quantised weights"
-            raise ModelError(f"{path}: {quantised}")
 
 
 def refuse_pickle(name: str) -> None:

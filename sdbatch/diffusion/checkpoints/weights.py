@@ -12,7 +12,19 @@ from safetensors import SafetensorError, safe_open
 from sdbatch.diffusion.checkpoints.configs import Config, Kind, check_regular, read_regular, text
 from sdbatch.errors import ModelError
 
-__all__ = ["PartWeights", "Tensor", "choose_weights", "find_weights", "index_name", "read_headers", "weights_name"]
+__all__ = [
+    "FLOATS",
+    "PartWeights",
+    "Tensor",
+    "choose_weights",
+    "find_weights",
+    "index_name",
+    "read_header",
+    "read_header_and_metadata",
+    "read_headers",
+    "refuse_quantised",
+    "weights_name",
+]
 
 SUFFIX = ".safetensors"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -145,11 +157,7 @@ def read_headers(folder: Path, weights: PartWeights) -> dict[str, Tensor]:
     for name in weights.files:
         path = folder / weights.part / name
         found = read_header(path)
-        for key, tensor in found.items():
-            if tensor.dtype not in FLOATS and not key.endswith(IGNORED_TENSORS):
-                raise ModelError(
-                    f"{path}: {key} holds {tensor.dtype}; sdbatch reads F64, F32, F16 and BF16, not quantised weights"
-                )
+        refuse_quantised(path, found)
         listed = {key for key, file in index.items() if file == name}
         if weights.index is not None and (wrong := sorted(listed ^ set(found))):
             where = "lacks" if wrong[0] in listed else "holds, contrary to its index,"
@@ -159,13 +167,28 @@ def read_headers(folder: Path, weights: PartWeights) -> dict[str, Tensor]:
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file by name. Raises `ModelError` if it is missing or damaged."""
+    return read_header_and_metadata(path)[0]
+
+
+def read_header_and_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The same, with the texts that the header holds."""
     check_regular(path)
     try:
         with safe_open(path, framework="numpy") as file:
             views = ((key, file.get_slice(key)) for key in file.keys())  # noqa: SIM118  # not a mapping
-            return {key: Tensor(view.get_dtype(), tuple(view.get_shape())) for key, view in views}
+            tensors = {key: Tensor(view.get_dtype(), tuple(view.get_shape())) for key, view in views}
+            return tensors, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path}: not a complete safetensors file: {error}") from error
+
+
+def refuse_quantised(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise `ModelError` for numbers other than floating point, which a cast would destroy."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS and not name.endswith(IGNORED_TENSORS):
+            quantised = f"{name} holds {tensor.dtype}; sdbatch reads F64, F32, F16 and BF16, not quantised weights"
+            raise ModelError(f"{path}: {quantised}")
 
 
 def _weight_map(index: Config) -> dict[str, str]:

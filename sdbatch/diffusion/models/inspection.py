@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sdbatch.diffusion.checkpoints.architectures import INDEX_KINDS, PART_OF_INDEX
 from sdbatch.diffusion.checkpoints.configs import Config, read_config, read_regular
-from sdbatch.diffusion.checkpoints.hub import commit_of, fetch_configs, fetch_files, fetch_weights
+from sdbatch.diffusion.checkpoints.hub import HUB_ID, commit_of, fetch_configs, fetch_files, fetch_weights
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.checkpoints.single_files import SINGLE_FILE_SUFFIXES, refuse_pickle
 from sdbatch.diffusion.checkpoints.text_embeddings import TextEmbedding, inspect_embedding
@@ -44,7 +44,6 @@ __all__ = [
 INDEX = "model_index.json"
 NOTHING: Mapping[str, str | Path] = FrozenMapping()
 
-HUB_ID = r"[\w.-]+/[\w.-]+"
 HUB_FILE = rf"({HUB_ID})/([\w./ -]+)"
 TINY = Path(__file__).parents[2] / "tiny" / "model"
 

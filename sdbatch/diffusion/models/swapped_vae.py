@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from sdbatch.diffusion.checkpoints.configs import read_config
-from sdbatch.diffusion.checkpoints.hub import fetch_snapshot
+from sdbatch.diffusion.checkpoints.hub import HUB_ID, fetch_snapshot
 from sdbatch.diffusion.checkpoints.single_files import refuse_pickle
 from sdbatch.diffusion.checkpoints.weights import SUFFIX
 from sdbatch.diffusion.models.converted_files import converted_vae
@@ -20,7 +20,6 @@ __all__ = ["with_vae"]
 
 CACHE = Path("~/.cache/sdbatch/composed")
 CONFIG, PART, RUNS = "config.json", "vae", "AutoencoderKL"
-HUB_ID = r"[\w.-]+/[\w.-]+"
 
 
 def with_vae(model: Path, vae: str) -> Path:
