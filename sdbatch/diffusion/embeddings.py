@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
 
-__all__ = ["Embeddings", "Text"]
+from sdbatch.diffusion.byte_cache import ByteCache
+
+__all__ = ["Embeddings", "Encoded", "Text", "size_of"]
 
 Encoded = Mapping[str, torch.Tensor]
 # A few hundred texts of Stable Diffusion XL in half precision.
@@ -43,26 +44,19 @@ class Embeddings:
     def __init__(self, encode: Callable[[list[Text]], Encoded], batch: int = 8, capacity: int = CAPACITY_BYTES):
         self._encode = encode
         self._batch = batch
-        self._capacity = capacity
-        self._bytes = 0
-        self._kept: OrderedDict[Text, Encoded] = OrderedDict()
+        self._kept: ByteCache[Text, Encoded] = ByteCache(capacity, size_of)
 
     def get(self, texts: list[Text], upcoming: Iterable[Text] = ()) -> list[Encoded]:
         """The encodings of texts; `upcoming` texts fill the rest of the batches."""
         missing = [text for text in dict.fromkeys(texts) if text not in self._kept]
         if missing:
             self._fill(missing, upcoming)
-        for text in texts:
-            self._kept.move_to_end(text)
         encoded = [self._kept[text] for text in texts]
-        while self._bytes > self._capacity:
-            _, dropped = self._kept.popitem(last=False)
-            self._bytes -= _size(dropped)
+        self._kept.trim()
         return encoded
 
     def clear(self) -> None:
         self._kept.clear()
-        self._bytes = 0
 
     def _fill(self, missing: list[Text], upcoming: Iterable[Text]) -> None:
         wanted = dict.fromkeys(missing)
@@ -77,9 +71,9 @@ class Embeddings:
             encoded = self._encode(part + [part[0]._replace(content="")] * (self._batch - len(part)))
             for i, text in enumerate(part):
                 # A copy, because a view would keep the whole batch in memory.
-                self._kept[text] = {name: tensor[i].clone() for name, tensor in encoded.items()}
-                self._bytes += _size(self._kept[text])
+                self._kept.add(text, {name: tensor[i].clone() for name, tensor in encoded.items()})
 
 
-def _size(encoded: Encoded) -> int:
+def size_of(encoded: Encoded) -> int:
+    """The bytes of named tensors."""
     return sum(tensor.nbytes for tensor in encoded.values())

@@ -14,12 +14,10 @@ from sdbatch.diffusion.calls import lane_calls, needs_table, net_calls
 from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.lanes import Lanes
 from sdbatch.diffusion.samplers.catalogue import resolve
-from sdbatch.diffusion.tasks import task_of
 from sdbatch.engine_settings import LANES_ON_CPU
-from sdbatch.errors import PictureError, SamplerError
+from sdbatch.errors import SamplerError
 from sdbatch.fields import FrozenMapping
-from sdbatch.output.watermark import lack_of_room
-from sdbatch.plan.picture_sizes import PictureSizes, expected_fill, look_at
+from sdbatch.plan.picture_sizes import PictureSizes, expected_fill, known_size, look_at, watermark_refusal
 from sdbatch.plan.planning import Plan
 from sdbatch.prompts import Piece, PromptRow, mended_texts, parse, read_table
 from sdbatch.prompts.picture_cells import PictureReader, folder_of, paths_in, picture_names, unread
@@ -233,7 +231,7 @@ class _Look:
         rows = [(request, folder) for _, request, folder in sorted(self._with_pictures, key=lambda row: row[0])]
         forecast.pictures = look_at(rows, reader, self._info)
         read = [reader.read(*row) for row in self._sample]
-        forecast.sample = [request for request in read if self._size(request) is not None]
+        forecast.sample = [request for request in read if known_size(request, self._info) is not None]
         known = [size for size, count in forecast.sizes.counts.items() for _ in range(min(count, PICTURES))]
         sizes = [*forecast.pictures.sizes, *known]
         if sizes:
@@ -253,19 +251,9 @@ class _Look:
         elif (place := self._random.randrange(forecast.picture_rows)) < PICTURES:
             self._with_pictures[place] = row
 
-    def _size(self, request: Request) -> tuple[int, int] | None:
-        """Height and width; None where only the row's picture says them."""
-        try:
-            return task_of(request).size(request, self._info)
-        except PictureError:
-            return None
-
     def _refusal(self, request: Request) -> str | None:
         """Why the request cannot become a picture of this run."""
-        if reason := validate(request, self._info):
-            return reason
-        size = self._size(request) if self._watermark is not None else None
-        return lack_of_room(*size, self._watermark) if size is not None else None
+        return validate(request, self._info) or watermark_refusal(request, self._info, self._watermark)
 
     def _judge(self, request: Request) -> _Judged:
         if request not in self._known:
@@ -275,7 +263,9 @@ class _Look:
             if reason is None:
                 reason, calls = self._calls(request)
             if reason is None:
-                self._known[request] = _Judged(None, calls, net_calls(request, self._info), self._size(request))
+                self._known[request] = _Judged(
+                    None, calls, net_calls(request, self._info), known_size(request, self._info)
+                )
             else:
                 self._known[request] = _Judged(reason)
         return self._known[request]

@@ -12,9 +12,10 @@ from sdbatch.diffusion import ModelInfo, Request
 from sdbatch.diffusion.lanes import Lanes
 from sdbatch.diffusion.tasks import task_of
 from sdbatch.errors import PictureError
+from sdbatch.output.watermark import lack_of_room
 from sdbatch.prompts.picture_cells import PictureReader
 
-__all__ = ["PictureSizes", "expected_fill", "look_at"]
+__all__ = ["PictureSizes", "expected_fill", "known_size", "look_at", "watermark_refusal"]
 
 READERS = 8
 
@@ -32,6 +33,20 @@ class PictureSizes:
     sizes: tuple[tuple[int, int], ...]
     unreadable: int = 0
     reason: str = ""
+
+
+def known_size(request: Request, info: ModelInfo) -> tuple[int, int] | None:
+    """Height and width of a row's picture; None where a picture that has not been read decides."""
+    try:
+        return task_of(request).size(request, info)
+    except PictureError:
+        return None
+
+
+def watermark_refusal(request: Request, info: ModelInfo, watermark: str | None) -> str | None:
+    """Why a row's picture has no room for the watermark; None if it has, or if its size is not known yet."""
+    size = None if watermark is None else known_size(request, info)
+    return None if size is None else lack_of_room(*size, watermark)
 
 
 def look_at(rows: Iterable[tuple[Request, str]], reader: PictureReader, info: ModelInfo) -> PictureSizes:

@@ -13,7 +13,7 @@ from sdbatch.diffusion.declarations import own_fields
 from sdbatch.diffusion.models.inspection import check_deep_cache
 from sdbatch.diffusion.tasks import task_named, task_of
 from sdbatch.engine_settings import resolve_engine
-from sdbatch.errors import PictureError, UsageError
+from sdbatch.errors import UsageError
 from sdbatch.kinds import WeightedFiles
 from sdbatch.model_source import ModelSource, check_recorded
 from sdbatch.output import finished_shards
@@ -21,11 +21,11 @@ from sdbatch.output.as_input import made_table
 from sdbatch.output.footprint import Footprint, first_clash
 from sdbatch.output.manifest import RunRecord, new_record
 from sdbatch.output.manifest_files import OWN_NAMES, check_size, load_manifest, replacing
-from sdbatch.output.watermark import lack_of_room
 from sdbatch.plan.destination import check_out, check_sources
 from sdbatch.plan.kept_tables import kept_before, kept_here, placed
 from sdbatch.plan.lora_checks import check_loras
 from sdbatch.plan.named_networks import named_networks
+from sdbatch.plan.picture_sizes import watermark_refusal
 from sdbatch.plan.table_columns import columns_of, may_have_pictures, refuse_adapters, refuse_lone
 from sdbatch.prompts import Columns, InputFile, find_inputs
 from sdbatch.prompts.picture_cells import picture_names, unread
@@ -223,17 +223,9 @@ def _check_defaults(settings: RunSettings, model: ModelInfo, columns: Columns) -
         raise UsageError("--watermark is empty; expected text")
     reason = validate(request, model)
     if reason is None and not {"height", "width"} & columns.settings.keys():
-        reason = _no_room(request, model, settings.watermark)
+        reason = watermark_refusal(request, model, settings.watermark)
     if reason is not None:
         raise UsageError(f"these settings cannot produce an image: {reason}")
-
-
-def _no_room(request: Request, model: ModelInfo, watermark: str | None) -> str | None:
-    """Why no row has room for the watermark; None if it has, or if each row's picture decides."""
-    try:
-        return lack_of_room(*task_of(request).size(request, model), watermark)
-    except PictureError:
-        return None
 
 
 def _new_record(

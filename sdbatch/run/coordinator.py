@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sdbatch.run.faults.avoided_nodes import unless_all
 from sdbatch.run.faults.findings import Findings
 from sdbatch.run.faults.shard_attempts import Ledger
 from sdbatch.run.faults.startup import Startup
@@ -178,8 +179,7 @@ class Coordinator:
         if not (self._startup.suspects or self._health.suspects):
             return frozenset()  # avoids querying the cluster twice a second
         nodes = _live_nodes()
-        bad = self._startup.avoided(nodes) | self._health.avoided(nodes)
-        return bad if bad != nodes else frozenset()
+        return unless_all(self._startup.avoided(nodes) | self._health.avoided(nodes), nodes)
 
 
 def _live_nodes() -> set[str]:

@@ -7,7 +7,6 @@ round differently. A net's residuals are added only to the lanes that it ran for
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,8 @@ from diffusers.image_processor import VaeImageProcessor
 
 from sdbatch.diffusion.accelerate.attention import TextProjection, fuse_self_attention
 from sdbatch.diffusion.accelerate.cpu import use_onednn
-from sdbatch.diffusion.adapters.control_rows import MAX_NETS, Control, controls_of
+from sdbatch.diffusion.adapters.control_rows import Control, controls_of
+from sdbatch.diffusion.adapters.loaded_nets import LoadedNets
 from sdbatch.diffusion.device.transfer import send
 from sdbatch.diffusion.pictures.picture_encoders import PictureEncoder
 from sdbatch.diffusion.request import Request
@@ -116,7 +116,7 @@ class _Net:
 
 
 class ControlNets:
-    """The ControlNets of one denoiser's rows; at most `MAX_NETS` in memory, the least recently used are dropped first.
+    """The ControlNets of one denoiser's rows; a few of them are in memory (`LoadedNets`).
 
     Args:
         load: loads the network of a name, on the denoiser's device and in its dtype.
@@ -124,9 +124,8 @@ class ControlNets:
     """
 
     def __init__(self, load: Callable[[str], torch.nn.Module], cell: int):
-        self._load = load
         self._cell = cell
-        self._nets: OrderedDict[str, _Net] = OrderedDict()
+        self._nets: LoadedNets[_Net] = LoadedNets(lambda name: _Net(load(name)))
         self.calls = 0
 
     @property
@@ -193,11 +192,6 @@ class ControlNets:
 
     def net(self, name: str) -> _Net:
         """A net, loaded if it is not in memory."""
-        if name not in self._nets:
-            while len(self._nets) >= MAX_NETS:
-                self._nets.popitem(last=False)
-            self._nets[name] = _Net(self._load(name))
-        self._nets.move_to_end(name)
         return self._nets[name]
 
     def _run(self, group: Sequence[Job], size: int, latents, timesteps, conditioning) -> list[torch.Tensor]:

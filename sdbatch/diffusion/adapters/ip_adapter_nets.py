@@ -6,7 +6,6 @@ A lane holds them, with a scale, beside those of its text. A lane without a pict
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,8 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from sdbatch.diffusion.adapters.control_rows import MAX_NETS
 from sdbatch.diffusion.adapters.ip_adapter_rows import image_prompts_of
+from sdbatch.diffusion.adapters.loaded_nets import LoadedNets
 from sdbatch.diffusion.pictures.picture_encoders import PictureEncoder
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.tasks.task import Need
@@ -61,15 +60,14 @@ class IpAdapterNet:
 
 
 class IpAdapters:
-    """The IP-Adapters of one denoiser's rows; at most `MAX_NETS` in memory.
+    """The IP-Adapters of one denoiser's rows; a few of them are in memory (`LoadedNets`).
 
     Args:
         load: loads the adapter of a name.
     """
 
     def __init__(self, load: Callable[[str], IpAdapterNet]):
-        self._load = load
-        self._nets: OrderedDict[str, IpAdapterNet] = OrderedDict()
+        self._nets = LoadedNets(load)
 
     def needs(self, request: Request) -> list[Need]:
         """The pictures of a row's IP-Adapters to encode."""
@@ -94,11 +92,6 @@ class IpAdapters:
 
     def net(self, name: str) -> IpAdapterNet:
         """An adapter, loaded if it is not in memory."""
-        if name not in self._nets:
-            while len(self._nets) >= MAX_NETS:
-                self._nets.popitem(last=False)
-            self._nets[name] = self._load(name)
-        self._nets.move_to_end(name)
         return self._nets[name]
 
 

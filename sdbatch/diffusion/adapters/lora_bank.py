@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from sdbatch.diffusion.adapters.lora_files import LoraHeader, LoraLayer, LoraModel, read_lora_header
 from sdbatch.diffusion.adapters.lora_names import Layer
+from sdbatch.diffusion.byte_cache import ByteCache
 from sdbatch.diffusion.checkpoints.configs import check_regular
 from sdbatch.errors import AdapterError, ModelError
 
@@ -50,10 +50,8 @@ class LoraBank:
     def __init__(self, model: LoraModel, dtype: torch.dtype, capacity: int = CAPACITY_BYTES):
         self._model = model
         self._dtype = dtype
-        self._capacity = capacity
         self._headers: dict[str, LoraHeader] = {}
-        self._kept: OrderedDict[str, Mapping[Layer, Factors]] = OrderedDict()
-        self._bytes = 0
+        self._kept: ByteCache[str, Mapping[Layer, Factors]] = ByteCache(capacity, _size)
 
     def header(self, path: str) -> LoraHeader:
         """A file's header. Raises `AdapterError` if it does not fit the model."""
@@ -73,13 +71,10 @@ class LoraBank:
             AdapterError: it does not fit the model, is damaged, or contains values that are not finite.
         """
         if path not in self._kept:
-            self._kept[path] = self._read(path)
-            self._bytes += _size(self._kept[path].values())
-        self._kept.move_to_end(path)
-        while self._bytes > self._capacity and len(self._kept) > 1:
-            _, dropped = self._kept.popitem(last=False)
-            self._bytes -= _size(dropped.values())
-        return self._kept[path]
+            self._kept.add(path, self._read(path))
+        factors = self._kept[path]
+        self._kept.trim(least=1)
+        return factors
 
     def _read(self, path: str) -> dict[Layer, Factors]:
         header = self.header(path)
@@ -100,5 +95,5 @@ class LoraBank:
         return Factors(down, up.flatten(1)[slice(*lora.outputs or (None,))], float(scale))
 
 
-def _size(layers: Iterable[Factors]) -> int:
-    return sum(factors.down.nbytes + factors.up.nbytes for factors in layers)
+def _size(layers: Mapping[Layer, Factors]) -> int:
+    return sum(factors.down.nbytes + factors.up.nbytes for factors in layers.values())

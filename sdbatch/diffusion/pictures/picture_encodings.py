@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Mapping
 from itertools import chain
 from typing import Any
 
 import torch
 
+from sdbatch.diffusion.byte_cache import ByteCache
 from sdbatch.diffusion.device.transfer import send
+from sdbatch.diffusion.embeddings import Encoded, size_of
 from sdbatch.diffusion.pictures.picture_encoders import PictureEncoder
 from sdbatch.diffusion.tasks import Need
 from sdbatch.errors import PictureError
 
 __all__ = ["PictureEncodings"]
 
-Encoded = Mapping[str, torch.Tensor]
 # The latents of a few hundred pictures at 1024x1024. Pixels are not kept.
 CAPACITY_BYTES = 128 << 20
 
@@ -33,9 +33,7 @@ class PictureEncodings:
     def __init__(self, encoders: Mapping[str, PictureEncoder], device: torch.device, capacity: int = CAPACITY_BYTES):
         self._encoders = encoders
         self._device = device
-        self._capacity = capacity
-        self._bytes = 0
-        self._kept: OrderedDict[Hashable, Encoded] = OrderedDict()
+        self._kept: ByteCache[Hashable, Encoded] = ByteCache(capacity, size_of)
 
     def get(self, needs: list[Need], upcoming: Iterable[Need] = ()) -> list[Any]:
         """The encodings for a row; `upcoming` needs fill the rest of the batches.
@@ -43,19 +41,17 @@ class PictureEncodings:
         Raises:
             PictureError: a picture can't be read or used.
         """
+        encoded = []
         for need in needs:
             if need.key not in self._kept:
                 self._fill(need, chain(needs, upcoming))
-            self._kept.move_to_end(need.key)
-        results = [self._encoders[need.kind].result(need, self._kept[need.key]) for need in needs]
-        while self._bytes > self._capacity:
-            _, dropped = self._kept.popitem(last=False)
-            self._bytes -= _size(dropped)
+            encoded.append(self._kept[need.key])
+        results = [self._encoders[need.kind].result(need, own) for need, own in zip(needs, encoded, strict=True)]
+        self._kept.trim()
         return results
 
     def clear(self) -> None:
         self._kept.clear()
-        self._bytes = 0
 
     def _fill(self, need: Need, others: Iterable[Need]) -> None:
         encoder = self._encoders[need.kind]
@@ -70,8 +66,7 @@ class PictureEncodings:
         encoded = encoder.encode(send(torch.stack([*batch.values(), *padding]), self._device))
         for i, key in enumerate(batch):
             # A copy, because a view would keep the whole batch in memory.
-            self._kept[key] = {name: tensor[i].clone() for name, tensor in encoded.items()}
-            self._bytes += _size(self._kept[key])
+            self._kept.add(key, {name: tensor[i].clone() for name, tensor in encoded.items()})
 
     def _add(self, batch: dict[Hashable, torch.Tensor], encoder: PictureEncoder, need: Need, shape: torch.Size) -> None:
         """Add a picture to a batch, unless it is cached or can't be read; in that case its own row fails later."""
@@ -82,7 +77,3 @@ class PictureEncodings:
                     batch[need.key] = pixels
         except PictureError:
             return
-
-
-def _size(encoded: Encoded) -> int:
-    return sum(tensor.nbytes for tensor in encoded.values())

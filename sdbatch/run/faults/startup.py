@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from sdbatch.run.faults.avoided_nodes import unless_all
+
 __all__ = ["Startup"]
 
 FAILURES_PER_NODE = 2
@@ -48,9 +50,7 @@ class Startup:
 
     def avoided(self, nodes: Iterable[str]) -> frozenset[str]:
         """The nodes to avoid; none if all of them would be."""
-        nodes = frozenset(nodes)
-        bad = nodes & self.suspects
-        return bad if bad != nodes else frozenset()
+        return unless_all(self.suspects, nodes)
 
     @property
     def hopeless(self) -> bool:

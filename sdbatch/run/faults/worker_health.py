@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from sdbatch.run.faults.avoided_nodes import unless_all
 from sdbatch.run.faults.shard_attempts import GIVE_UP_AFTER
 
 __all__ = ["WorkerHealth"]
@@ -40,9 +41,7 @@ class WorkerHealth:
 
     def avoided(self, nodes: Iterable[str]) -> frozenset[str]:
         """The nodes to avoid; none if all of them would be."""
-        nodes = frozenset(nodes)
-        bad = nodes & self.suspects
-        return bad if bad != nodes else frozenset()
+        return unless_all(self.suspects, nodes)
 
     def hopeless(self, workers: int) -> bool:
         """Whether there are more faults in a row than the shards in progress can cause before they are given up.
