@@ -26,8 +26,8 @@ LAYERS = (
     "errors version bounds kinds fields typed_json tiny",
     "diffusion.checkpoints diffusion.samplers",
     "diffusion.byte_cache diffusion.accelerate diffusion.embeddings diffusion.lanes diffusion.pictures.picture"
-    " diffusion.request diffusion.device.gpu_room diffusion.device.hardware diffusion.device.memory diffusion.device.numerics"
-    " diffusion.device.transfer diffusion.slots diffusion.syntax",
+    " diffusion.request diffusion.device.gpu_room diffusion.device.hardware diffusion.device.memory"
+    " diffusion.device.numerics diffusion.device.transfer diffusion.slots diffusion.syntax",
     "diffusion.adapters.control_fields diffusion.adapters.control_rows diffusion.adapters.ip_adapter_rows",
     "diffusion.adapters diffusion.families.components diffusion.pictures diffusion.tasks diffusion.cuts",
     "diffusion.families",
