@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sdbatch.diffusion.checkpoints.configs import Kind, boolean, integer, list_of, number, one_or_list, optional, text
+from sdbatch.diffusion.checkpoints.configs import (
+    Config,
+    Kind,
+    boolean,
+    integer,
+    list_of,
+    number,
+    one_or_list,
+    optional,
+    text,
+)
 
 __all__ = [
     "AUTOENCODER_KL",
@@ -24,6 +34,7 @@ __all__ = [
     "TOKENIZER",
     "UNET",
     "VISION",
+    "latent_scale",
 ]
 
 _WIDTH = integer(1, 16384)
@@ -257,3 +268,8 @@ PROCESSOR: Mapping[str, Kind] = {
     "resample": integer(0, 5),
     "rescale_factor": number(),
 }
+
+
+def latent_scale(vae: Config) -> int:
+    """Pixels per side of a latent pixel of an `AutoencoderKL`."""
+    return 2 ** (len(vae.get("block_out_channels", "1")) - 1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sdbatch.diffusion.checkpoints.architectures import TOKENIZER
 from sdbatch.diffusion.checkpoints.configs import Config, Kind
@@ -156,6 +156,23 @@ class Declaration(ABC):
         Raises:
             ModelError: the family does not run this model; the message names the file and the reason.
         """
+
+    def model_info(self, scheduler: Config, **facts: Any) -> ModelInfo:
+        """The facts about a model: those that every model of the family has, and its own, which take precedence.
+
+        Args:
+            scheduler: the checkpoint's own scheduler configuration.
+            facts: attributes of `ModelInfo`.
+        """
+        common = {
+            "family": self.name,
+            "title": self.title,
+            "num_train_timesteps": scheduler.get("num_train_timesteps", 1000),
+            "samplers": self.samplers,
+            "uses": self.uses,
+            "defaults": self.defaults,
+        }
+        return ModelInfo(**{**common, **facts})
 
     def forced_scheduler_config(self, index: Config) -> Mapping[str, object]:
         """The entries of the checkpoint's scheduler configuration that the pipeline overrides."""

@@ -21,9 +21,11 @@ __all__ = [
     "bucket",
     "check_flow",
     "evenly_spaced",
-    "latent_scale",
+    "not_text_to_image",
+    "require_latents",
     "require_width",
     "shift_by_tokens",
+    "shifted",
     "tokens",
 ]
 
@@ -75,6 +77,28 @@ def require_width(config: Config, key: str, default: int, width: int, of: str) -
         raise ModelError(f"{config.source}: {found}")
 
 
+def not_text_to_image(transformer: Config, channels: int, needed: int) -> ModelError:
+    """The error for a transformer with other input channels than its latents need."""
+    what = f"a transformer with {channels} input channels is not text-to-image"
+    return ModelError(f"{transformer.source}: {what}, which needs {needed}")
+
+
+def require_latents(transformer: Config, channels: int, latent_channels: int, out_channels: int) -> None:
+    """Raises `ModelError` for a transformer that predicts neither the latents nor, beside them, their variance.
+
+    Args:
+        channels, out_channels: of the transformer.
+    """
+    if channels != latent_channels or out_channels not in (channels, 2 * channels):
+        what = f"a transformer with {channels} input and {out_channels} output channels can't be run"
+        raise ModelError(f"{transformer.source}: {what} with latents of {latent_channels}")
+
+
+def shifted(request: Request, info: ModelInfo, config: Mapping[str, object]) -> dict[str, object]:
+    """The schedule of pipelines that pass evenly spaced noise levels and shift them by the picture's tokens."""
+    return {"sigmas": evenly_spaced(int(request.steps)), **shift_by_tokens(tokens(request, info), config)}
+
+
 def bucket(tokens: int, most: int) -> int:
     """The length to which a text of that many tokens is padded if a mask hides the padding.
 
@@ -84,11 +108,6 @@ def bucket(tokens: int, most: int) -> int:
     while length < min(tokens, most):
         length *= 2
     return min(length, most)
-
-
-def latent_scale(vae: Config) -> int:
-    """Pixels per side of a latent pixel of an `AutoencoderKL`."""
-    return 2 ** (len(vae.get("block_out_channels", "1")) - 1)
 
 
 def check_flow(scheduler: Config) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sdbatch.diffusion.adapters.lora_rows import LORA
-from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, DECODER_TEXT, FLOW_SCHEDULER
+from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, DECODER_TEXT, FLOW_SCHEDULER, latent_scale
 from sdbatch.diffusion.checkpoints.configs import Config, Kind, boolean, integer, list_of, number, optional, text
 from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.families.declaration import (
@@ -22,7 +22,7 @@ from sdbatch.diffusion.families.flow import (
     SOLVERS,
     check_flow,
     evenly_spaced,
-    latent_scale,
+    not_text_to_image,
     require_width,
     tokens,
 )
@@ -87,8 +87,7 @@ class Flux2KleinFamily(Declaration):
         check_flow(own_scheduler)
         channels, latent_channels = transformer.get("in_channels", 128), vae.get("latent_channels", 32)
         if channels != 4 * latent_channels or (transformer.get("out_channels") or channels) != channels:
-            what = f"a transformer with {channels} input channels is not text-to-image"
-            raise ModelError(f"{transformer.source}: {what}, which needs {4 * latent_channels}")
+            raise not_text_to_image(transformer, channels, 4 * latent_channels)
         if transformer.get("guidance_embeds", True):
             raise ModelError(f"{transformer.source}: a transformer with guidance_embeds is not FLUX.2 klein")
         encoder = configs["text_encoder"]
@@ -98,16 +97,14 @@ class Flux2KleinFamily(Declaration):
         require_width(transformer, "joint_attention_dim", 15360, width, "the text encoder")
         is_distilled = index.get("is_distilled", False)
         scale = latent_scale(vae) if "block_out_channels" in vae else 8
-        return ModelInfo(
-            family=self.name,
+        return self.model_info(
+            own_scheduler,
             title=self.title if is_distilled else f"{self.title} base",
             prediction_type=FLOW,
             height=OWN_LATENTS * scale,
             width=OWN_LATENTS * scale,
             size_multiple=2 * scale,
             max_tokens=MAX_TOKENS,
-            num_train_timesteps=own_scheduler.get("num_train_timesteps", 1000),
-            samplers=self.samplers,
             uses=UNGUIDED if is_distilled else self.uses,
             defaults={**self.defaults, "steps": 4, "guidance_scale": 1.0} if is_distilled else self.defaults,
         )

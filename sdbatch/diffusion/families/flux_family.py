@@ -6,22 +6,12 @@ from collections.abc import Mapping
 
 from sdbatch.bounds import Number
 from sdbatch.diffusion.adapters.lora_rows import LORA
-from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, CLIP_TEXT, FLOW_SCHEDULER, T5_TEXT
+from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, CLIP_TEXT, FLOW_SCHEDULER, T5_TEXT, latent_scale
 from sdbatch.diffusion.checkpoints.configs import Config, Kind, boolean, integer, list_of, optional, text
 from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.families.declaration import Declaration, network, scheduler, text_encoder, tokenizer
-from sdbatch.diffusion.families.flow import (
-    EULER,
-    SOLVERS,
-    TASKS,
-    check_flow,
-    evenly_spaced,
-    latent_scale,
-    shift_by_tokens,
-    tokens,
-)
+from sdbatch.diffusion.families.flow import EULER, SOLVERS, TASKS, check_flow, not_text_to_image, shifted
 from sdbatch.diffusion.request import ROWS, Request
-from sdbatch.errors import ModelError
 from sdbatch.fields import Field
 
 __all__ = ["FluxFamily"]
@@ -85,14 +75,11 @@ class FluxFamily(Declaration):
         check_flow(own_scheduler)
         channels, latent_channels = transformer.get("in_channels", 64), vae.get("latent_channels", 4)
         if channels != 4 * latent_channels or transformer.get("out_channels") not in (None, channels):
-            what = (
-                f"a transformer with {channels} input channels is not text-to-image, which needs {4 * latent_channels}"
-            )
-            raise ModelError(f"{transformer.source}: {what}")
+            raise not_text_to_image(transformer, channels, 4 * latent_channels)
         is_told = transformer.get("guidance_embeds", False)
         scale = latent_scale(vae)
-        return ModelInfo(
-            family=self.name,
+        return self.model_info(
+            own_scheduler,
             title="FLUX.1 dev" if is_told else "FLUX.1 schnell",
             prediction_type=FLOW,
             height=OWN_LATENTS * scale,
@@ -101,15 +88,13 @@ class FluxFamily(Declaration):
             vae_scale=2 * scale,
             tasks=TASKS,
             max_tokens=MAX_TOKENS,
-            num_train_timesteps=own_scheduler.get("num_train_timesteps", 1000),
             guidance_embedded=is_told,
-            samplers=self.samplers,
             uses=self.uses if is_told else self.uses - {"guidance_scale"},
             defaults=self.defaults if is_told else {**self.defaults, "steps": 4, "guidance_scale": 1.0},
         )
 
     def schedule(self, request: Request, info: ModelInfo, config: Mapping[str, object]) -> Mapping[str, object]:
-        return {"sigmas": evenly_spaced(int(request.steps)), **shift_by_tokens(tokens(request, info), config)}
+        return shifted(request, info, config)
 
     def guidance(self, request: Request, info: ModelInfo) -> float:
         scale = float(request.extra.get("true_cfg_scale", 1.0))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, SCHEDULER, T5_TEXT
+from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, SCHEDULER, T5_TEXT, latent_scale
 from sdbatch.diffusion.checkpoints.configs import Config, Kind, boolean, integer, number, optional, text
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.families.declaration import Declaration, network, scheduler, text_encoder, tokenizer
-from sdbatch.diffusion.families.flow import latent_scale, require_width
+from sdbatch.diffusion.families.flow import require_latents, require_width
 from sdbatch.diffusion.samplers.catalogue import SAMPLERS
 from sdbatch.errors import ModelError
 
@@ -63,9 +63,7 @@ class PixArtSigmaFamily(Declaration):
         transformer, vae, own_scheduler = configs["transformer"], configs["vae"], configs["scheduler"]
         channels, latent_channels = transformer.get("in_channels", 4), vae.get("latent_channels", 4)
         given = transformer.get("out_channels", 8) or channels
-        if channels != latent_channels or given not in (channels, 2 * channels):
-            what = f"a transformer with {channels} input and {given} output channels can't be run"
-            raise ModelError(f"{transformer.source}: {what} with latents of {latent_channels}")
+        require_latents(transformer, channels, latent_channels, given)
         size = transformer.get("sample_size", 128)
         adds = transformer.get("use_additional_conditions")
         if adds or (adds is None and size == 128):
@@ -73,17 +71,12 @@ class PixArtSigmaFamily(Declaration):
         width = configs["text_encoder"].get("d_model", 512)
         require_width(transformer, "caption_channels", 0, width, "the text encoder")
         scale = latent_scale(vae)
-        return ModelInfo(
-            family=self.name,
-            title=self.title,
+        return self.model_info(
+            own_scheduler,
             prediction_type=own_scheduler.get("prediction_type", "epsilon"),
             height=size * scale,
             width=size * scale,
             size_multiple=max(8, scale * transformer.get("patch_size", 2)),
             max_tokens=MAX_TOKENS,
-            num_train_timesteps=own_scheduler.get("num_train_timesteps", 1000),
             distilled_steps=own_scheduler.get("original_inference_steps", 50),
-            samplers=self.samplers,
-            uses=self.uses,
-            defaults=self.defaults,
         )

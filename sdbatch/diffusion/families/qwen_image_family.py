@@ -19,7 +19,7 @@ from sdbatch.diffusion.checkpoints.configs import (
 )
 from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.families.declaration import Declaration, network, scheduler, text_encoder, tokenizer
-from sdbatch.diffusion.families.flow import EULER, TASKS, check_flow, evenly_spaced, shift_by_tokens, tokens
+from sdbatch.diffusion.families.flow import EULER, TASKS, check_flow, not_text_to_image, shifted
 from sdbatch.diffusion.request import Request
 from sdbatch.errors import ModelError
 
@@ -94,15 +94,13 @@ class QwenImageFamily(Declaration):
                 raise ModelError(f"{transformer.source}: a transformer with {flag} is not supported")
         channels, latent_channels = transformer.get("in_channels", 64), vae.get("z_dim", 16)
         if channels != 4 * latent_channels or (transformer.get("out_channels") or 16) != latent_channels:
-            what = f"a transformer with {channels} input channels is not text-to-image"
-            raise ModelError(f"{transformer.source}: {what}, which needs {4 * latent_channels}")
+            raise not_text_to_image(transformer, channels, 4 * latent_channels)
         for key in ("latents_mean", "latents_std"):
             if len(vae.get(key, [0.0] * 16)) != latent_channels:
                 raise ModelError(f"{vae.source}: {key} must have {latent_channels} numbers")
         scale = 2 ** len(vae.get("temperal_downsample", [False, True, True]))
-        return ModelInfo(
-            family=self.name,
-            title=self.title,
+        return self.model_info(
+            own_scheduler,
             prediction_type=FLOW,
             height=OWN_LATENTS * scale,
             width=OWN_LATENTS * scale,
@@ -110,14 +108,10 @@ class QwenImageFamily(Declaration):
             vae_scale=2 * scale,
             tasks=TASKS,
             max_tokens=MAX_TOKENS,
-            num_train_timesteps=own_scheduler.get("num_train_timesteps", 1000),
-            samplers=self.samplers,
-            uses=self.uses,
-            defaults=self.defaults,
         )
 
     def schedule(self, request: Request, info: ModelInfo, config: Mapping[str, object]) -> Mapping[str, object]:
-        return {"sigmas": evenly_spaced(int(request.steps)), **shift_by_tokens(tokens(request, info), config)}
+        return shifted(request, info, config)
 
     def guidance(self, request: Request, info: ModelInfo) -> float:
         return super().guidance(request, info) if request.negative_prompt else 1.0

@@ -19,7 +19,7 @@ from sdbatch.diffusion.checkpoints.configs import (
 )
 from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.families.declaration import Declaration, network, scheduler, text_encoder, tokenizer
-from sdbatch.diffusion.families.flow import EULER, NOISY, SOLVERS, check_flow, require_width
+from sdbatch.diffusion.families.flow import EULER, NOISY, SOLVERS, check_flow, require_latents, require_width
 from sdbatch.errors import ModelError
 
 __all__ = ["SanaFamily"]
@@ -93,24 +93,17 @@ class SanaFamily(Declaration):
             raise ModelError(f"{transformer.source}: a transformer with guidance_embeds is Sana-Sprint's")
         channels, latent_channels = transformer.get("in_channels", 32), vae.get("latent_channels", 32)
         given = transformer.get("out_channels", 32) or channels
-        if channels != latent_channels or given not in (channels, 2 * channels):
-            what = f"a transformer with {channels} input and {given} output channels can't be run"
-            raise ModelError(f"{transformer.source}: {what} with latents of {latent_channels}")
+        require_latents(transformer, channels, latent_channels, given)
         width = configs["text_encoder"].get("hidden_size", 2304)
         require_width(transformer, "caption_channels", 2304, width, "the text encoder")
         scale = 2 ** (len(vae.get("encoder_block_out_channels", "1" * BLOCKS)) - 1)
         size = transformer.get("sample_size", 32) * scale
-        return ModelInfo(
-            family=self.name,
-            title=self.title,
+        return self.model_info(
+            own_scheduler,
             prediction_type=FLOW,
             height=size,
             width=size,
             # The pipeline requires multiples of 32 for any autoencoder.
             size_multiple=math.lcm(32, scale * transformer.get("patch_size", 1)),
             max_tokens=MAX_TOKENS,
-            num_train_timesteps=own_scheduler.get("num_train_timesteps", 1000),
-            samplers=self.samplers,
-            uses=self.uses,
-            defaults=self.defaults,
         )

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, CLIP_TEXT, FLOW_SCHEDULER, T5_TEXT
+from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, CLIP_TEXT, FLOW_SCHEDULER, T5_TEXT, latent_scale
 from sdbatch.diffusion.checkpoints.configs import Config, Kind, integer, one_or_list, optional, text
 from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.families.declaration import Declaration, network, scheduler, text_encoder, tokenizer
-from sdbatch.diffusion.families.flow import EULER, NOISY, SOLVERS, check_flow, latent_scale, shift_by_tokens, tokens
+from sdbatch.diffusion.families.flow import (
+    EULER,
+    NOISY,
+    SOLVERS,
+    check_flow,
+    not_text_to_image,
+    shift_by_tokens,
+    tokens,
+)
 from sdbatch.diffusion.request import Request
-from sdbatch.errors import ModelError
 
 __all__ = ["StableDiffusion3Family"]
 
@@ -60,25 +67,20 @@ class StableDiffusion3Family(Declaration):
         check_flow(own_scheduler)
         channels, latent_channels = transformer.get("in_channels", 16), vae.get("latent_channels", 4)
         if channels != latent_channels or transformer.get("out_channels", 16) != channels:
-            what = f"a transformer with {channels} input channels is not text-to-image"
-            raise ModelError(f"{transformer.source}: {what}, which needs {latent_channels}")
+            raise not_text_to_image(transformer, channels, latent_channels)
         size = transformer.get("sample_size", 128) * latent_scale(vae)
         patch = latent_scale(vae) * transformer.get("patch_size", 2)
         shifts = own_scheduler.get("use_dynamic_shifting", False)
-        return ModelInfo(
-            family=self.name,
-            title=self.title,
+        return self.model_info(
+            own_scheduler,
             prediction_type=FLOW,
             height=size,
             width=size,
             size_multiple=patch,
             max_side=patch * transformer.get("pos_embed_max_size", 96),
             max_tokens=MAX_TOKENS,
-            num_train_timesteps=own_scheduler.get("num_train_timesteps", 1000),
             # Heun's scheduler has no shift by the picture's size.
             samplers=tuple(name for name in self.samplers if not (shifts and name == "flow_heun")),
-            uses=self.uses,
-            defaults=self.defaults,
         )
 
     def schedule(self, request: Request, info: ModelInfo, config: Mapping[str, object]) -> Mapping[str, object]:

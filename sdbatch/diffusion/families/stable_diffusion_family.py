@@ -9,7 +9,7 @@ from sdbatch.diffusion.adapters.control_fields import CONTROL_FIELDS
 from sdbatch.diffusion.adapters.control_rows import control_refusal, controls_of
 from sdbatch.diffusion.adapters.ip_adapter_rows import IP_ADAPTER_FIELDS, image_prompts_of, ip_adapter_refusal
 from sdbatch.diffusion.adapters.lora_rows import LORA
-from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, CLIP_TEXT, SCHEDULER, UNET
+from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, CLIP_TEXT, SCHEDULER, UNET, latent_scale
 from sdbatch.diffusion.checkpoints.configs import Config, boolean, read_config
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.families.declaration import Declaration, network, scheduler, text_encoder, tokenizer
@@ -87,24 +87,19 @@ class StableDiffusionFamily(Declaration):
         unet, vae, own_scheduler = configs["unet"], configs["vae"], configs["scheduler"]
         tasks = self._tasks(index, unet, vae)
         self._check_unet(unet, vae)
-        scale = 2 ** (len(vae.get("block_out_channels", "1")) - 1)
+        scale = latent_scale(vae)
         size = unet.get("sample_size") or self.latent_size
         height, width = (size, size) if isinstance(size, int) else size
-        return ModelInfo(
-            family=self.name,
-            title=self.title,
+        return self.model_info(
+            own_scheduler,
             prediction_type=own_scheduler.get("prediction_type", "epsilon"),
             height=height * scale,
             width=width * scale,
             size_multiple=math.lcm(scale, 8),  # diffusers' pipelines insist on multiples of 8 whatever the VAE
             max_tokens=_context(configs),
             text_layers=self._text_layers(configs),
-            num_train_timesteps=own_scheduler.get("num_train_timesteps", 1000),
             distilled_steps=own_scheduler.get("original_inference_steps", 50),
             guidance_embedded=unet.get("time_cond_proj_dim") is not None,
-            samplers=self.samplers,
-            uses=self.uses,
-            defaults=self.defaults,
             pipeline=index["_class_name"],
             tasks=tasks,
             vae_scale=scale,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from sdbatch.bounds import Number
 from sdbatch.diffusion.adapters.lora_rows import LORA
-from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, DECODER_TEXT, FLOW_SCHEDULER
+from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, DECODER_TEXT, FLOW_SCHEDULER, latent_scale
 from sdbatch.diffusion.checkpoints.configs import Config, Kind, integer, list_of, number, optional, text
 from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.families.declaration import Declaration, network, scheduler, text_encoder, tokenizer
@@ -15,11 +15,9 @@ from sdbatch.diffusion.families.flow import (
     NOISY,
     TASKS,
     check_flow,
-    evenly_spaced,
-    latent_scale,
+    not_text_to_image,
     require_width,
-    shift_by_tokens,
-    tokens,
+    shifted,
 )
 from sdbatch.diffusion.request import ROWS, Request
 from sdbatch.errors import ModelError
@@ -93,8 +91,7 @@ class ZImageFamily(Declaration):
             raise ModelError(f"{transformer.source}: a transformer that takes pictures is not text-to-image")
         channels, latent_channels = transformer.get("in_channels", 16), vae.get("latent_channels", 4)
         if channels != latent_channels:
-            what = f"a transformer with {channels} input channels is not text-to-image"
-            raise ModelError(f"{transformer.source}: {what}, which needs {latent_channels}")
+            raise not_text_to_image(transformer, channels, latent_channels)
         require_width(
             transformer, "cap_feat_dim", 2560, configs["text_encoder"].get("hidden_size", 4096), "the text encoder"
         )
@@ -102,9 +99,8 @@ class ZImageFamily(Declaration):
         if places[0] <= MAX_TOKENS + 1:
             raise ModelError(f"{transformer.source}: axes_lens has {places[0]} places for texts of {MAX_TOKENS} tokens")
         patch = 2 * latent_scale(vae)
-        return ModelInfo(
-            family=self.name,
-            title=self.title,
+        return self.model_info(
+            own_scheduler,
             prediction_type=FLOW,
             height=min(OWN_SIZE, places[1] * patch),
             width=min(OWN_SIZE, places[2] * patch),
@@ -113,14 +109,10 @@ class ZImageFamily(Declaration):
             tasks=TASKS,
             max_side=min(places[1:]) * patch,
             max_tokens=MAX_TOKENS,
-            num_train_timesteps=own_scheduler.get("num_train_timesteps", 1000),
-            samplers=self.samplers,
-            uses=self.uses,
-            defaults=self.defaults,
         )
 
     def schedule(self, request: Request, info: ModelInfo, config: Mapping[str, object]) -> Mapping[str, object]:
-        return {"sigmas": evenly_spaced(int(request.steps)), **shift_by_tokens(tokens(request, info), config)}
+        return shifted(request, info, config)
 
     def guidance(self, request: Request, info: ModelInfo) -> float:
         # c + g·(c − u): 0 is off, and 1 equals 2 in the usual definition.
