@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from sdbatch.diffusion import ModelInfo, inspect_model
 from sdbatch.diffusion.checkpoints.clip_vocabulary import VOCABULARY_FILES
@@ -19,16 +15,15 @@ from sdbatch.diffusion.checkpoints.single_files import SINGLE_FILE_SUFFIXES, ref
 from sdbatch.diffusion.checkpoints.weights import MAX_INDEX_BYTES, find_weights
 from sdbatch.diffusion.models.inspection import INDEX, family_of
 from sdbatch.diffusion.models.model_identity import different_files, model_files, model_hash, model_identity
-from sdbatch.errors import ModelError, StorageError, UsageError
+from sdbatch.errors import ModelError, UsageError
 from sdbatch.fields import FrozenMapping
-from sdbatch.storage.local_copies import download, local_copy
+from sdbatch.storage.local_copies import copied, local_copy
 from sdbatch.storage.store import Store, StoredFile
 
-__all__ = ["ModelSource", "check_recorded", "copied", "fetch_model"]
+__all__ = ["MODELS", "ModelSource", "check_recorded", "fetch_model"]
 
-DEFAULT_CACHE = Path("~/.cache/sdbatch/models")
+MODELS = Path("~/.cache/sdbatch/models")
 EMBEDDINGS = Path("~/.cache/sdbatch/embeddings")
-MARKER = ".complete"
 
 
 @dataclass(frozen=True)
@@ -163,8 +158,8 @@ def fetch_model(
     source = Store(model, options)
     if model.endswith(SINGLE_FILE_SUFFIXES):
         refuse_pickle(model)
-        return str(local_copy(source, (cache or DEFAULT_CACHE).expanduser()))
-    return str(copied(source, dict(_wanted(source, variant)), cache))
+        return str(local_copy(source, (cache or MODELS).expanduser()))
+    return str(copied(source, dict(_wanted(source, variant)), (cache or MODELS).expanduser()))
 
 
 def _fetched_vae(name: str, options: Mapping[str, Any]) -> str:
@@ -174,12 +169,12 @@ def _fetched_vae(name: str, options: Mapping[str, Any]) -> str:
     source = Store(name, options)
     if name.endswith(SINGLE_FILE_SUFFIXES):
         refuse_pickle(name)
-        return str(local_copy(source, DEFAULT_CACHE.expanduser()))
+        return str(local_copy(source, MODELS.expanduser()))
     found = source.files_by_name()
     files = {file: found[file] for file in found if file == "config.json" or file.endswith("model.safetensors")}
     if "config.json" not in files:
         raise ModelError(f"--vae {source.url}: holds no config.json")
-    return str(copied(source, files))
+    return str(copied(source, files, MODELS.expanduser()))
 
 
 def _fetched_embedding(path: str, options: Mapping[str, Any]) -> Path:
@@ -201,34 +196,7 @@ def _fetched_tokenizer(name: str, options: Mapping[str, Any]) -> str:
         files |= {f"{part}{file}": inside[file] for file in VOCABULARY_FILES if file in inside}
     if not files:
         raise ModelError(f"--tokenizer {source.url}: holds none of {', '.join(VOCABULARY_FILES)}")
-    return str(copied(source, files))
-
-
-def copied(source: Store, files: Mapping[str, StoredFile], cache: Path | None = None) -> Path:
-    """A folder on this machine with a copy of remote files, made if there is none yet.
-
-    Args:
-        files: by their names relative to `source`.
-        cache: default `~/.cache/sdbatch/models`.
-
-    Raises:
-        StorageError: a file cannot be read, or the cache cannot be written.
-    """
-    entry = (cache or DEFAULT_CACHE).expanduser() / _key(files)
-    folder = entry / source.url.rstrip("/").rpartition("/")[2]
-    marker = entry / MARKER
-    try:
-        if not marker.exists():
-            entry.mkdir(parents=True, exist_ok=True)
-            with FileLock(entry / ".lock"):
-                if not marker.exists():
-                    for name in files:
-                        download(source, name, folder / name)
-                    # Written last: if it exists, all other files are complete.
-                    marker.write_text(f"{source.url}\n")
-    except OSError as exc:
-        raise StorageError(f"cannot keep {source.url} in {entry}: {exc.strerror or exc}") from exc
-    return folder
+    return str(copied(source, files, MODELS.expanduser()))
 
 
 def _wanted(source: Store, variant: str | None) -> Iterator[tuple[str, StoredFile]]:
@@ -262,8 +230,3 @@ def _read(source: Store, name: str, most: int, size: int) -> Config:
     if size > most:
         raise ModelError(f"{source.name(name)}: larger than {most:,} bytes, the maximum for such a file")
     return Config.parse(source.read(name), source.name(name))
-
-
-def _key(files: Mapping[str, StoredFile]) -> str:
-    listing = sorted((name, file.size, file.stamp) for name, file in files.items())
-    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]

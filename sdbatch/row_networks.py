@@ -14,7 +14,8 @@ from sdbatch.diffusion.checkpoints.file_hashes import content_hash
 from sdbatch.diffusion.checkpoints.hub import commit_of
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.errors import AdapterError, RunError
-from sdbatch.model_source import copied
+from sdbatch.model_source import MODELS
+from sdbatch.storage.local_copies import copied
 from sdbatch.storage.store import Store, StoredFile
 
 __all__ = ["Network", "finder", "inspect_network"]
@@ -103,7 +104,7 @@ def _copied_controlnet(name: str, options: Mapping[str, Any] | None) -> Path:
     wanted = {file: found[file] for file in found if any(Path(file).match(pattern) for pattern in CONTROLNET_FILES)}
     if not wanted:
         raise AdapterError(f"controlnet {name!r}: has no config.json or no safetensors weights")
-    return copied(source, wanted)
+    return copied(source, wanted, MODELS.expanduser())
 
 
 def _copied_ip_adapter(name: str, options: Mapping[str, Any] | None) -> Path:
@@ -117,4 +118,4 @@ def _copied_ip_adapter(name: str, options: Mapping[str, Any] | None) -> Path:
             wanted[relative] = found
     if inside not in wanted:
         raise AdapterError(f"ip_adapter {name!r}: no such file")
-    return copied(source, wanted) / inside
+    return copied(source, wanted, MODELS.expanduser()) / inside

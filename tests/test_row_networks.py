@@ -17,7 +17,7 @@ TINY = Path(__file__).parents[1] / "sdbatch" / "tiny" / "model"
 
 
 def test_networks_come_from_urls_and_are_the_same_as_local_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr("sdbatch.model_source.DEFAULT_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("sdbatch.row_networks.MODELS", tmp_path / "cache")
     info = inspect_model("tiny")
     net = build_controlnet(tmp_path / "nets" / "canny", TINY, 1)
     adapter = build_ip_adapters(tmp_path / "ip" / "models", TINY)["plain"]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import threading
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from filelock import FileLock
-
 from sdbatch.errors import StorageError
+from sdbatch.once_per_node import once_per_node
 from sdbatch.storage.store import Store, StoredFile
 
-__all__ = ["download", "local_copy", "only_file", "sha256_of"]
+__all__ = ["copied", "local_copy", "only_file", "sha256_of"]
 
 BLOCK_BYTES = 32 << 20
+MARKER = ".complete"
 _HASHING = threading.Lock()
 
 
@@ -41,16 +43,39 @@ def local_copy(store: Store, cache: Path) -> Path:
     file = only_file(store)
     if store.is_local:
         return Path(file.path)
-    key = hashlib.sha256(f"{file.path}\n{file.size}\n{file.stamp}".encode()).hexdigest()[:16]
-    target = cache / key / file.path.rpartition("/")[2]
+    target = cache / _key(f"{file.path}\n{file.size}\n{file.stamp}") / file.path.rpartition("/")[2]
     try:
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(target.parent / ".lock"):
-                download(store, "", target)
+        once_per_node(target.parent, target, lambda: download(store, "", target))
     except OSError as exc:
         raise StorageError(f"cannot keep {store.url} in {target.parent}: {exc.strerror or exc}") from exc
     return target
+
+
+def copied(store: Store, files: Mapping[str, StoredFile], cache: Path) -> Path:
+    """A local folder with a copy of a store's files; they are downloaded if needed, safely as by `local_copy`.
+
+    Args:
+        files: by their names relative to `store`.
+        cache: the folder of copies.
+
+    Raises:
+        StorageError: a file cannot be read, or a copy cannot be written.
+    """
+    listing = sorted((name, file.size, file.stamp) for name, file in files.items())
+    entry = cache / _key(json.dumps(listing))
+    folder, marker = entry / store.url.rstrip("/").rpartition("/")[2], entry / MARKER
+
+    def download_all() -> None:
+        for name in files:
+            download(store, name, folder / name)
+        # Written last: if it exists, all other files are complete.
+        marker.write_text(f"{store.url}\n")
+
+    try:
+        once_per_node(entry, marker, download_all)
+    except OSError as exc:
+        raise StorageError(f"cannot keep {store.url} in {entry}: {exc.strerror or exc}") from exc
+    return folder
 
 
 def sha256_of(path: Path) -> str:
@@ -83,3 +108,7 @@ def download(store: Store, name: str, target: Path) -> None:
     with store.mapped("read", name), store.open(name, block_size=BLOCK_BYTES) as remote, part.open("wb") as local:
         shutil.copyfileobj(remote, local, BLOCK_BYTES)
     part.replace(target)
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from filelock import FileLock
-
 from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL
 from sdbatch.diffusion.checkpoints.clip_vocabulary import find_vocabularies
 from sdbatch.diffusion.checkpoints.configs import Config
@@ -21,6 +19,7 @@ from sdbatch.diffusion.checkpoints.single_files import SingleFile, read_single_f
 from sdbatch.diffusion.families import family_of_pipeline
 from sdbatch.diffusion.families.declaration import Declaration
 from sdbatch.errors import ModelError
+from sdbatch.once_per_node import once_per_node
 
 __all__ = ["Converted", "converted", "converted_vae"]
 
@@ -90,15 +89,15 @@ def _kept(file: SingleFile, files: Mapping[str, bytes], cls: str, parts: Sequenc
     sha256 = file_hash(file.path)
     entry = CACHE.expanduser() / _key(sha256, files)
     folder = entry / "model"
+
+    def convert() -> None:
+        _convert(file, files, cls, parts, folder)
+        if file_hash(file.path) != sha256:
+            shutil.rmtree(folder)
+            raise ModelError(f"{file.path}: changed while it was converted")
+
     try:
-        if not folder.exists():
-            entry.mkdir(parents=True, exist_ok=True)
-            with FileLock(entry / ".lock"):
-                if not folder.exists():
-                    _convert(file, files, cls, parts, folder)
-                    if file_hash(file.path) != sha256:
-                        shutil.rmtree(folder)
-                        raise ModelError(f"{file.path}: changed while it was converted")
+        once_per_node(entry, folder, convert)
     except OSError as error:
         raise ModelError(f"{file.path}: can't be converted in {entry}: {error.strerror or error}") from error
     return Converted(folder, sha256)

@@ -15,6 +15,7 @@ from sdbatch.diffusion.checkpoints.single_files import refuse_pickle
 from sdbatch.diffusion.checkpoints.weights import SUFFIX
 from sdbatch.diffusion.models.converted_files import converted_vae
 from sdbatch.errors import ModelError
+from sdbatch.once_per_node import once_per_node
 
 __all__ = ["with_vae"]
 
@@ -40,8 +41,7 @@ def with_vae(model: Path, vae: str) -> Path:
     key = hashlib.sha256(json.dumps(links).encode()).hexdigest()[:16]
     folder = CACHE.expanduser() / key
     try:
-        if not folder.exists():
-            _link(links, folder)
+        once_per_node(folder.parent, folder, lambda: _link(links, folder))
     except OSError as error:
         raise ModelError(f"--vae {vae}: can't be put together in {folder}: {error.strerror or error}") from error
     return folder
@@ -65,14 +65,9 @@ def _found(model: Path, vae: str) -> Path:
 
 
 def _link(links: dict[str, str], folder: Path) -> None:
-    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    part.mkdir()
     for name, target in links.items():
         (part / name).symlink_to(target)
-    try:
-        part.rename(folder)
-    except OSError:
-        shutil.rmtree(part)
-        if not folder.exists():  # another process was faster
-            raise
+    part.rename(folder)
