@@ -7,7 +7,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sdbatch.diffusion.adapters.control_rows import control_calls, controls_of
+from sdbatch.diffusion.adapters.lora_names import DENOISERS
 from sdbatch.diffusion.checkpoints.configs import Config, read_config
+from sdbatch.diffusion.device.gpu_room import WeightBytes
+from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.guidance import guidance_scales, paired_calls
 from sdbatch.diffusion.models.inspection import ModelInfo, headers
 from sdbatch.diffusion.request import Request
@@ -19,7 +22,10 @@ from sdbatch.errors import PictureError
 if TYPE_CHECKING:
     from sdbatch.diffusion.model_tables import ModelTables
 
-__all__ = ["count_parameters", "lane_calls", "needs_table", "net_calls"]
+__all__ = ["BYTES_PER_PARAMETER", "count_parameters", "lane_calls", "needs_table", "net_calls", "weight_bytes"]
+
+# Bytes of a number by dtype.
+BYTES_PER_PARAMETER = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 def lane_calls(request: Request, info: ModelInfo, *, compiled: bool = True) -> int:
@@ -93,3 +99,14 @@ def _scheduler_config(info: ModelInfo) -> Config:
 def count_parameters(info: ModelInfo) -> int:
     """The number of parameters in the model's weight files, from their headers."""
     return sum(tensor.numbers for tensors in headers(info).values() for tensor in tensors.values())
+
+
+def weight_bytes(info: ModelInfo, dtype: str) -> WeightBytes:
+    """The memory that the model's weights take, by what needs them, estimated from the headers of its files."""
+    sorts = {part.name: part.sort for part in family_named(info.family).parts}
+    found = {"text_encoders": 0, "denoiser": 0, "others": 0}
+    for name, tensors in headers(info).items():
+        group = "denoiser" if name in DENOISERS else "others"
+        group = "text_encoders" if sorts.get(name) == "text_encoder" else group
+        found[group] += BYTES_PER_PARAMETER[dtype] * sum(tensor.numbers for tensor in tensors.values())
+    return WeightBytes(**found)

@@ -63,9 +63,8 @@ def defaults_of(task: str, model: ModelInfo) -> dict[str, Any]:
     """The defaults of rows of this task on this model. The task's take precedence over the model's."""
     found = {f.name: f.default_of(model.family) for f in named_fields(task, model.family) if f.name != "prompt"}
     for known in (*_of_model(model), *_tasks(task)):
-        if isinstance(known, Task):
-            found |= known.own_defaults(model)
-        found |= {name: value for name, value in known.defaults.items() if name in found}
+        defaults = known.defaults_of(model.family) if isinstance(known, Task) else known.defaults
+        found |= {name: value for name, value in defaults.items() if name in found}
     return found
 
 

@@ -15,14 +15,13 @@ import transformers
 
 from sdbatch.diffusion.accelerate.cpu import keep_freed_memory
 from sdbatch.diffusion.accelerate.quantization import quantize_int8
-from sdbatch.diffusion.adapters.control_loading import controlnet_loader
-from sdbatch.diffusion.adapters.control_nets import ControlNets
-from sdbatch.diffusion.adapters.ip_adapter_loading import ip_adapter_loader
-from sdbatch.diffusion.adapters.ip_adapter_nets import IpAdapters
 from sdbatch.diffusion.adapters.lora_rows import Lora
+from sdbatch.diffusion.adapters.net_kinds import NET_KINDS
+from sdbatch.diffusion.adapters.net_loading import row_nets
 from sdbatch.diffusion.decoding import Decoded, Decoder
 from sdbatch.diffusion.device.calibration import calibrate
 from sdbatch.diffusion.device.hardware import describe_device
+from sdbatch.diffusion.device.headroom import releases_text_encoders
 from sdbatch.diffusion.device.memory import forget, is_out_of_memory, release_cached
 from sdbatch.diffusion.device.numerics import describe_numerics
 from sdbatch.diffusion.families import family_named
@@ -31,10 +30,12 @@ from sdbatch.diffusion.models.inspection import ModelInfo, inspect_model
 from sdbatch.diffusion.models.loading import load_family, resolve_device, resolve_dtype
 from sdbatch.diffusion.request import GeneratedImage, Request
 from sdbatch.diffusion.rescue import Rescue
-from sdbatch.diffusion.sampling import Sampling, SamplingRow
+from sdbatch.diffusion.sampling import NoRoomForRow, Sampling
+from sdbatch.diffusion.sampling_row import SamplingRow, sampling_row
 from sdbatch.diffusion.tasks import ENGINE_TASKS
-from sdbatch.diffusion.validation import validate
+from sdbatch.diffusion.validation import check_compile_sizes, validate
 from sdbatch.errors import AdapterError, PictureError, PromptError, SamplerError, UsageError
+from sdbatch.kinds import Sizes
 
 __all__ = ["Engine"]
 
@@ -58,11 +59,14 @@ class Engine:
         compile: "on" or "off": whether the denoiser (on CUDA also the VAE's decoder) is compiled with torch.compile
             for the model's own size, and on CUDA the denoiser's passes are replayed from CUDA graphs if these give
             the same bits; "auto" is "on" if there is a GPU and a compiler.
+        compile_sizes: further picture sizes to compile, such as "768x512,512x768" (width x height), at most 16.
         revision, variant: the revision of a model on the hub; the variant of its weight files.
         quantization: "int8" stores the denoiser's weights in eight bits, which takes less memory and changes the
             picture; "none".
-        deep_cache: run the UNet's inner layers only on every N-th call of a row (DeepCache); 1 for every call. Larger
-            values are faster and change the picture.
+        deep_cache: run the inner layers of a UNet (DeepCache), or the blocks after the first of a transformer, only on
+            every N-th call of a row; 1 for every call. Larger values are faster and change the picture.
+        release_text_encoders: "on" or "off": whether text encoders leave the device while the denoiser runs; "auto" is
+            "on" if all weights together would leave a GPU too little memory. It changes no picture.
         merged: LoRAs to merge into the weights, for all rows.
         find_adapter: returns the local path of a network that rows name, such as a ControlNet; by default names are
             local folders and hub ids.
@@ -87,17 +91,20 @@ class Engine:
         device: str = "auto",
         threads: int | None = None,
         compile: str = "auto",
+        compile_sizes: str = "",
         revision: str | None = None,
         variant: str | None = None,
         quantization: str = "none",
         deep_cache: int = 1,
+        release_text_encoders: str = "auto",
         merged: Sequence[Lora] = (),
         find_adapter: Callable[[str], Path] | None = None,
     ):
         if lanes is not None and (lanes < 2 or lanes % 2):
             raise UsageError(f"lanes must be an even number of at least 2, not {lanes}")
-        if compile not in ("auto", "on", "off"):
-            raise UsageError(f"compile {compile!r} is none of auto, on, off")
+        for name, choice in (("compile", compile), ("release_text_encoders", release_text_encoders)):
+            if choice not in ("auto", "on", "off"):
+                raise UsageError(f"{name} {choice!r} is none of auto, on, off")
         if quantization not in ("none", "int8"):
             raise UsageError(f"quantization {quantization!r} is none of none, int8")
         if deep_cache < 1:
@@ -108,23 +115,33 @@ class Engine:
         self.device = str(self._device)
         is_inspected = isinstance(model, ModelInfo)
         self.info = model if is_inspected else inspect_model(model, revision=revision, variant=variant)
+        compile_sizes = Sizes().check("compile_sizes", compile_sizes)
+        check_compile_sizes(compile_sizes, self.info)
+        if compile_sizes and compile == "off":
+            raise UsageError("compile_sizes: nothing is compiled with compile='off'")
         self.dtype = resolve_dtype(dtype, self._device, self.info)
         if self._device.type == "cpu":
             keep_freed_memory()
-        self.family = load_family(self.info, self.dtype, self._device, merged)
+        self._released = releases_text_encoders(self.info, self.dtype, self._device, release_text_encoders)
+        encoder_device = torch.device("cpu") if self._released else self._device
+        self.family = load_family(self.info, self.dtype, self._device, merged, encoder_device)
         self._merged = tuple(merged)
+        self._compile_sizes = compile_sizes
         self._quantization = quantization
         if quantization == "int8":
             quantize_int8(self.family.denoiser, self.family.keep_whole())
+        if self._released:
+            self.family.release_text_encoders()
         self._find_adapter = find_adapter
-        self._bring_adapters(deep_cache)
+        if any(field.name in NET_KINDS for field in family_named(self.info.family).fields):
+            self.family.nets = row_nets(self.info, self.family.denoiser, find_adapter, skips_layers=deep_cache > 1)
         if deep_cache > 1:
             self.family.cache_deep_features()
-        self._found = calibrate(self.family, lanes, compile)
+        least = max(2 * -(-ENGINE_TASKS[task].branches // 2) for task in self.info.tasks)
+        self._found = calibrate(self.family, lanes, compile, Sizes.sides(compile_sizes), least)
         self.compile = self._found.compile
         self._out_of_memory = list(self._found.out_of_memory)
         own_shape = self.family.latent_shape(self.info.height, self.info.width)[1:]
-        least = max(2 * -(-ENGINE_TASKS[task].branches // 2) for task in self.info.tasks)
         self._lanes = Lanes(self._found.lanes, own_shape, deep_cache, least)
         self._sampling = Sampling(self.family, cuda_graphs=self._found.cuda_graph_error is None)
         self._decoder = Decoder(self.family, self._found.decode_batch, self._make_room)
@@ -177,10 +194,12 @@ class Engine:
             "attention": self._found.attention,
             "threads": torch.get_num_threads() if self._device.type == "cpu" else None,
             "compile": self.compile,
+            "compile_sizes": self._compile_sizes if self.compile == "on" else "",
             "compile_error": self._found.compile_error,
             "cuda_graph_error": self._found.cuda_graph_error or self._sampling.graph_error,
             "quantization": self._quantization,
             "deep_cache": self._lanes.deep_interval,
+            "text_encoders_released": self._released,
             "checks": dict(self._found.checks.found),
             "lane_invariant": self._found.checks.lane_invariant,
             "out_of_memory": [*self._out_of_memory, *self._decoder.shortages],
@@ -216,7 +235,7 @@ class Engine:
         reason = validate(request, self.info)
         if reason is None:
             try:
-                self._lanes.submit(self._sampling.row(index, request))
+                self._lanes.submit(sampling_row(self.family, index, request))
             except (SamplerError, PictureError, PromptError, AdapterError) as error:
                 reason = str(error)
         if reason is not None:
@@ -238,7 +257,7 @@ class Engine:
                 if not is_out_of_memory(error):
                     raise
                 forget(error)
-                self._shrink(lane_set)
+                self._shrink(lane_set, error.row if isinstance(error, NoRoomForRow) else None)
         return self._results()
 
     def close(self) -> None:
@@ -250,7 +269,8 @@ class Engine:
 
     def _admit(self, lane_set: LaneSet) -> None:
         rows = self._lanes.admit(lane_set, self._sampling.may_enter(lane_set))
-        for row, reason in self._sampling.admit(lane_set, rows, self._lanes.waiting(lane_set)):
+        waiting, elsewhere = self._lanes.waiting(lane_set), self._lanes.waiting_elsewhere(lane_set)
+        for row, reason in self._sampling.admit(lane_set, rows, waiting, elsewhere):
             self._lanes.retire(lane_set, row)
             self._failed.append(self._result(row, None, reason))
 
@@ -303,8 +323,12 @@ class Engine:
             prompt_truncated=row.prompt_truncated,
         )
 
-    def _shrink(self, lane_set: LaneSet) -> None:
-        """After running out of memory: halve the lanes and restart the rows; rows that don't fit in two lanes fail."""
+    def _shrink(self, lane_set: LaneSet, cause: SamplingRow | None) -> None:
+        """After running out of memory: halve the lanes and restart the rows; rows that don't fit in two lanes fail.
+
+        Args:
+            cause: the row that needed the memory, if it was a single one, for a net of its own for instance.
+        """
         lanes, size = self.lanes, lane_set.size
         self._sampling.clear()
         if self._rescue.close():  # the float32 engine takes more memory than lanes, and is created again when needed
@@ -312,12 +336,14 @@ class Engine:
         elif lanes > 2 and size > 2:
             self._halve_lanes()
         else:
-            for row in list(lane_set.rows):
+            for row in list(lane_set.rows) if cause is None else [cause]:
                 self._lanes.retire(lane_set, row)
                 error = f"out of memory with only {size} lanes at this size"
                 self._failed.append(self._result(row, None, error))
             self._lanes.rebuild(lanes)
         release_cached(self._device)
+        if self.family.residency is not None:
+            self.family.residency.settle()
 
     def _make_room(self) -> bool:
         """Release sampling's memory, and restart its rows in fewer lanes; False if there is none to release."""
@@ -334,15 +360,6 @@ class Engine:
         if self.lanes < lanes:
             self._out_of_memory.append(f"{lanes} lanes halved to {self.lanes} after {self._submitted} rows")
 
-    def _bring_adapters(self, deep_cache: int) -> None:
-        info, family = self.info, self.family
-        declared = {field.name for field in family_named(info.family).fields}
-        if "controlnet" in declared and deep_cache == 1:
-            load = controlnet_loader(info, family.device, family.dtype, self._find_adapter)
-            family.controls = ControlNets(load, info.vae_scale)
-        if "ip_adapter" in declared:
-            family.ip_adapters = IpAdapters(ip_adapter_loader(info, family.denoiser, self._find_adapter))
-
     def _float32(self) -> Engine:
         return Engine(
             self.info,
@@ -352,6 +369,7 @@ class Engine:
             compile="off",
             quantization=self._quantization,
             deep_cache=self._lanes.deep_interval,
+            release_text_encoders="on" if self._released else "auto",
             merged=self._merged,
             find_adapter=self._find_adapter,
         )

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
-__all__ = ["LaneSet", "Lanes", "Row", "halved"]
+__all__ = ["LaneSet", "Lanes", "Row", "halved", "lanes_at"]
 
 Shape = tuple[int, int]
 Place = tuple[Shape, Hashable]
@@ -29,6 +29,12 @@ MAX_GROWTH = 4
 def halved(lanes: int) -> int:
     """Half as many lanes, even and at least 2."""
     return max(2, lanes // 4 * 2)
+
+
+def lanes_at(shape: Shape, lanes: int, base: Shape, least: int = 2) -> int:
+    """Lanes of a set at a latent height and width: even, at least `least`; `lanes` at the shape `base`."""
+    area = base[0] * base[1] / (shape[0] * shape[1])
+    return max(least, int(lanes * min(area, MAX_GROWTH)) // 2 * 2)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -197,8 +203,7 @@ class Lanes:
 
     def size(self, shape: Shape) -> int:
         """Number of lanes of a set of this shape: even, and a function only of the settings."""
-        area = self.base[0] * self.base[1] / (shape[0] * shape[1])
-        return max(self.least, int(self.lanes * min(area, MAX_GROWTH)) // 2 * 2)
+        return lanes_at(shape, self.lanes, self.base, self.least)
 
     def submit(self, row: Row) -> None:
         self._newest = row.index
@@ -234,6 +239,11 @@ class Lanes:
     def waiting(self, lane_set: LaneSet) -> list[Row]:
         """Rows waiting for lanes of this set, oldest first."""
         return list(self._queue(lane_set.place))
+
+    def waiting_elsewhere(self, lane_set: LaneSet) -> Iterable[Row]:
+        """Rows waiting for lanes of other sets, oldest first."""
+        others = (queue for place, queue in self._queues.items() if place != lane_set.place)
+        return heapq.merge(*others, key=lambda row: row.index)
 
     def advance(self, lane_set: LaneSet) -> list[Row]:
         """Count one call for every row of the set; returns the rows whose unconditional lane is now free."""

@@ -12,7 +12,9 @@ from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers.catalogue import resolve
 from sdbatch.diffusion.samplers.coefficients import Table, build_scheduler
+from sdbatch.diffusion.samplers.scheduler_entries import misfit
 from sdbatch.diffusion.tasks import Run, task_of
+from sdbatch.errors import SamplerError
 
 __all__ = ["ModelTables"]
 
@@ -38,6 +40,16 @@ class ModelTables:
         config = read_config(info.folder / "scheduler" / "scheduler_config.json")
         return cls(info, config, read_config(info.folder / "model_index.json"))
 
+    def refusal(self, sampler: str) -> str | None:
+        """The reason why a sampler can't use the model's changed scheduler configuration; None if it can."""
+        if reason := misfit(sampler, self._info.scheduler_config):
+            return reason
+        try:
+            build_scheduler(sampler, self._config, self._forced)
+        except SamplerError as error:
+            return str(error)
+        return None
+
     def table(self, request: Request) -> Table:
         """The row's table.
 
@@ -46,7 +58,8 @@ class ModelTables:
         """
         key = resolve(request.sampler), self._run(request)
         if key not in self._tables:
-            self._tables[key] = compile_run(build_scheduler(key[0], self._config, self._forced), key[1])
+            table = compile_run(build_scheduler(key[0], self._config, self._forced), key[1])
+            self._tables[key] = self._family.fold(table)
         return self._tables[key]
 
     def count_calls(self, request: Request) -> int:

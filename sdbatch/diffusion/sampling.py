@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
-from itertools import islice
-from typing import Any
+from itertools import chain, islice
 
 import torch
 
 from sdbatch.diffusion.accelerate.cuda_graph import CudaGraphs
-from sdbatch.diffusion.adapters.control_nets import Controlled, Residuals, jobs_of
-from sdbatch.diffusion.adapters.control_rows import controls_of
-from sdbatch.diffusion.adapters.ip_adapter_nets import is_image_prompt
 from sdbatch.diffusion.adapters.lora_slots import LoraSlots
+from sdbatch.diffusion.adapters.net_fields import nets_named
+from sdbatch.diffusion.adapters.residuals import Residuals
+from sdbatch.diffusion.device.memory import is_out_of_memory
 from sdbatch.diffusion.device.transfer import send
-from sdbatch.diffusion.embeddings import Embeddings
+from sdbatch.diffusion.embeddings import Embeddings, Text, WindowedEmbeddings
 from sdbatch.diffusion.families.family import Family, Named
-from sdbatch.diffusion.guidance import paired_calls
-from sdbatch.diffusion.lanes import LaneSet, Row
+from sdbatch.diffusion.lanes import LaneSet
 from sdbatch.diffusion.pictures.picture_encodings import PictureEncodings
-from sdbatch.diffusion.request import Request
-from sdbatch.diffusion.samplers.coefficients import Table
+from sdbatch.diffusion.sampling_row import SamplingRow
 from sdbatch.diffusion.slots import Slots, numbers_of
-from sdbatch.diffusion.tasks import Need, Task, task_of
-from sdbatch.diffusion.validation import check_area
+from sdbatch.diffusion.tasks import Need
 from sdbatch.errors import AdapterError, PictureError
 
-__all__ = ["Sampling", "SamplingRow"]
+__all__ = ["NoRoomForRow", "Sampling"]
 
 TEXT_BATCH = 8
 LORA_SLOT = "lora_slot"  # the lanes' tensor with the slots of their LoRAs
@@ -39,31 +35,12 @@ LOOK_AHEAD = 64
 RUN_AHEAD = 2
 
 
-@dataclass(eq=False, kw_only=True)
-class SamplingRow(Row):
-    """A row with its sampling state.
+class NoRoomForRow(Exception):
+    """What a row needs, such as a net of its own, does not fit into memory; the cause is the library's error."""
 
-    Attributes:
-        task: its task.
-        guidance_scales: the guidance scale of each call; 1 for calls without guidance.
-        generator: draws the initial latents and every call's noise; created when the row is admitted.
-        keeps: whether parts of a picture are restored after each call.
-        image_guidance: the guidance scale from its third lane to its second.
-        controlled: its ControlNets; created when the row is admitted.
-        lora_rank: the rank of its LoRAs' slot; 0 if it needs none.
-    """
-
-    request: Request
-    task: Task
-    table: Table
-    guidance_scales: Sequence[float]
-    prompt_tokens: int
-    prompt_truncated: bool
-    generator: torch.Generator | None = None
-    keeps: bool = False
-    image_guidance: float = 1.0
-    controlled: Sequence[Controlled] = ()
-    lora_rank: int = 0
+    def __init__(self, row: SamplingRow) -> None:
+        super().__init__(f"no memory for row {row.index}")
+        self.row = row
 
 
 class Sampling:
@@ -76,7 +53,11 @@ class Sampling:
     def __init__(self, family: Family, *, cuda_graphs: bool = False):
         self._family = family
         self._graphs = CudaGraphs(family.denoise) if cuda_graphs else None
-        self._embeddings = Embeddings(family.encode, TEXT_BATCH)
+        self._embeddings = (
+            Embeddings(family.encode, TEXT_BATCH)
+            if family.residency is None
+            else WindowedEmbeddings(family.encode, TEXT_BATCH, family.device, self._encoding)
+        )
         self._pictures = PictureEncodings(family.encoders, family.device)
         self._slots: dict[Hashable, Slots] = {}
         self._lora_slots: dict[Hashable, LoraSlots] = {}
@@ -86,42 +67,6 @@ class Sampling:
     def graph_error(self) -> str | None:
         """The reason why CUDA graphs can't be used for some size although requested, or None."""
         return None if self._graphs is None else self._graphs.error
-
-    def row(self, index: int, request: Request) -> SamplingRow:
-        """Turn a valid request into a row that can wait for lanes.
-
-        Raises:
-            SamplerError: the model does not support its sampler with these steps.
-            PictureError: its picture can't be read, or is too large.
-            PromptError: its prompt can't be read in its syntax.
-            AdapterError: a LoRA can't be read, or does not fit the model; or the row has a ControlNet, which this
-                engine can't run.
-        """
-        family, info, task = self._family, self._family.info, task_of(request)
-        if family.controls is None and controls_of(request):
-            raise AdapterError("a controlnet does not work with deep-cache, which skips layers that it adds to")
-        size = task.size(request, info)
-        if reason := check_area(*size, info):
-            raise PictureError(reason)
-        table = family.table(request)
-        scales = family.scales(request, table.calls)
-        tokens, is_truncated = family.prompt_tokens(request)
-        return SamplingRow(
-            index=index,
-            shape=family.latent_shape(*size)[1:],
-            key=family.lane_key(request),
-            calls=table.calls,
-            paired_calls=paired_calls(scales),
-            branches=task.branches,
-            image_guidance=task.image_guidance(request, info),
-            request=request,
-            task=task,
-            table=table,
-            guidance_scales=scales,
-            prompt_tokens=tokens,
-            prompt_truncated=is_truncated,
-            lora_rank=family.lora_rank(request),
-        )
 
     def may_enter(self, lane_set: LaneSet) -> Callable[[SamplingRow], bool]:
         """A function that decides whether a waiting row can be admitted: whether there is a slot for its LoRAs.
@@ -143,12 +88,22 @@ class Sampling:
         return may_enter
 
     def admit(
-        self, lane_set: LaneSet, rows: list[SamplingRow], waiting: Iterable[SamplingRow]
+        self,
+        lane_set: LaneSet,
+        rows: list[SamplingRow],
+        waiting: Iterable[SamplingRow],
+        elsewhere: Iterable[SamplingRow] = (),
     ) -> list[tuple[SamplingRow, str]]:
         """Set initial latents and conditioning of newly admitted rows; `waiting` rows come next.
 
+        Args:
+            elsewhere: rows that wait for other sets; their texts are encoded, too, while text encoders are at hand.
+
         Returns:
             The rows whose pictures or adapters can't be used, with the reasons; they must leave their lanes.
+
+        Raises:
+            NoRoomForRow: what one of them needs does not fit into memory.
         """
         family = self._family
         reasons = [(row, self._without_loras(row)) for row in rows]
@@ -160,16 +115,36 @@ class Sampling:
         if slots is None:
             shape = family.latent_shape(*rows[0].task.size(rows[0].request, family.info))
             slots = self._slots[lane_set.place] = Slots(shape, lane_set.size, family.device)
-        waiting = list(islice(waiting, LOOK_AHEAD))
-        usable = (row for row in waiting if self._without_loras(row) is None)
-        upcoming = (text for row in usable for text in family.texts(row.request))
+        waiting = iter(waiting)
+        following = list(islice(waiting, LOOK_AHEAD))
+        further = () if family.residency is None else chain(waiting, elsewhere)
+        upcoming = self._texts(chain(following, further))
         self._embeddings.get([text for row in rows for text in family.texts(row.request)], upcoming)
         for i, row in enumerate(rows):
             try:
-                self._start(lane_set, row, [*rows[i + 1 :], *waiting])
+                self._start(lane_set, row, [*rows[i + 1 :], *following])
             except (PictureError, AdapterError) as error:
                 failed.append((row, str(error)))
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise NoRoomForRow(row) from error
+                raise
         return failed
+
+    def _texts(self, rows: Iterable[SamplingRow]) -> Iterator[Text]:
+        """The texts of rows, one row at a time, without those whose LoRAs can't be loaded."""
+        for row in rows:
+            texts = self._family.texts(row.request)
+            if not any(text.adapters for text in texts) or self._without_loras(row) is None:
+                yield from texts
+
+    @contextmanager
+    def _encoding(self) -> Iterator[None]:
+        """Have the text encoders on the device. Graphs contain the addresses of weights, which may change."""
+        if self._graphs is not None:
+            self._graphs.forget()
+        with self._family.encoding():
+            yield
 
     def _without_loras(self, row: SamplingRow) -> str | None:
         """The reason why a row's LoRAs can't be loaded, or None."""
@@ -183,23 +158,22 @@ class Sampling:
         slots = self._slots[lane_set.place]
         family, request = self._family, row.request
         needs = self._needs(row)
-        for adapters in filter(None, (family.controls, family.ip_adapters)):
-            family.encoders.update(adapters.encoders(request))
+        if family.nets is not None and nets_named(request):
+            family.encoders.update(family.nets.encoders(request))
         pictures = self._pictures.get(needs, (need for row in following for need in self._needs(row)))
         row.generator = torch.Generator().manual_seed(int(request.seed))
-        counts = len(row.task.needs(request, family.info)), len(controls_of(request))
-        own, hints, shown = _apart(pictures, *counts)
+        count = len(row.task.needs(request, family.info))
+        own, shown = pictures[:count], pictures[count:]
         start = row.task.start(request, family.info, row.table, own, partial(self._draw, slots.shape, row))
         encoded = self._embeddings.get(family.texts(request))
-        if hints:
-            row.controlled = family.controls.controlled(
-                request, hints, _hidden_states(family.joined(request, encoded), row.width)
-            )
+        if shown:
+            texts = partial(_hidden_states, family.joined(request, encoded), row.width)
+            feature_calls = family.adapter_calls(request, row.task.run(request, family.info), row.calls)
+            row.prepared = family.nets.prepared(request, shown, texts, lanes=row.width, feature_calls=feature_calls)
         lanes = family.conditioning(request, encoded, slots.shape)
         lanes = [*lanes, *lanes[-1:] * (row.width - len(lanes))][: row.width]
-        prompts = family.ip_adapters.tensors(request, shown, row.width) if shown else [{}] * row.width
         slot = self._lora_slot(lane_set, row)
-        lanes = [{**named, **start.of_lane(i), **prompts[i], **slot} for i, named in enumerate(lanes)]
+        lanes = [{**named, **start.of_lane(i), **row.prepared.of_lane(i), **slot} for i, named in enumerate(lanes)]
         row.keeps = start.keep is not None
         slots.admit(row, start.latents, lanes, start.keep)
 
@@ -214,13 +188,12 @@ class Sampling:
         return {LORA_SLOT: loras.slot(self._lora_slots[place], row.request, in_use)}
 
     def _needs(self, row: SamplingRow) -> list[Need]:
-        """The pictures to encode for a row: those of its task, control images, then those of IP-Adapters."""
+        """The pictures to encode for a row: those of its task, then those of its networks."""
         family, request = self._family, row.request
-        needs = row.task.needs(request, family.info)
-        own = next(iter(needs), None)
-        if family.controls is not None and controls_of(request):
-            needs = [*needs, *family.controls.needs(request, row.task.size(request, family.info), own)]
-        return needs if family.ip_adapters is None else [*needs, *family.ip_adapters.needs(request)]
+        own = row.task.needs(request, family.info)
+        if family.nets is None or not nets_named(request):
+            return own
+        return [*own, *family.nets.needs(request, row.task.size(request, family.info), next(iter(own), None))]
 
     def _draw(self, shape: tuple[int, ...], row: SamplingRow, other: tuple[int, ...] | None = None) -> torch.Tensor:
         """The next N(0, I) of a row's generator on the device, in the latents' shape or the given one."""
@@ -251,18 +224,9 @@ class Sampling:
         return outputs, numbers
 
     def _residuals(self, lane_set: LaneSet, latents, timesteps, conditioning) -> Residuals | None:
-        """The residuals of the set's ControlNets for a pass; None if no row has an adapter."""
-        controlled = [row for row in lane_set.rows if row.controlled]
-        if not controlled:
-            return () if any(map(is_image_prompt, conditioning)) else None
-        jobs = [
-            job
-            for row in controlled
-            for job in jobs_of(
-                row.controlled, (row.lane, row.partner), row.call, row.calls, is_paired=row.partner != row.lane
-            )
-        ]
-        return self._family.controls.residuals(jobs, latents, timesteps, conditioning)
+        """What the networks of the set's rows add to a pass; None if no lane has anything of a network."""
+        nets, rows = self._family.nets, ((row, row.prepared) for row in lane_set.rows)
+        return None if nets is None else nets.residuals(rows, latents, timesteps, conditioning)
 
     def advance(self, lane_set: LaneSet, outputs: torch.Tensor, numbers: torch.Tensor) -> None:
         """Apply one step to every row of the set."""
@@ -335,11 +299,6 @@ class Sampling:
         self._passes.append(event)
         if len(self._passes) > RUN_AHEAD:
             self._passes.popleft().synchronize()
-
-
-def _apart(pictures: list[Any], first: int, second: int) -> tuple[list[Any], list[Any], list[Any]]:
-    """That many, that many, and the others."""
-    return pictures[:first], pictures[first : first + second], pictures[first + second :]
 
 
 def _hidden_states(encoded: list[Named], lanes: int) -> list[torch.Tensor]:

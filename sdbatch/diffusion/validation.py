@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import operator
+from functools import lru_cache
 from typing import Any
 
+from sdbatch import kinds
 from sdbatch.diffusion.adapters.lora_rows import Loras
 from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.declarations import fields_of
 from sdbatch.diffusion.families import family_named
+from sdbatch.diffusion.pictures.picture import Picture
 from sdbatch.diffusion.request import COMMON, Request
 from sdbatch.diffusion.samplers.catalogue import EVERY_SAMPLER, resolve
-from sdbatch.diffusion.tasks import ENGINE_TASKS, TASKS, task_named, task_of
+from sdbatch.diffusion.tasks import ENGINE_TASKS, TASKS, task_of
 from sdbatch.errors import SamplerError, UsageError
-from sdbatch.kinds import Picture
+from sdbatch.fields import Field
 
-__all__ = ["check_area", "validate"]
+__all__ = ["check_area", "check_compile_sizes", "validate"]
 
 # Settings that some families do not use.
 OPTIONAL = ("negative_prompt", "guidance_rescale", "guidance_start", "guidance_stop")
@@ -68,7 +71,14 @@ def _sampler(request: Request, info: ModelInfo) -> str | None:
         return str(error)
     if sampler not in info.samplers:
         return f"sampler {sampler} does not work with {info.title}, which has: {', '.join(info.samplers)}"
-    return None
+    return _scheduler(sampler, info) if info.scheduler_config else None
+
+
+@lru_cache
+def _scheduler(sampler: str, info: ModelInfo) -> str | None:
+    from sdbatch.diffusion.model_tables import ModelTables  # imports diffusers, which most plans do not need
+
+    return ModelTables.of(info).refusal(sampler)
 
 
 def _steps(request: Request, info: ModelInfo) -> str | None:
@@ -115,6 +125,13 @@ def _size(request: Request, info: ModelInfo) -> str | None:
     return check_area(height, width, info)
 
 
+def check_compile_sizes(sizes: str, info: ModelInfo) -> None:
+    """Check that a model can make pictures of these sizes (`kinds.Sizes`). Raises `UsageError`."""
+    for height, width in kinds.Sizes.sides(sizes):
+        if reason := _size(Request("", height=height, width=width), info):
+            raise UsageError(f"compile-sizes {width}x{height}: {reason}")
+
+
 def check_area(height: int, width: int, info: ModelInfo) -> str | None:
     """The reason why pictures of this size are too large for the model, or None if they are not."""
     for name, pixels in (("height", height), ("width", width)):
@@ -149,20 +166,24 @@ def _extra(request: Request, info: ModelInfo) -> str | None:
     if not request.extra:
         return None
     fields = {field.name: field for field in fields_of(request.task, info)}
-    extras = {extra.name: extra for extra in task_named(request.task).extras}
     for name, value in request.extra.items():
-        if name in extras:
-            if value is not None and (reason := extras[name].check(value)):
-                return reason
-            continue
         if name not in fields or name in COMMON:
             return f"{name} is not a setting of {request.task} with a model of the family {info.family}"
-        if isinstance(fields[name].kind, Picture) or isinstance(value, Loras):
-            continue  # its reader checks the value
-        try:
-            fields[name].checked(value)
-        except UsageError as error:
-            return str(error).replace(fields[name].option, name, 1)
+        if value is not None and (reason := _value(fields[name], value)):
+            return reason
+    return None
+
+
+def _value(field: Field, value: Any) -> str | None:
+    """The reason why a field can't have this value, or None."""
+    if isinstance(value, Loras) or isinstance(field.kind, kinds.Pictures):
+        return None  # its reader checks the value
+    if isinstance(field.kind, kinds.Picture):
+        return None if isinstance(value, Picture) else f"{field.name} must be a Picture, not {value!r}"
+    try:
+        field.checked(value)
+    except UsageError as error:
+        return str(error).replace(field.option, field.name, 1)
     return None
 
 

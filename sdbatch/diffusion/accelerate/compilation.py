@@ -12,14 +12,21 @@ __all__ = ["compiled", "keep_compiled"]
 
 # Compiler processes per worker: the node's other workers compile at the same time.
 COMPILE_THREADS = 8
+SHAPES_PER_SIZE = 14
 
 
-def compiled(call: Callable, device: torch.device) -> Callable:
+def compiled(call: Callable, device: torch.device, sizes: int = 1) -> Callable:
     """`call` through torch.compile, compiled separately for each shape, without dynamic shapes.
+
+    Args:
+        sizes: number of picture sizes that it will be called with.
 
     On CUDA Inductor must not choose reductions by timing them: two processes could choose differently, and their
     pictures would differ in the last bits. For the same reason no mode that autotunes is used.
     """
+    # Beyond this limit torch stops compiling. Halved lanes and deep features count as further shapes.
+    limits = torch._dynamo.config
+    limits.cache_size_limit = max(limits.cache_size_limit, SHAPES_PER_SIZE * sizes)
     options = {"deterministic": True} if device.type == "cuda" and _can_be_deterministic() else None
     return torch.compile(call, dynamic=False, options=options)
 

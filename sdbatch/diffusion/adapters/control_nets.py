@@ -9,27 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from diffusers.image_processor import VaeImageProcessor
 
 from sdbatch.diffusion.accelerate.attention import TextProjection, fuse_self_attention
 from sdbatch.diffusion.accelerate.cpu import use_onednn
+from sdbatch.diffusion.adapters.control_images import ControlImages, control_need
 from sdbatch.diffusion.adapters.control_rows import Control, controls_of
 from sdbatch.diffusion.adapters.loaded_nets import LoadedNets
+from sdbatch.diffusion.adapters.residuals import zeros_like_lanes
 from sdbatch.diffusion.device.transfer import send
 from sdbatch.diffusion.pictures.picture_encoders import PictureEncoder
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.tasks.task import Need
 
-__all__ = ["ControlNets", "Controlled", "Job", "Residuals", "jobs_of"]
+__all__ = ["ControlNets", "Controlled", "Job", "jobs_of"]
 
-Residuals = Sequence[torch.Tensor]
-"""Residuals for the denoiser's skip connections, and a last one for its middle block, each (L, C, h, w)."""
 # Further inputs of a net whose UNet has size conditioning.
 ADDED = ("text_embeds", "time_ids")
-HINTS_AT_A_TIME = 2
 
 
 @dataclass(frozen=True)
@@ -134,24 +133,15 @@ class ControlNets:
         return list(self._nets)
 
     def needs(self, request: Request, size: tuple[int, int], mask: Need | None = None) -> list[Need]:
-        """The control images of a row to encode, for a picture of this height and width.
-
-        Args:
-            mask: a need of the row's task that is cropped to its mask; control images are cropped in the same way.
-        """
-        cut = {} if mask is None or mask.padding is None else {"mask": mask.mask, "padding": mask.padding}
-        return [Need(self.kind(control.net), control.image, size, **cut) for control in controls_of(request)]
-
-    def kind(self, net: str) -> str:
-        """`Need.kind` of control images for a net."""
-        return f"control image of {net}"
+        """The control images of a row to encode, as `control_need` has them."""
+        return [control_need(_kind(control.net), control.image, size, mask) for control in controls_of(request)]
 
     def encoders(self, request: Request) -> dict[str, PictureEncoder]:
-        """The encoders of a row's control images, by kind."""
-        return {self.kind(c.net): _Hints(self, c.net, self._cell) for c in controls_of(request)}
+        """Their encoders, by kind."""
+        return {_kind(c.net): ControlImages(partial(self._hint, c.net), self._cell) for c in controls_of(request)}
 
     def controlled(
-        self, request: Request, hints: Sequence[torch.Tensor], texts: Sequence[torch.Tensor]
+        self, request: Request, hints: Sequence[Mapping[str, torch.Tensor]], texts: Sequence[torch.Tensor]
     ) -> list[Controlled]:
         """A row's nets, each with its embedded control image and its keys and values of the texts.
 
@@ -163,14 +153,14 @@ class ControlNets:
         # diffusers uses the setting of the first net.
         conditional_only = controls[0].guess_mode or self.net(controls[0].net).is_pooled
         return [
-            Controlled(control, hint, [self.net(control.net).text(text) for text in texts], conditional_only)
+            Controlled(control, hint["hint"], [self.net(control.net).text(text) for text in texts], conditional_only)
             for control, hint in zip(controls, hints, strict=True)
         ]
 
     def residuals(
         self, jobs: Iterable[Job], latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, Any]
-    ) -> Residuals:
-        """The residuals that the nets add to the lanes of a pass; empty if no net runs.
+    ) -> list[torch.Tensor]:
+        """What the nets add to skip connections and, last, to the middle block, each (L, C, h, w); none if none runs.
 
         Args:
             latents, timesteps, conditioning: the denoiser's inputs, for all lanes.
@@ -184,7 +174,7 @@ class ControlNets:
                 group = together[first : first + size]
                 made = self._run(group, size, latents, timesteps, conditioning)
                 if not sums:
-                    sums = [_zeros(len(latents), residual) for residual in made]
+                    sums = [zeros_like_lanes(len(latents), residual[0]) for residual in made]
                 lanes = _index([job.lane for job in group], latents.device)
                 for total, residual in zip(sums, made, strict=True):
                     total.index_add_(0, lanes, residual[: len(group)])
@@ -193,6 +183,9 @@ class ControlNets:
     def net(self, name: str) -> _Net:
         """A net, loaded if it is not in memory."""
         return self._nets[name]
+
+    def _hint(self, name: str, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"hint": self.net(name).hints(pixels)}
 
     def _run(self, group: Sequence[Job], size: int, latents, timesteps, conditioning) -> list[torch.Tensor]:
         """The group's scaled residuals, one entry per job, then those of the padding."""
@@ -213,30 +206,6 @@ class ControlNets:
         return [r.mean(dim=(2, 3), keepdim=True).expand_as(r) for r in scaled] if net.is_pooled else scaled
 
 
-class _Hints(PictureEncoder):
-    """Encodes control images: stretched to the row's size and embedded by their net."""
-
-    batch = HINTS_AT_A_TIME
-
-    def __init__(self, nets: ControlNets, net: str, cell: int):
-        self._nets, self._net = nets, net
-        self._images = VaeImageProcessor(vae_scale_factor=cell, do_convert_rgb=True, do_normalize=False)
-
-    def pixels(self, need: Need) -> torch.Tensor:
-        height, width = need.size
-        image, box, mode = need.picture.load(), None, "default"
-        if need.padding is not None:
-            box = self._images.get_crop_region(need.mask.load_mask(), width, height, pad=need.padding)
-            mode = "fill"
-        return self._images.preprocess(image, height=height, width=width, crops_coords=box, resize_mode=mode)[0]
-
-    def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        return {"hint": self._nets.net(self._net).hints(pixels)}
-
-    def result(self, need: Need, encoded: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return encoded["hint"]
-
-
 def group_size(lanes: int) -> int:
     """Lanes per run of a net: even, and a function only of the lanes of a pass."""
     return max(2, lanes // 4 // 2 * 2)
@@ -250,8 +219,8 @@ def _scales(job: Job, count: int, is_pooled: bool) -> list[float]:
     return [scale] * count
 
 
-def _zeros(lanes: int, like: torch.Tensor) -> torch.Tensor:
-    return like.new_zeros(lanes, *like.shape[1:]).to(memory_format=torch.channels_last)
+def _kind(net: str) -> str:
+    return f"control image of {net}"
 
 
 def _index(lanes: list[int], device: torch.device) -> torch.Tensor:

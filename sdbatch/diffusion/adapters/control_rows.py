@@ -6,10 +6,11 @@ calls.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdbatch.diffusion.adapters.net_settings import for_each, pairing_refusal, several
 from sdbatch.diffusion.pictures.picture import Picture
 
 if TYPE_CHECKING:
@@ -17,18 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONTROL_DEFAULTS",
-    "MAX_NETS",
     "Control",
     "control_calls",
     "control_refusal",
     "controls_of",
-    "for_each",
-    "pairing_refusal",
-    "several",
 ]
 
-MAX_NETS = 4
-"""The maximum of ControlNets in one row, and in an engine's memory."""
 CONTROL_DEFAULTS: Mapping[str, Any] = {
     "controlnet_conditioning_scale": 1.0,
     "control_guidance_start": 0.0,
@@ -62,14 +57,6 @@ class Control:
         return not (call / calls < self.start or (call + 1) / calls > self.end)
 
 
-def several(value: Any) -> tuple[Any, ...]:
-    """The values of a list; a single value counts as a list of one."""
-    if value is None:
-        return ()
-    is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
-    return tuple(value) if is_list else (value,)
-
-
 def controls_of(request: Request) -> tuple[Control, ...]:
     """The row's ControlNets in order. The request must have passed `control_refusal`."""
     nets = several(request.extra.get("controlnet"))
@@ -100,36 +87,6 @@ def control_refusal(request: Request) -> str | None:
     return None
 
 
-def pairing_refusal(request: Request, named: str, shown: str, each: Sequence[str]) -> str | None:
-    """The reason why a row's networks do not match its pictures and numbers, or None.
-
-    Args:
-        named: the setting that names one or more networks.
-        shown: the setting with one picture for each network.
-        each: the settings with one number for all networks, or one for each.
-    """
-    names, pictures = (several(request.extra.get(name)) for name in (named, shown))
-    if not all(isinstance(name, str) and name for name in names):
-        return f"{named} must be a name or a list of names, not {request.extra[named]!r}"
-    if len(names) > MAX_NETS:
-        return f"{_count(len(names), named)}; at most {MAX_NETS}"
-    if len(pictures) != len(names):
-        return f"{_count(len(names), named)} and {_count(len(pictures), shown)}: one is needed for each"
-    if not all(isinstance(picture, Picture) for picture in pictures):
-        return f"{shown} must be a Picture or a list of them, not {request.extra[shown]!r}"
-    for name in each:
-        values = several(request.extra.get(name))
-        if len(values) not in (0, 1, len(names)):
-            return f"{name} has {len(values)} values for {_count(len(names), named)}"
-    return None
-
-
-def for_each(request: Request, name: str, default: Any, count: int) -> tuple[Any, ...]:
-    """The values of a setting for each of `count` networks; a single value applies to all."""
-    values = several(request.extra.get(name)) or (default,)
-    return values * count if len(values) == 1 else values
-
-
 def control_calls(request: Request, calls: int, paired_calls: int) -> int:
     """A row's calls of ControlNets, times the lanes of each.
 
@@ -152,7 +109,3 @@ def _for_each(request: Request, name: str, count: int) -> tuple[float, ...]:
 def _is_given(request: Request, name: str) -> bool:
     value = request.extra.get(name)
     return value is not None and several(value) not in ((), (CONTROL_DEFAULTS.get(name),))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"

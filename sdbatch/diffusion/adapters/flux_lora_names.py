@@ -1,4 +1,4 @@
-"""What kohya's scripts call the layers of FLUX.1: by the names of its first release, where some layers are one.
+"""What kohya's scripts call the layers of FLUX.1 and Chroma: FLUX.1's first names, where some layers are one.
 
 As in `_convert_kohya_flux_lora_to_diffusers` of diffusers. Layers outside the blocks are left out: kohya's scripts do
 not train them by default, and diffusers loses them or their alphas.
@@ -11,8 +11,8 @@ from collections.abc import Collection
 
 __all__ = ["flux_lora_names"]
 
-# What only FLUX.1 has.
-OWN_LAYER = "transformer_blocks.0.norm1_context.linear", "single_transformer_blocks.0.proj_mlp"
+# What only FLUX.1 and Chroma have.
+OWN_LAYERS = "transformer_blocks.0.attn.add_q_proj", "single_transformer_blocks.0.proj_mlp"
 DOUBLE = {
     "img_attn_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
     "img_attn_proj": ("attn.to_out.0",),
@@ -33,12 +33,12 @@ SINGLE = {
 
 
 def flux_lora_names(layers: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """By kohya's name the layers that it stands for, in the order of its outputs; none for other models than FLUX.1.
+    """By kohya's name the layers that it stands for, in the order of its outputs; none if the model is another one.
 
     Args:
         layers: those of the transformer.
     """
-    if not all(own in layers for own in OWN_LAYER):
+    if not all(own in layers for own in OWN_LAYERS):
         return {}
     found = {}
     for block in {match[0] for layer in layers if (match := re.match(r"(single_)?transformer_blocks\.\d+", layer))}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def find_ip_adapter(name: str, commit: str | None = None) -> Path:
         AdapterError: it does not exist, or can't be downloaded.
     """
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(path):  # False for a name too long for a path
         return path
     on_hub = HUB_FILE.fullmatch(name)
     if on_hub is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,46 +9,35 @@ from diffusers.models.attention_processor import Attention
 from safetensors.torch import load_file
 from transformers import CLIPVisionModelWithProjection
 
-from sdbatch.diffusion.adapters.ip_adapter_files import find_ip_adapter, inspect_ip_adapter
+from sdbatch.diffusion.adapters.ip_adapter_files import IpAdapterFile
 from sdbatch.diffusion.adapters.ip_adapter_nets import IpAdapterNet
-from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.models.loading import load_network
-from sdbatch.errors import AdapterError, ModelError
+from sdbatch.errors import AdapterError
 
-__all__ = ["ip_adapter_loader"]
+__all__ = ["load_ip_adapter"]
 
 
-def ip_adapter_loader(
-    info: ModelInfo, unet: torch.nn.Module, find: Callable[[str], Path] | None = None
-) -> Callable[[str], IpAdapterNet]:
-    """A function that loads the adapters of a UNet's rows by name.
+def load_ip_adapter(found: IpAdapterFile, unet: torch.nn.Module) -> IpAdapterNet:
+    """Load an adapter for a UNet.
 
-    Args:
-        find: returns the local file of an adapter; by default a name is a local path, or org/name/path on the hub.
+    Raises:
+        AdapterError: its layers are not the UNet's.
+        ModelError: its encoder can't be read.
     """
-
-    def load(name: str) -> IpAdapterNet:
-        """Raises `AdapterError` if the adapter can't be found, read or used with the UNet."""
-        found = inspect_ip_adapter((find or find_ip_adapter)(name), info)
-        try:
-            encoder = load_network(
-                CLIPVisionModelWithProjection,
-                found.encoder.parent,
-                found.encoder_weights,
-                unet.dtype,
-                unet.device,
-                of_transformers=True,
-            )
-        except ModelError as error:
-            raise AdapterError(str(error)) from error
-        tensors = load_file(found.path)
-        own = {key.removeprefix("image_proj."): t for key, t in tensors.items() if key.startswith("image_proj.")}
-        projection = unet._convert_ip_adapter_image_proj_to_diffusers(own, low_cpu_mem_usage=False)
-        projection = projection.to(unet.device, unet.dtype).eval().requires_grad_(False)
-        weight = _keys_and_values(tensors, unet, found.path).to(unet.device, unet.dtype)
-        return IpAdapterNet(encoder, projection, weight, found.is_plus)
-
-    return load
+    encoder = load_network(
+        CLIPVisionModelWithProjection,
+        found.encoder.parent,
+        found.encoder_weights,
+        unet.dtype,
+        unet.device,
+        of_transformers=True,
+    )
+    tensors = load_file(found.path)
+    own = {key.removeprefix("image_proj."): t for key, t in tensors.items() if key.startswith("image_proj.")}
+    projection = unet._convert_ip_adapter_image_proj_to_diffusers(own, low_cpu_mem_usage=False)
+    projection = projection.to(unet.device, unet.dtype).eval().requires_grad_(False)
+    weight = _keys_and_values(tensors, unet, found.path).to(unet.device, unet.dtype)
+    return IpAdapterNet(encoder, projection, weight, found.is_plus)
 
 
 def _keys_and_values(tensors: dict[str, torch.Tensor], unet: torch.nn.Module, path: Path) -> torch.Tensor:

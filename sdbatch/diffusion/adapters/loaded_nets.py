@@ -1,16 +1,45 @@
-"""Networks that rows name, in memory."""
+"""Networks that rows name: found, checked, loaded, and kept in memory."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from sdbatch.diffusion.adapters.control_rows import MAX_NETS
+from sdbatch.diffusion.adapters.net_kinds import NET_KINDS
+from sdbatch.diffusion.adapters.net_settings import MAX_NETS
+from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.errors import AdapterError, ModelError
 
-__all__ = ["LoadedNets"]
+__all__ = ["LoadedNets", "net_loader"]
 
 Net = TypeVar("Net")
+
+
+def net_loader(
+    setting: str, info: ModelInfo, load: Callable[[Any], Net], find: Callable[[str], Path] | None = None
+) -> Callable[[str], Net]:
+    """A function that loads the networks of a model's rows by name.
+
+    Args:
+        setting: the setting that names them.
+        load: loads the network that the kind's `inspect` has found; may raise `ModelError`.
+        find: returns the local path of a name; by default a name is a local path, or one on the hub.
+    """
+    kind = NET_KINDS[setting]
+
+    def load_named(name: str) -> Net:
+        """Raises `AdapterError` if the network can't be found, read or used with the model."""
+        try:
+            net = load(kind.inspect(kind.find(name, None) if find is None else find(name), info))
+        except ModelError as error:
+            raise AdapterError(str(error)) from error
+        if find is not None:
+            find(name)  # whoever replaced a file while it was loaded is noticed, too
+        return net
+
+    return load_named
 
 
 class LoadedNets(Generic[Net]):

@@ -13,6 +13,7 @@ from sdbatch.diffusion.adapters.lora_files import LoraHeader, LoraLayer, LoraMod
 from sdbatch.diffusion.adapters.lora_names import Layer
 from sdbatch.diffusion.byte_cache import ByteCache
 from sdbatch.diffusion.checkpoints.configs import check_regular
+from sdbatch.diffusion.checkpoints.file_hashes import file_hash
 from sdbatch.errors import AdapterError, ModelError
 
 __all__ = ["Factors", "LoraBank"]
@@ -51,6 +52,7 @@ class LoraBank:
         self._model = model
         self._dtype = dtype
         self._headers: dict[str, LoraHeader] = {}
+        self._hashes: dict[str, str] = {}
         self._kept: ByteCache[str, Mapping[Layer, Factors]] = ByteCache(capacity, _size)
 
     def header(self, path: str) -> LoraHeader:
@@ -76,13 +78,20 @@ class LoraBank:
         self._kept.trim(least=1)
         return factors
 
+    def check(self, path: str, sha256: str | None) -> None:
+        """Raise `AdapterError` if the factors of a file were read from other content than that of a row."""
+        if sha256 is not None and self._hashes.get(path, sha256) != sha256:
+            raise AdapterError(f"{path}: has changed since it was read; run again")
+
     def _read(self, path: str) -> dict[Layer, Factors]:
         header = self.header(path)
         try:
             with safe_open(path, framework="pt") as file:
-                return {layer: self._factors(path, file, lora) for layer, lora in header.layers.items()}
-        except (SafetensorError, OSError) as error:
+                factors = {layer: self._factors(path, file, lora) for layer, lora in header.layers.items()}
+            self._hashes[path] = file_hash(Path(path))
+        except (SafetensorError, OSError, ModelError) as error:
             raise AdapterError(f"{path}: has changed since its header was read: {error}") from error
+        return factors
 
     def _factors(self, path: str, file: safe_open, lora: LoraLayer) -> Factors:
         down, up = (file.get_tensor(name).to(self._dtype) for name in (lora.down, lora.up))

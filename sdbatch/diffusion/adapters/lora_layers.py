@@ -79,14 +79,17 @@ def _with_lora(layer: type) -> type:
     return type(f"Lora{layer.__name__}", (mixin, layer), {})
 
 
-class _LoraLinear:
-    """Mixin in front of a linear layer's class."""
+class _LoraLayer:
+    """Mixin in front of a layer's class: the layer's output, with what the rows' LoRAs add to it."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         made = super().forward(x)
         gathered = self.lora_current.gathered(self.lora_name)
-        if gathered is None:
-            return made
+        return made if gathered is None else self._with(made, x, gathered)
+
+
+class _LoraLinear(_LoraLayer):
+    def _with(self, made: torch.Tensor, x: torch.Tensor, gathered: Gathered) -> torch.Tensor:
         parts = gathered.up.shape[1]
         rows = x[:, None] if x.ndim == 2 else x
         hidden = (torch.bmm(rows, gathered.down) * gathered.scale).chunk(parts, dim=-1)
@@ -96,14 +99,10 @@ class _LoraLinear:
         return made
 
 
-class _LoraConvolution:
-    """Mixin in front of a convolution's class. Taps of `down` are 1×1 products, shifted and summed at rank R."""
+class _LoraConvolution(_LoraLayer):
+    """Taps of `down` are 1×1 products, shifted and summed at rank R."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        made = super().forward(x)
-        gathered = self.lora_current.gathered(self.lora_name)
-        if gathered is None:
-            return made
+    def _with(self, made: torch.Tensor, x: torch.Tensor, gathered: Gathered) -> torch.Tensor:
         lanes, channels, height, width = x.shape
         hidden = torch.bmm(x.permute(0, 2, 3, 1).reshape(lanes, height * width, channels), gathered.down)
         if self.kernel_size != (1, 1) or self.stride != (1, 1):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sdbatch.diffusion.request import Request
 from sdbatch.errors import AdapterError, UsageError
 from sdbatch.fields import Field
-from sdbatch.kinds import WeightedFiles
+from sdbatch.weighted_files import WeightedFiles
 
 __all__ = ["LORA", "Lora", "Loras", "loras_of"]
 

@@ -95,6 +95,7 @@ class RowLoras:
         """Read the tensors of a row's files. Raises `AdapterError`, also for values that are not finite."""
         for lora in loras_of(request):
             self.bank.factors(lora.path)
+            self.bank.check(lora.path, lora.sha256)
 
     def key(self, request: Request) -> Hashable:
         """The key of rows that share a slot."""

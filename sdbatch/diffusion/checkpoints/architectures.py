@@ -33,7 +33,9 @@ __all__ = [
     "T5_TEXT",
     "TOKENIZER",
     "UNET",
+    "VAE_OR_TINY",
     "VISION",
+    "is_tiny",
     "latent_scale",
 ]
 
@@ -114,6 +116,20 @@ AUTOENCODER_KL: Mapping[str, Kind] = {
     "use_quant_conv": _FLAG,
     "use_post_quant_conv": _FLAG,
     "mid_block_add_attention": _FLAG,
+}
+_TINY = "AutoencoderTiny"
+# Of Stable Diffusion, or its approximation by TAESD.
+VAE_OR_TINY: Mapping[str, Kind] = {
+    **AUTOENCODER_KL,
+    "_class_name": text("AutoencoderKL", _TINY),
+    "encoder_block_out_channels": list_of(_WIDTH, 1, 8),
+    "decoder_block_out_channels": list_of(_WIDTH, 1, 8),
+    "num_encoder_blocks": list_of(_LAYERS, 1, 8),
+    "num_decoder_blocks": list_of(_LAYERS, 1, 8),
+    "upsampling_scaling_factor": integer(2, 2),
+    "upsample_fn": text(),
+    "latent_magnitude": number(1e-6, 1e6),
+    "latent_shift": number(),
 }
 CLIP_TEXT: Mapping[str, Kind] = {
     "architectures": optional(list_of(text())),
@@ -270,6 +286,12 @@ PROCESSOR: Mapping[str, Kind] = {
 }
 
 
+def is_tiny(vae: Config) -> bool:
+    """Whether a VAE is TAESD, which approximates another one."""
+    return vae.get("_class_name") == _TINY
+
+
 def latent_scale(vae: Config) -> int:
-    """Pixels per side of a latent pixel of an `AutoencoderKL`."""
-    return 2 ** (len(vae.get("block_out_channels", "1")) - 1)
+    """Pixels per side of a latent pixel of an `AutoencoderKL` or `AutoencoderTiny`."""
+    blocks = vae.get("num_decoder_blocks", "1111") if is_tiny(vae) else vae.get("block_out_channels", "1")
+    return 2 ** (len(blocks) - 1)

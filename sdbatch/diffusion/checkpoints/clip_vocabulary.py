@@ -70,7 +70,7 @@ def _in_folder(folder: Path, part: str) -> ClipVocabulary:
             return _plain(place)
         if (place / FAST).exists():
             return _fast(place / FAST)
-    raise ModelError(f"--tokenizer {folder}: holds neither {VOCAB} and {MERGES} nor {FAST}, nor a folder tokenizer")
+    raise ModelError(f"--tokenizer {folder}: has neither {VOCAB} and {MERGES}, nor {FAST}, nor a folder tokenizer")
 
 
 def _of_this_machine() -> ClipVocabulary:
@@ -86,7 +86,7 @@ def _of_this_machine() -> ClipVocabulary:
     except ModelError as error:
         raise ModelError(
             "a single-file checkpoint has no vocabulary, and CLIP's was not found on this machine; name a folder that "
-            f"holds it with --tokenizer (a copy of {HUB}, or a Stable Diffusion folder), or install open_clip"
+            f"has it with --tokenizer (a copy of {HUB}, or a Stable Diffusion folder), or install open_clip"
         ) from error
 
 
@@ -103,7 +103,7 @@ def _fast(path: Path) -> ClipVocabulary:
     config = Config(_parsed(path), path)
     model = config.value("model", mapping({"vocab": TOKENS, "merges": PAIRS}), {})
     if "vocab" not in model or "merges" not in model:
-        raise ModelError(f"{path}: holds no vocabulary of byte-level BPE")
+        raise ModelError(f"{path}: has no byte-level BPE vocabulary")
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     return ClipVocabulary(model["vocab"], merges)
 

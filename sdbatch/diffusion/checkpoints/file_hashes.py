@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ KEPT_BYTES = 8 << 20
 SETTLED_NS = 2_000_000_000
 
 _kept: dict[str, str] = {}
+_hashing = threading.Lock()
 
 
 def content_hash(files: Sequence[Path]) -> str:
@@ -50,8 +52,13 @@ def labelled_hash(files: Sequence[tuple[Path, str]]) -> str:
         ModelError: a file can't be read.
     """
     key = _key(files)
-    if key in _kept:
-        return _kept[key]
+    if key not in _kept:
+        with _hashing:  # other threads may need the hash of the same file
+            return _kept.get(key) or _hashed(files, key)
+    return _kept[key]
+
+
+def _hashed(files: Sequence[tuple[Path, str]], key: str) -> str:
     statuses = [check_regular(path) for path, _ in files]
     is_large = sum(status.st_size for status in statuses) >= KEPT_BYTES
     kept = _recall(key) if is_large else None

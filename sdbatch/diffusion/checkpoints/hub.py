@@ -5,6 +5,7 @@ Uses the environment variables of huggingface_hub: HF_HOME, HF_ENDPOINT, HF_TOKE
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from sdbatch.errors import ModelError
 __all__ = [
     "CONFIG_SUFFIXES",
     "HUB_ID",
+    "HUB_PLACE",
+    "at_commit",
     "cached_files",
     "commit_of",
     "fetch_configs",
@@ -23,6 +26,8 @@ __all__ = [
 
 # How a repository is named: owner/name.
 HUB_ID = r"[\w.-]+/[\w.-]+"
+# How a folder or a file in one is named: owner/name@revision/folder; the revision may be missing.
+HUB_PLACE = rf"({HUB_ID})(?:@([\w.-]+))?((?:/[\w. -]+)*)"
 # Files of a model besides weights: configurations, vocabularies, SentencePiece models, chat templates.
 CONFIG_SUFFIXES = (".json", ".txt", ".model", ".jinja")
 CONFIGS = [f"*{suffix}" for suffix in CONFIG_SUFFIXES]
@@ -46,13 +51,13 @@ def fetch_weights(repository: str, revision: str | None, names: Sequence[str]) -
     return _snapshot(repository, revision, [*CONFIGS, *names])
 
 
-def fetch_snapshot(repository: str, wanted: Sequence[str]) -> Path:
+def fetch_snapshot(repository: str, wanted: Sequence[str], revision: str | None = None) -> Path:
     """The folder of a snapshot that has the files that match patterns.
 
     Raises:
         ModelError: as for `fetch_configs`.
     """
-    return _snapshot(repository, None, list(wanted))
+    return _snapshot(repository, revision, list(wanted))
 
 
 def fetch_files(repository: str, names: Sequence[str], revision: str | None = None) -> Path:
@@ -75,6 +80,12 @@ def cached_files(repository: str, names: Sequence[str]) -> Path | None:
     found = [try_to_load_from_cache(repository, name) for name in names]
     folders = {Path(path).parent for path in found if isinstance(path, str)}
     return folders.pop() if len(folders) == 1 and all(isinstance(path, str) for path in found) else None
+
+
+def at_commit(name: str, commit: str | None) -> str:
+    """The name of a place on the hub at a commit; other names, and any name without a commit, as they are."""
+    place = re.fullmatch(HUB_PLACE, name)
+    return f"{place[1]}@{commit}{place[3]}" if place and commit else name
 
 
 def commit_of(path: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sdbatch.diffusion.checkpoints.text_embeddings import TextEmbedding
 from sdbatch.diffusion.checkpoints.weights import PartWeights
+from sdbatch.fields import FrozenMapping
 
 __all__ = ["FLOW", "ModelInfo"]
 
@@ -39,13 +40,17 @@ class ModelInfo:
         title: the usual name of this kind of model.
         variant: weight files are named `….<variant>.safetensors` if a component has them; None for plain names.
         weights: the weight files of each component.
-        other_vae: whether its VAE is not its own.
+        swapped: the components that the user replaced, each with the option that names the replacement.
+        scheduler_config: the entries of the scheduler's configuration that the user replaced.
+        approximate_vae: whether its VAE is an approximation (TAESD) of the one that it was trained with.
         commit: the commit of a model on the hub.
+        part_commits: the commits of the replacements that are on the hub, by component.
         embeddings: tokens of textual inversion that are added to it.
         pipeline: the class named in its model_index.json.
         tasks: the kinds of rows that it can make; the first is its default.
         vae_scale: pixels of a picture per side of a latent pixel, or of a patch of these where the denoiser takes
             patches; sizes of pictures are rounded down to multiples of it.
+        adapter_multiple: sizes of rows with T2I-Adapters must be multiples of it.
         extra_channels: input channels of its denoiser besides the latents'.
         max_noise_level: largest noise level of tasks that have one.
     """
@@ -70,11 +75,15 @@ class ModelInfo:
     title: str = ""
     variant: str | None = None
     weights: tuple[PartWeights, ...] = ()
-    other_vae: bool = False
+    swapped: Mapping[str, str] = FrozenMapping()
+    scheduler_config: Mapping[str, object] = FrozenMapping()
+    approximate_vae: bool = False
     commit: str | None = None
+    part_commits: Mapping[str, str] = FrozenMapping()
     embeddings: tuple[TextEmbedding, ...] = ()
     pipeline: str = ""
     tasks: tuple[str, ...] = ("text-to-image",)
     vae_scale: int = 8
+    adapter_multiple: int = 8
     extra_channels: int = 0
     max_noise_level: int = 0

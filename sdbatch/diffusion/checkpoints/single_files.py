@@ -1,6 +1,6 @@
-"""Single-file checkpoints in the layout of the original repositories, as shared for web UIs: what kind a file is.
+"""Detects from a file's header what a single-file checkpoint is: a Stable Diffusion model, or something else.
 
-Reads the header of the file alone.
+Such files have the tensor names of the original repositories, and are shared for web UIs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SINGLE_FILE_SUFFIXES = (SUFFIX, ".ckpt", ".pt", ".pth", ".gguf")
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 TEXT = ("cond_stage_model.", "conditioner.embedders.")
 CONV_IN = f"{UNET}input_blocks.0.0.weight"
-# The tensors that tell text encoders apart are those by which diffusers does.
+# diffusers tells text encoders apart by the same tensors.
 CLIP = "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight"
 OPEN_CLIP = "cond_stage_model.model.token_embedding.weight"
 XL_CLIP = "conditioner.embedders.0.transformer.text_model.embeddings.position_embedding.weight"
@@ -44,13 +44,13 @@ TRANSFORMERS = {
 
 @dataclass(frozen=True)
 class SingleFile:
-    """A checkpoint of Stable Diffusion in one file.
+    """A Stable Diffusion checkpoint in one file.
 
     Attributes:
-        path: of the file.
-        kind: "sd1", "sd2", "sdxl", or "vae" for a file that is read for its VAE.
-        tensors: its header.
-        metadata: texts in its header.
+        path: the file's path.
+        kind: "sd1", "sd2", "sdxl", or "vae" if only the VAE in it is used.
+        tensors: the tensors that its header lists, by name.
+        metadata: the texts in its header, by key.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class SingleFile:
         """The shape of a tensor.
 
         Args:
-            dimensions: how many it may have.
+            dimensions: the allowed numbers of dimensions.
 
         Raises:
             ModelError: there is no such tensor, or it has another number of dimensions.
@@ -71,18 +71,20 @@ class SingleFile:
             raise ModelError(f"{self.path}: lacks {name}")
         shape = self.tensors[name].shape
         if len(shape) not in dimensions:
-            raise ModelError(f"{self.path}: {name} has the shape {list(shape)}; no checkpoint of its kind has that")
+            raise ModelError(
+                f"{self.path}: {name} has the shape {list(shape)}, which no Stable Diffusion checkpoint has"
+            )
         return shape
 
     def count(self, name: str, first: int = 0) -> int:
-        """How many numbers, counted from `first`, give the name of a tensor."""
+        """The number of tensors whose name is `name` with consecutive numbers in it, counted from `first`."""
         number = first
         while name.format(number) in self.tensors:
             number += 1
         return number - first
 
     def dtypes(self, *prefixes: str) -> set[str]:
-        """The floating point types of its tensors, by safetensors' names."""
+        """The floating-point types of the tensors whose names have one of these prefixes, in safetensors' notation."""
         return {
             tensor.dtype
             for name, tensor in self.tensors.items()
@@ -91,10 +93,10 @@ class SingleFile:
 
 
 def read_single_file(path: Path) -> SingleFile:
-    """The header of a single-file checkpoint of Stable Diffusion 1.x, 2.x or XL, inpainting ones included.
+    """Read the header of a checkpoint of Stable Diffusion 1.x, 2.x or XL, also for inpainting.
 
     Raises:
-        ModelError: it is pickled, damaged, quantised, or something else; the message says what.
+        ModelError: it is pickled, damaged, quantised, or something else; the message says what it is.
     """
     refuse_pickle(str(path))
     tensors, metadata = read_header_and_metadata(path)
@@ -106,15 +108,15 @@ def read_single_file(path: Path) -> SingleFile:
 
 
 def read_single_vae(path: Path) -> tuple[SingleFile, str]:
-    """The header of a file that holds a VAE, or a checkpoint with one; and how the names of its tensors begin.
+    """Read the header of a VAE, or of a checkpoint with one. Returns also the prefix of the VAE's tensor names.
 
     Raises:
-        ModelError: it holds none in the original layout, or is quantised.
+        ModelError: it has no VAE in the layout of the original repositories, or is quantised.
     """
     tensors = read_header(path)
     prefix = VAE if any(name.startswith(VAE) for name in tensors) else ""
     if f"{prefix}encoder.down.0.block.0.conv1.weight" not in tensors:
-        reason = "holds no VAE in the layout of the original repositories"
+        reason = "has no VAE in the layout of the original repositories"
         if any(name.startswith("encoder.down_blocks.") for name in tensors):
             reason = "is in diffusers' layout; name its folder, with config.json in it"
         raise ModelError(f"{path}: {reason}")
@@ -124,20 +126,20 @@ def read_single_vae(path: Path) -> tuple[SingleFile, str]:
 
 
 def refuse_pickle(name: str) -> None:
-    """Raise `ModelError` for a file that by its name is no safetensors file."""
+    """Raise `ModelError` if the name is not that of a safetensors file."""
     if not name.endswith(SUFFIX):
-        reason = "is no safetensors file"
+        reason = "is not a .safetensors file"
         if name.endswith((".ckpt", ".pt", ".pth", ".bin")):
             reason = "is pickled, and can run code when loaded; sdbatch reads safetensors only"
         raise ModelError(f"model {name!r}: {reason}")
 
 
 def _refusal(tensors: Mapping[str, Tensor]) -> str | None:
-    """Why a file is no checkpoint that can be converted; None if it is one."""
+    """The reason why a file cannot be converted; None if it can."""
     if any(part in name for name in tensors for part in LORA_PARTS):
         return "is a LoRA, not a model; name it with --lora"
     if "emb_params" in tensors or tensors.keys() <= {"clip_l", "clip_g"}:
-        return "is an embedding of textual inversion, not a model"
+        return "is a textual inversion embedding, not a model; name it with --embedding"
     if any(name.startswith(("control_model.", "controlnet_cond_embedding.")) for name in tensors):
         return "is a ControlNet, not a model; rows name a ControlNet's folder in the column controlnet"
     if CONV_IN not in tensors:
@@ -145,26 +147,26 @@ def _refusal(tensors: Mapping[str, Tensor]) -> str | None:
     channels = tensors[CONV_IN].shape[1] if len(tensors[CONV_IN].shape) == 4 else 0
     if channels not in (4, 9):
         purpose = f" ({CHANNELS[channels]})" if channels in CHANNELS else ""
-        return f"its UNet has {channels} input channels{purpose}; single files with 4, or 9 for inpainting, are read"
+        return f"its UNet has {channels} input channels{purpose}; single files must have 4, or 9 for inpainting"
     if "edm_mean" in tensors:
         return "is Playground 2.5, which is not supported"
     if XL_REFINER in tensors:
-        return "is the SDXL refiner; it runs as a folder in diffusers' format, not as a single file"
+        return "is the SDXL refiner, which must be a folder in diffusers' format"
     if not ({CLIP, OPEN_CLIP} & tensors.keys() or {XL_CLIP, XL_OPEN_CLIP} <= tensors.keys()):
-        return "holds no text encoder of Stable Diffusion 1.x, 2.x or XL; use the whole checkpoint"
+        return "has no text encoder of Stable Diffusion 1.x, 2.x or XL; use the complete checkpoint"
     if not any(name.startswith(VAE) for name in tensors):
-        return "holds no VAE; use the whole checkpoint"
+        return "has no VAE; use the complete checkpoint"
     return None
 
 
 def _without_unet(tensors: Mapping[str, Tensor]) -> str:
     names = [name.removeprefix(UNET) for name in tensors]
     if any(name.startswith(("down_blocks.", "encoder.down_blocks.", "text_model.")) for name in names):
-        return "holds one component of a model in diffusers' layout; name the folder with model_index.json"
+        return "is one component of a model in diffusers' format; name the folder with model_index.json"
     for start, what in TRANSFORMERS.items():
         if any(name.startswith(start) for name in names):
             kinds = "Stable Diffusion 1.x, 2.x and XL"
-            return f"is {what}; as single files only {kinds} are read, others as folders in diffusers' format"
+            return f"is {what}; single files may be {kinds}, other models must be folders in diffusers' format"
     if any(name.startswith((VAE, "decoder.conv_in.")) for name in tensors):
-        return "is a VAE, not a model"
-    return f"is no checkpoint of Stable Diffusion: it lacks {CONV_IN}"
+        return "is a VAE, not a model; name it with --vae"
+    return f"is not a Stable Diffusion checkpoint: it has no tensor {CONV_IN}"

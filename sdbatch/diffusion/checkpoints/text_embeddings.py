@@ -1,4 +1,7 @@
-"""Files of textual inversion (Gal et al. 2022): vectors that a text encoder reads for a token. Reads headers alone."""
+"""Textual inversion embeddings (Gal et al. 2022): the input vectors of a text encoder for a new token.
+
+Reads only the headers of files.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,19 @@ from sdbatch.fields import FrozenMapping
 
 __all__ = ["TextEmbedding", "inspect_embedding", "token_names"]
 
-# The names of XL's pair, as kohya and diffusers' scripts write them.
+# The tensor names of an SDXL embedding, as kohya's and diffusers' scripts write them.
 PAIR = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
 
 @dataclass(frozen=True)
 class TextEmbedding:
-    """A token of textual inversion, and the file that holds its vectors.
+    """A textual inversion embedding.
 
     Attributes:
-        token: as prompts name it.
-        path: of the safetensors file.
-        tensors: which tensor of the file is for which text encoder, and how many vectors it has.
-        sha256: of the file.
+        token: the word in prompts that stands for it.
+        path: its safetensors file.
+        tensors: by text encoder, the name of the tensor in the file, and its number of vectors.
+        sha256: hash of the file, in hex.
     """
 
     token: str
@@ -37,24 +40,24 @@ class TextEmbedding:
 
 
 def inspect_embedding(token: str, path: Path, folder: Path, encoders: Sequence[str], context: int) -> TextEmbedding:
-    """Compare a file with a model's text encoders and vocabularies.
+    """Read the header of an embedding's file, and check that it fits the model.
 
-    Read are the layouts of AUTOMATIC1111 (`emb_params`) and of diffusers (a single tensor of any name), and pairs for
-    two text encoders (`clip_l`, `clip_g`). Tensors are (vectors, width) or (width,).
+    The layouts of AUTOMATIC1111 (`emb_params`) and diffusers (one tensor of any name) are supported, and pairs for two
+    text encoders (`clip_l`, `clip_g`). Tensors are (vectors, width) or (width,).
 
     Args:
-        folder: of the model, in diffusers' format.
-        encoders: names of its text encoders' folders.
-        context: tokens of a text encoder, with start and end.
+        folder: the model's folder, in diffusers' format.
+        encoders: names of the model's text encoders.
+        context: maximum number of tokens of a text encoder, including start and end.
 
     Raises:
-        AdapterError: the file is none of these, or does not fit; the message names token, file and reason.
+        AdapterError: the file has another layout, or does not fit; the message names token, file and reason.
     """
     where = f"--embedding {token}={path}"
     if not token or token.split() != [token]:
-        raise AdapterError(f"{where}: a token is one word without blanks")
+        raise AdapterError(f"{where}: expected a token without blanks")
     if path.suffix != SUFFIX:
-        raise AdapterError(f"{where}: expected a {SUFFIX} file; others are pickled, and can run code when loaded")
+        raise AdapterError(f"{where}: expected a {SUFFIX} file; pickled files can run code when they are loaded")
     try:
         header = read_header(path)
         _refuse_known(token, folder, encoders)
@@ -65,7 +68,7 @@ def inspect_embedding(token: str, path: Path, folder: Path, encoders: Sequence[s
         width = read_config(folder / encoder / "config.json").get("hidden_size", 512)
         found[encoder] = name, _vectors(header[name], name, width, context, where)
     if len({count for _, count in found.values()}) > 1:
-        raise AdapterError(f"{where}: clip_l and clip_g have different numbers of vectors")
+        raise AdapterError(f"{where}: clip_l and clip_g must have the same number of vectors")
     return TextEmbedding(token, path, FrozenMapping(found), file_hash(path))
 
 
@@ -81,21 +84,23 @@ def _tensors_of(header: Mapping[str, Tensor], encoders: Sequence[str], where: st
     if is_pair:
         return {encoder: PAIR[encoder] for encoder in encoders}
     if len(encoders) > 1:
-        raise AdapterError(f"{where}: lacks clip_l and clip_g, the vectors for XL's two text encoders")
+        raise AdapterError(f"{where}: has no clip_l and clip_g, the vectors for the two text encoders of SDXL")
     if "emb_params" in header:
         return {encoders[0]: "emb_params"}
     if len(header) != 1:
-        raise AdapterError(f"{where}: is no embedding: expected emb_params, one tensor, or clip_l and clip_g")
+        raise AdapterError(f"{where}: is not an embedding; expected emb_params, one tensor, or clip_l and clip_g")
     return {encoders[0]: next(iter(header))}
 
 
 def _vectors(tensor: Tensor, name: str, width: int, context: int, where: str) -> int:
-    """How many vectors a tensor has."""
+    """The number of vectors in a tensor."""
     if tensor.dtype not in FLOATS or len(tensor.shape) not in (1, 2):
         shown = f"{tensor.dtype} {list(tensor.shape)}"
-        raise AdapterError(f"{where}: {name} is {shown}; expected vectors of floating point numbers")
+        raise AdapterError(f"{where}: {name} is {shown}; expected vectors of floating-point numbers")
     if tensor.shape[-1] != width:
-        raise AdapterError(f"{where}: {name} has vectors of {tensor.shape[-1]} numbers, the text encoder has {width}")
+        raise AdapterError(
+            f"{where}: {name} has vectors of {tensor.shape[-1]} numbers, but the text encoder needs {width}"
+        )
     vectors = 1 if len(tensor.shape) == 1 else tensor.shape[0]
     if not 1 <= vectors <= context - 2:
         raise AdapterError(f"{where}: {name} has {vectors} vectors; expected 1 to {context - 2}")
@@ -103,8 +108,8 @@ def _vectors(tensor: Tensor, name: str, width: int, context: int, where: str) ->
 
 
 def _refuse_known(token: str, folder: Path, encoders: Sequence[str]) -> None:
-    """As diffusers does: a token of the vocabulary can't be another one, too."""
+    """Refuse a token that is already in the model's vocabulary, as diffusers does."""
     tokenizers = [encoder.replace("text_encoder", "tokenizer") for encoder in encoders]
     for vocabulary in find_vocabularies(folder, tokenizers):
         if token in vocabulary.numbers:
-            raise ModelError("the model's vocabulary has this token; choose another name, such as one in <>")
+            raise ModelError("the model's vocabulary already has this token; use another one, such as <my-token>")

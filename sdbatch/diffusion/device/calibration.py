@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from sdbatch.diffusion.device.memory import forget, is_out_of_memory
 from sdbatch.diffusion.device.numerics import pin_numerics
 from sdbatch.diffusion.device.trial import trial_inputs, trial_outputs
 from sdbatch.diffusion.families.family import Family
-from sdbatch.diffusion.lanes import halved
+from sdbatch.diffusion.lanes import halved, lanes_at
 from sdbatch.errors import RunError
 
 __all__ = ["Calibration", "calibrate"]
@@ -30,7 +30,7 @@ class Calibration:
         lanes: at the model's own size; fewer than requested if memory ran out.
         out_of_memory: messages, one for each time that lanes were halved.
         decode_batch: rows per call of the VAE.
-        compile: whether the UNet is compiled, "on" or "off"; on CUDA also the VAE's decoder.
+        compile: whether the denoiser is compiled, "on" or "off"; on CUDA also the VAE's decoder.
         compile_error: why compilation failed.
         cuda_graph_error: why CUDA graphs are not used; None if they are.
         checks: the device checks, also for further sizes.
@@ -47,12 +47,16 @@ class Calibration:
     attention: dict[str, str] | None
 
 
-def calibrate(family: Family, lanes: int | None, compile: str) -> Calibration:
+def calibrate(
+    family: Family, lanes: int | None, compile: str, sizes: Sequence[tuple[int, int]] = (), least: int = 2
+) -> Calibration:
     """Compile the family's networks if requested, and check the device.
 
     Args:
         lanes: the number to use if memory allows; None for as many as fit.
         compile: "on", "off", or "auto": on CUDA, if there is a compiler.
+        sizes: heights and widths to compile besides the model's own.
+        least: minimum of lanes at any size.
 
     Raises:
         RunError: compilation is required but fails, or not even two lanes fit.
@@ -62,7 +66,7 @@ def calibrate(family: Family, lanes: int | None, compile: str) -> Calibration:
     attention = memory.enough_for(attention_of_a_pass) if family.device.type == "cuda" else None
     compiled, compile_error, graph_error = False, None, "compile is off"
     if compile == "on" or (compile == "auto" and family.device.type != "cpu"):
-        compile_error = memory.enough_for(partial(warm_up, must_compile=compile == "on"))
+        compile_error = memory.enough_for(partial(warm_up, must_compile=compile == "on", sizes=sizes, least=least))
         compiled = compile_error is None
     checks = DeviceChecks(family)
     memory.enough_for(lambda family, lanes: checks.at_the_start(lanes, decode_batch(lanes, family.device)))
@@ -111,8 +115,13 @@ class _Memory:
 
 
 @torch.inference_mode()
-def warm_up(family: Family, lanes: int, *, must_compile: bool) -> str | None:
-    """Run the compiled networks once, at the model's own size.
+def warm_up(
+    family: Family, lanes: int, *, must_compile: bool, sizes: Sequence[tuple[int, int]] = (), least: int = 2
+) -> str | None:
+    """Run the compiled networks once, at the model's own size and at further ones.
+
+    Args:
+        sizes, least: as in `calibrate`.
 
     Returns:
         None, or why compilation fails here; everything then runs uncompiled.
@@ -120,12 +129,15 @@ def warm_up(family: Family, lanes: int, *, must_compile: bool) -> str | None:
     Raises:
         RunError: compilation is required but fails.
     """
-    shape = (decode_batch(lanes, family.device), *family.latent_shape(family.info.height, family.info.width))
-    family.compile(shape)
+    own = family.latent_shape(family.info.height, family.info.width)
+    shapes = list(dict.fromkeys([own, *(family.latent_shape(*size) for size in sizes)]))
+    batch = decode_batch(lanes, family.device)
+    family.compile(shapes, batch)
     try:
-        trial_outputs(family.denoise, *trial_inputs(family, lanes))
-        if family.device.type == "cuda":
-            family.decode(torch.zeros(shape, device=family.device))
+        for shape in shapes:
+            trial_outputs(family.denoise, *trial_inputs(family, lanes_at(shape[1:], lanes, own[1:], least), shape))
+            if family.device.type == "cuda":
+                family.decode(torch.zeros(batch, *shape, device=family.device))
     except Exception as error:  # Dynamo, Inductor, Triton and a C compiler each raise their own errors
         if is_out_of_memory(error):
             raise

@@ -58,7 +58,8 @@ class DeviceChecks:
             encoded = family.encode([texts[i] for i in order.tolist()])
             return torch.cat([tensor.reshape(TEXT_BATCH, -1).float() for _, tensor in sorted(encoded.items())], dim=1)
 
-        self.found["text encoder"] = self._is_invariant(encode, TEXT_BATCH)
+        with family.encoding():
+            self.found["text encoder"] = self._is_invariant(encode, TEXT_BATCH)
         self._check_size(family.latent_shape(family.info.height, family.info.width)[1:], lanes, decode_batch)
 
     @torch.inference_mode()

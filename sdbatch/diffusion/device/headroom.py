@@ -6,12 +6,16 @@ from collections.abc import Callable
 
 import torch
 
+from sdbatch.diffusion.calls import weight_bytes
+from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.device.gpu_room import must_take_turns
 from sdbatch.diffusion.device.memory import forget, is_out_of_memory, release_cached
 from sdbatch.diffusion.device.trial import trial_inputs
+from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.families.family import Family
 from sdbatch.diffusion.samplers.coefficients import MAX_DEPTH
 
-__all__ = ["available_bytes", "decode_batch", "lanes_that_fit", "share_gpu"]
+__all__ = ["available_bytes", "decode_batch", "lanes_that_fit", "releases_text_encoders", "share_gpu"]
 
 CPU_LANES = 16
 # More lanes than this make no large GPU faster, and the last rows of a run waste them.
@@ -32,6 +36,26 @@ def decode_batch(lanes: int, device: torch.device) -> int:
 def share_gpu(fraction: float) -> None:
     """Limit this process to a fraction of its GPU's memory; the rest belongs to other workers."""
     torch.cuda.set_per_process_memory_fraction(fraction)
+
+
+def releases_text_encoders(info: ModelInfo, dtype: str, device: torch.device, choice: str) -> bool:
+    """Whether text encoders and denoiser take turns on the device.
+
+    Args:
+        choice: "on", "off", or "auto": on CUDA, if all weights together leave too little memory for lanes.
+
+    Raises:
+        ModelError: it is "on", and the family does not support it.
+    """
+    family = family_named(info.family)
+    if choice == "on":
+        family.check_release()
+    if choice != "auto":
+        return choice == "on"
+    if device.type != "cuda" or not family.releases_text_encoders:
+        return False
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return must_take_turns(weight_bytes(info, dtype), int(memory * _share(device)))
 
 
 def available_bytes(device: torch.device) -> int:

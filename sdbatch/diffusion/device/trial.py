@@ -7,6 +7,7 @@ from itertools import cycle, islice
 
 import torch
 
+from sdbatch.diffusion.device.transfer import send
 from sdbatch.diffusion.embeddings import Text
 from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.families.family import Family
@@ -28,11 +29,22 @@ def trial_inputs(family: Family, lanes: int, shape: tuple[int, int, int] | None 
     # With the longest one's length, so that its lane set fits all of them.
     own = {field.name: field.default for field in family_named(family.info.family).fields}
     request = Request(texts[-1].content, guidance_scale=1.0, extra=own)
-    encoded = family.encode(texts)
+    encoded = _encoded(family, texts)
     rows = [{name: tensor[i] for name, tensor in encoded.items()} for i in range(len(texts))]
     added = family.task_inputs(shape)
     named = [{**family.conditioning(request, [row], shape)[0], **added} for row in islice(cycle(rows), lanes)]
     return latents, timesteps, {name: torch.stack([row[name] for row in named]) for name in named[0]}
+
+
+def _encoded(family: Family, texts: list[Text]) -> Mapping[str, torch.Tensor]:
+    """The encoded texts. If the text encoders are usually away, they come once for all trials."""
+    residency = family.residency
+    if residency is None:
+        return family.encode(texts)
+    if residency.trial_texts is None:
+        with residency.encoding():
+            residency.trial_texts = {name: tensor.to("cpu") for name, tensor in family.encode(texts).items()}
+    return {name: send(tensor, family.device) for name, tensor in residency.trial_texts.items()}
 
 
 def trial_outputs(

@@ -15,14 +15,17 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 
+from sdbatch.diffusion.families.chroma_family import ChromaFamily
 from sdbatch.diffusion.families.declaration import Declaration
 from sdbatch.diffusion.families.flux_2_klein_family import Flux2KleinFamily
 from sdbatch.diffusion.families.flux_family import FluxFamily
+from sdbatch.diffusion.families.lumina_2_family import Lumina2Family
 from sdbatch.diffusion.families.picture_families import DepthFamily, UpscalerFamily, VariationFamily
 from sdbatch.diffusion.families.pixart_sigma_family import PixArtSigmaFamily
 from sdbatch.diffusion.families.qwen_image_family import QwenImageFamily
 from sdbatch.diffusion.families.refiner_family import RefinerFamily
 from sdbatch.diffusion.families.sana_family import SanaFamily
+from sdbatch.diffusion.families.sana_sprint_family import SanaSprintFamily
 from sdbatch.diffusion.families.stable_diffusion_3_family import StableDiffusion3Family
 from sdbatch.diffusion.families.stable_diffusion_family import StableDiffusionFamily, StableDiffusionXLFamily
 from sdbatch.diffusion.families.z_image_family import ZImageFamily
@@ -39,11 +42,14 @@ FAMILIES: list[Declaration] = [
     VariationFamily(),
     StableDiffusion3Family(),
     FluxFamily(),
+    ChromaFamily(),
     Flux2KleinFamily(),
     ZImageFamily(),
+    Lumina2Family(),
     QwenImageFamily(),
     PixArtSigmaFamily(),
     SanaFamily(),
+    SanaSprintFamily(),
 ]
 
 # Other packages can provide families: entry points of this group are subclasses of `Declaration`.

@@ -10,14 +10,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from sdbatch.diffusion.checkpoints.architectures import TOKENIZER
-from sdbatch.diffusion.checkpoints.configs import Config, Kind
+from sdbatch.diffusion.checkpoints.architectures import CLIP_TEXT, TOKENIZER
+from sdbatch.diffusion.checkpoints.configs import Config, Kind, read_config
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.request import Request
 from sdbatch.errors import ModelError
 from sdbatch.fields import Field
+
+if TYPE_CHECKING:
+    from sdbatch.diffusion.samplers.coefficients import Table
 
 __all__ = [
     "GUIDED",
@@ -39,6 +42,8 @@ CONFIG_FILES = {
     "tokenizer": "tokenizer_config.json",
     "processor": "preprocessor_config.json",
 }
+# With fewer, deep-cache has nothing to skip.
+FEWEST_BLOCKS = 2
 # The settings of rows without guidance by a second output of the denoiser, and of those with it.
 UNGUIDED = frozenset({"prompt", "seed", "sampler", "steps", "height", "width"})
 GUIDED = UNGUIDED | {"guidance_scale", "guidance_start", "guidance_stop"}
@@ -125,6 +130,8 @@ class Declaration(ABC):
         uses: the names of the common row settings that it supports.
         fields: the settings that only its rows have; they are passed in `Request.extra`.
         texts: the names of those fields that are prompts, which differ from row to row.
+        block_counts: the keys of its transformer's configuration that count blocks; empty if deep-cache can't skip any.
+        releases_text_encoders: whether its text encoders can leave the device while the denoiser runs.
     """
 
     name: str
@@ -139,11 +146,18 @@ class Declaration(ABC):
     uses: frozenset[str] = GUIDED | {"negative_prompt"}
     fields: Sequence[Field] = ()
     texts: tuple[str, ...] = ()
+    block_counts: tuple[str, ...] = ()
+    releases_text_encoders: bool = False
 
     @property
     def weighted(self) -> list[str]:
         """The names of the parts that have weights."""
         return [part.name for part in self.parts if part.has_weights]
+
+    @property
+    def clip_encoders(self) -> list[Part]:
+        """The parts that are CLIP text encoders."""
+        return [part for part in self.parts if part.sort == "text_encoder" and part.kinds is CLIP_TEXT]
 
     @abstractmethod
     def inspect(self, index: Config, configs: Mapping[str, Config]) -> ModelInfo:
@@ -179,12 +193,16 @@ class Declaration(ABC):
         return {}
 
     def schedule(self, request: Request, info: ModelInfo, config: Mapping[str, object]) -> Mapping[str, object]:
-        """The arguments that the pipeline passes to `set_timesteps` besides the number of steps: sigmas (a tuple), mu.
+        """The arguments that the pipeline passes to `set_timesteps` besides the steps: sigmas (a tuple), mu, ….
 
         Args:
             config: the checkpoint's own scheduler configuration.
         """
         return {}
+
+    def fold(self, table: Table) -> Table:
+        """A sampler's table with what the pipeline does between the scheduler and the denoiser; it must be linear."""
+        return table
 
     def guidance(self, request: Request, info: ModelInfo) -> float:
         """g in u + g·(c − u), where c and u are the outputs with and without the prompt; 1 for a row without u."""
@@ -198,6 +216,18 @@ class Declaration(ABC):
         """The reason why this family can't read the row's prompts, found without a tokenizer; None if there is none."""
         return None
 
+    def check_release(self) -> None:
+        """Raises `ModelError` if its text encoders can't leave the device."""
+        if not self.releases_text_encoders:
+            raise ModelError(
+                f"release-text-encoders does not work with {self.title}, whose text encoders are small; "
+                "leave it out, or use auto or off"
+            )
+
     def check_deep_cache(self, info: ModelInfo) -> None:
-        """Raises `ModelError` if DeepCache can't be used with this model."""
-        raise ModelError(f"deep-cache does not work with {self.title}: it needs a UNet")
+        """Raises `ModelError` if deep-cache can't be used with this model."""
+        if not self.block_counts:
+            raise ModelError(f"deep-cache does not work with {self.title}: it knows no layers that can be skipped")
+        config = read_config(info.folder / "transformer" / "config.json")
+        if sum(config.get(key, FEWEST_BLOCKS) for key in self.block_counts) < FEWEST_BLOCKS:
+            raise ModelError(f"{config.source}: deep-cache needs a transformer of at least {FEWEST_BLOCKS} blocks")

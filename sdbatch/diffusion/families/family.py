@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 
-from sdbatch.diffusion.adapters.control_nets import ControlNets, Residuals
-from sdbatch.diffusion.adapters.ip_adapter_nets import IpAdapters
+from sdbatch.diffusion.adapters.residuals import Residuals
 from sdbatch.diffusion.adapters.row_loras import RowLoras
+from sdbatch.diffusion.adapters.row_nets import RowNets
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.device.residency import Residency
 from sdbatch.diffusion.embeddings import Text
 from sdbatch.diffusion.guidance import guidance_scales
 from sdbatch.diffusion.model_tables import ModelTables
 from sdbatch.diffusion.pictures.picture_encoders import PictureEncoder
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers.coefficients import Table
+from sdbatch.diffusion.tasks.task import Run
 from sdbatch.errors import ModelError
 
 __all__ = ["Checkpoint", "Family", "Named"]
@@ -56,8 +59,9 @@ class Family(ABC):
         device, dtype: those of the denoiser.
         tf32_decoder: whether TF32 is precise enough for a decoder that runs in float32.
         encoders: the picture encoders, by `Need.kind`.
-        controls, ip_adapters: apply the ControlNets and IP-Adapters of rows; None if the family supports none.
         loras: applies the LoRAs of rows; None if the family supports none.
+        nets: applies the networks that rows name, such as ControlNets; None if the family supports none.
+        residency: moves text encoders and denoiser if they take turns on the device; None if both stay there.
     """
 
     info: ModelInfo
@@ -66,13 +70,13 @@ class Family(ABC):
     dtype: torch.dtype
     tf32_decoder: bool = False
     loras: RowLoras | None = None
+    nets: RowNets | None = None
+    residency: Residency | None = None
 
     def __init__(self, info: ModelInfo, scheduler_config: Mapping[str, object], index: Mapping[str, object]):
         self.info = info
         self._tables = ModelTables(info, scheduler_config, index)
         self.encoders: dict[str, PictureEncoder] = {}
-        self.controls: ControlNets | None = None
-        self.ip_adapters: IpAdapters | None = None
 
     @classmethod
     @abstractmethod
@@ -116,6 +120,10 @@ class Family(ABC):
         """The guidance scale of each call; 1 for calls that need no unconditional output."""
         return guidance_scales(request, self.info, calls)
 
+    def adapter_calls(self, request: Request, run: Run, calls: int) -> int:
+        """The number of first calls with the row's T2I-Adapters, of all its `calls`."""
+        return calls
+
     def renormalise(self, guided: torch.Tensor, conditional: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
         """Rescale guided outputs (L, C, h, w) towards the conditional ones.
 
@@ -144,6 +152,18 @@ class Family(ABC):
     @abstractmethod
     def encode(self, texts: list[Text]) -> Named:
         """Encode texts to named tensors with one entry per text; the caller keeps the batch shape fixed."""
+
+    def encoding(self) -> AbstractContextManager[None]:
+        """Have the text encoders on the device, as `encode` needs them; the denoiser may be away meanwhile."""
+        return nullcontext() if self.residency is None else self.residency.encoding()
+
+    def release_text_encoders(self) -> None:
+        """Have text encoders and denoiser take turns on the device. The text encoders have been loaded to the host.
+
+        Raises:
+            ModelError: the family does not support it.
+        """
+        raise ModelError(f"the text encoders of {self.info.title} stay on the device")
 
     def joined(self, request: Request, encoded: list[Named]) -> list[Named]:
         """Join the encoded texts of a row into one entry per lane."""
@@ -174,11 +194,11 @@ class Family(ABC):
             latents: float32 (L, C, h, w).
             timesteps: float32 (L,).
             conditioning: the lanes' named tensors, those of their tasks included, stacked.
-            features: with DeepCache, the same rows' deep features from an earlier call; None to compute them.
-            residuals: the residuals of ControlNets, if rows of the pass may have adapters; empty if no net runs.
+            features: with deep-cache, the same rows' deep features from an earlier call; None to compute them.
+            residuals: what networks of rows add, if rows of the pass may have such networks.
 
         Returns:
-            The prediction (L, C, h, w), and with DeepCache the deep features.
+            The prediction (L, C, h, w), and with deep-cache the deep features.
         """
 
     @abstractmethod
@@ -189,12 +209,19 @@ class Family(ABC):
         """Make `denoise` return deep features and accept them.
 
         Raises:
-            ModelError: the denoiser does not support DeepCache.
+            ModelError: the family knows no layers that can be skipped.
         """
-        raise ModelError(f"deep-cache does not work with {self.info.title}: it needs a UNet")
+        raise ModelError(f"deep-cache does not work with {self.info.title}: it knows no layers that can be skipped")
 
-    def compile(self, decode_shape: tuple[int, int, int, int]) -> None:  # noqa: B027  # nothing need be compiled
-        """Run torch.compile on the denoiser at the model's own size, and on CUDA on the decoder at `decode_shape`."""
+    def compile(self, shapes: Collection[tuple[int, int, int]], decode_batch: int) -> None:  # noqa: B027  # optional
+        """Run torch.compile on the denoiser for latents (C, h, w) of these shapes, and on CUDA on the decoder.
+
+        Other shapes are not compiled: each takes a minute, and torch stops compiling after a number of them, so the
+        choice would depend on the order of the rows.
+
+        Args:
+            decode_batch: rows per call of the compiled decoder.
+        """
 
     def decompile(self) -> None:  # noqa: B027
         """Undo `compile`."""

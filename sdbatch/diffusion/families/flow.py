@@ -23,6 +23,7 @@ __all__ = [
     "evenly_spaced",
     "not_text_to_image",
     "require_latents",
+    "require_packed_latents",
     "require_width",
     "shift_by_tokens",
     "shifted",
@@ -92,6 +93,13 @@ def require_latents(transformer: Config, channels: int, latent_channels: int, ou
     if channels != latent_channels or out_channels not in (channels, 2 * channels):
         what = f"a transformer with {channels} input and {out_channels} output channels can't be run"
         raise ModelError(f"{transformer.source}: {what} with latents of {latent_channels}")
+
+
+def require_packed_latents(transformer: Config, vae: Config) -> None:
+    """Raises `ModelError` if the transformer's tokens are not 2×2 latents of the autoencoder."""
+    channels, needed = transformer.get("in_channels", 64), 4 * vae.get("latent_channels", 4)
+    if channels != needed or transformer.get("out_channels") not in (None, channels):
+        raise not_text_to_image(transformer, channels, needed)
 
 
 def shifted(request: Request, info: ModelInfo, config: Mapping[str, object]) -> dict[str, object]:

@@ -17,9 +17,15 @@ __all__ = ["Flux"]
 
 
 class Flux(Transformer):
-    """Runs FluxPipeline."""
+    """Runs FluxPipeline.
 
+    Attributes:
+        inputs: the names of the lanes' tensors that the transformer takes, where they are given.
+    """
+
+    block_lists = ("transformer_blocks", "single_transformer_blocks")
     prompt_tokenizer = "tokenizer_2"
+    inputs: tuple[str, ...] = ("pooled_projections", "guidance")
 
     def encode(self, texts: list[Text]) -> Named:
         contents = [text.content for text in texts]
@@ -47,12 +53,11 @@ class Flux(Transformer):
             hidden_states=pack(latents),
             # Cast to the transformer's dtype before the division, as in the pipeline.
             timestep=timesteps.to(self.dtype) / 1000,
-            guidance=conditioning.get("guidance"),
-            pooled_projections=conditioning["pooled_projections"],
             encoder_hidden_states=hidden_states,
             txt_ids=hidden_states.new_zeros(hidden_states.shape[1], 3),
             img_ids=self._places(latents),
             return_dict=False,
+            **{name: conditioning[name] for name in self.inputs if name in conditioning},
         )[0]
         return unpack(velocity, latents.shape)
 

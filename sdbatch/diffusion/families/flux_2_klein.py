@@ -20,6 +20,8 @@ __all__ = ["Flux2Klein"]
 class Flux2Klein(Transformer):
     """Runs Flux2KleinPipeline without input pictures."""
 
+    block_lists = ("transformer_blocks", "single_transformer_blocks")
+
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """The shape of packed latents (2×2 latents each), in which the pipeline draws noise."""
         channels, rows, columns = super().latent_shape(height, width)

@@ -76,6 +76,8 @@ class Flux2KleinFamily(Declaration):
     )
     index_kinds: Mapping[str, Kind] = {"is_distilled": boolean()}
     engine = "sdbatch.diffusion.families.flux_2_klein:Flux2Klein"
+    block_counts = ("num_layers", "num_single_layers")
+    releases_text_encoders = True
     samplers = EULER + SOLVERS
     fields = (LORA,)
     defaults: Mapping[str, object] = {"sampler": "flow_euler", "steps": 50, "guidance_scale": 4.0, "dtype": "bf16"}

@@ -10,7 +10,7 @@ from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, CLIP_TEX
 from sdbatch.diffusion.checkpoints.configs import Config, Kind, boolean, integer, list_of, optional, text
 from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.families.declaration import Declaration, network, scheduler, text_encoder, tokenizer
-from sdbatch.diffusion.families.flow import EULER, SOLVERS, TASKS, check_flow, not_text_to_image, shifted
+from sdbatch.diffusion.families.flow import EULER, SOLVERS, TASKS, check_flow, require_packed_latents, shifted
 from sdbatch.diffusion.request import ROWS, Request
 from sdbatch.fields import Field
 
@@ -54,6 +54,8 @@ class FluxFamily(Declaration):
         scheduler(FLOW_SCHEDULER),
     )
     engine = "sdbatch.diffusion.families.flux:Flux"
+    block_counts = ("num_layers", "num_single_layers")
+    releases_text_encoders = True
     # The others draw noise, which the pipeline draws for packed latents, or ignore the pipeline's noise levels.
     samplers = EULER + SOLVERS
     fields = (
@@ -73,9 +75,7 @@ class FluxFamily(Declaration):
     def inspect(self, index: Config, configs: Mapping[str, Config]) -> ModelInfo:
         transformer, vae, own_scheduler = configs["transformer"], configs["vae"], configs["scheduler"]
         check_flow(own_scheduler)
-        channels, latent_channels = transformer.get("in_channels", 64), vae.get("latent_channels", 4)
-        if channels != 4 * latent_channels or transformer.get("out_channels") not in (None, channels):
-            raise not_text_to_image(transformer, channels, 4 * latent_channels)
+        require_packed_latents(transformer, vae)
         is_told = transformer.get("guidance_embeds", False)
         scale = latent_scale(vae)
         return self.model_info(

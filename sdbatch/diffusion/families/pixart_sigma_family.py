@@ -56,6 +56,8 @@ class PixArtSigmaFamily(Declaration):
         scheduler(SCHEDULER),
     )
     engine = "sdbatch.diffusion.families.pixart_sigma:PixArtSigma"
+    block_counts = ("num_layers",)
+    releases_text_encoders = True
     samplers = tuple(SAMPLERS)
     defaults: Mapping[str, object] = {"sampler": "dpmpp_2m", "steps": 20, "guidance_scale": 4.5, "dtype": "bf16"}
 

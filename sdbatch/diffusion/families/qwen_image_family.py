@@ -81,6 +81,8 @@ class QwenImageFamily(Declaration):
         scheduler(FLOW_SCHEDULER),
     )
     engine = "sdbatch.diffusion.families.qwen_image:QwenImage"
+    block_counts = ("num_layers",)
+    releases_text_encoders = True
     # The pipeline passes its own noise levels, which the other solvers do not accept, and packs its latents.
     samplers = EULER
     fields = (LORA,)

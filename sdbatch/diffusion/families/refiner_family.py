@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sdbatch.bounds import Number
-from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL as VAE
-from sdbatch.diffusion.checkpoints.architectures import CLIP_TEXT, SCHEDULER, UNET
+from sdbatch.diffusion.checkpoints.architectures import CLIP_TEXT, SCHEDULER, UNET, VAE_OR_TINY
 from sdbatch.diffusion.checkpoints.configs import Config, boolean
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.families.declaration import network, scheduler, text_encoder, tokenizer
@@ -53,7 +52,7 @@ class RefinerFamily(StableDiffusionXLFamily):
         text_encoder("text_encoder_2", CLIP_TEXT, "CLIPTextModelWithProjection"),
         tokenizer("tokenizer_2", *CLIP_TOKENIZERS),
         network("unet", UNET, "UNet2DConditionModel"),
-        network("vae", VAE, "AutoencoderKL"),
+        network("vae", VAE_OR_TINY, "AutoencoderKL", "AutoencoderTiny"),
         scheduler(SCHEDULER),
     )
     index_kinds: Mapping = {**StableDiffusionXLFamily.index_kinds, "requires_aesthetics_score": boolean()}

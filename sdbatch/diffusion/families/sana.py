@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from diffusers import SanaPipeline
+from diffusers import DiffusionPipeline, SanaPipeline
 
 from sdbatch.diffusion.embeddings import Text
 from sdbatch.diffusion.families.family import Checkpoint, Named
@@ -20,12 +20,17 @@ class Sana(Transformer):
     """Runs SanaPipeline at the row's exact size and with its prompt unchanged.
 
     These are the pipeline's results with `use_resolution_binning` and `clean_caption` off.
+
+    Attributes:
+        pipeline: the class that has the instructions before a prompt.
     """
+
+    pipeline: type[DiffusionPipeline] = SanaPipeline
 
     def __init__(self, checkpoint: Checkpoint):
         super().__init__(checkpoint)
         checkpoint.parts["tokenizer"].padding_side = "right"
-        lines = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
+        lines = inspect.signature(self.pipeline.__call__).parameters["complex_human_instruction"].default
         self._instructions = "\n".join(lines)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from sdbatch.diffusion.checkpoints.architectures import DECODER_TEXT, FLOW_SCHEDULER
 from sdbatch.diffusion.checkpoints.configs import (
@@ -18,11 +19,11 @@ from sdbatch.diffusion.checkpoints.configs import (
     text,
 )
 from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
-from sdbatch.diffusion.families.declaration import Declaration, network, scheduler, text_encoder, tokenizer
+from sdbatch.diffusion.families.declaration import Declaration, Part, network, scheduler, text_encoder, tokenizer
 from sdbatch.diffusion.families.flow import EULER, NOISY, SOLVERS, check_flow, require_latents, require_width
 from sdbatch.errors import ModelError
 
-__all__ = ["SanaFamily"]
+__all__ = ["SanaFamily", "sana_parts"]
 
 TRANSFORMER: Mapping[str, Kind] = {
     "_class_name": text("SanaTransformer2DModel"),
@@ -44,6 +45,7 @@ TRANSFORMER: Mapping[str, Kind] = {
     "norm_eps": number(0, 1),
     "interpolation_scale": optional(number(0.01, 100)),
     "guidance_embeds": boolean(),
+    "guidance_embeds_scale": number(),
     "qk_norm": optional(text()),
     "timestep_scale": number(1e-6, 1e6),
 }
@@ -67,30 +69,41 @@ MAX_TOKENS = 300
 BLOCKS = 6
 
 
+def sana_parts(scheduler_kinds: Mapping[str, Kind]) -> tuple[Part, ...]:
+    return (
+        text_encoder("text_encoder", DECODER_TEXT, "Gemma2Model", "Gemma2ForCausalLM"),
+        tokenizer("tokenizer"),
+        network("transformer", TRANSFORMER, "SanaTransformer2DModel"),
+        network("vae", VAE, "AutoencoderDC"),
+        scheduler(scheduler_kinds),
+    )
+
+
 class SanaFamily(Declaration):
     """Masked Gemma 2 texts, the prompt after instructions to enhance it; 32 pixels per latent."""
 
     name = "sana"
     title = "Sana"
     pipelines = ("SanaPipeline",)
-    parts = (
-        text_encoder("text_encoder", DECODER_TEXT, "Gemma2Model", "Gemma2ForCausalLM"),
-        tokenizer("tokenizer"),
-        network("transformer", TRANSFORMER, "SanaTransformer2DModel"),
-        network("vae", VAE, "AutoencoderDC"),
-        scheduler(FLOW_SCHEDULER),
-    )
+    parts = sana_parts(FLOW_SCHEDULER)
     engine = "sdbatch.diffusion.families.sana:Sana"
+    block_counts = ("num_layers",)
+    releases_text_encoders = True
     samplers = (*EULER, *NOISY, "flow_heun", *SOLVERS)
     defaults: Mapping[str, object] = {"sampler": "flow_dpmpp_2m", "steps": 20, "guidance_scale": 4.5, "dtype": "bf16"}
 
     def inspect(self, index: Config, configs: Mapping[str, Config]) -> ModelInfo:
-        transformer, vae, own_scheduler = configs["transformer"], configs["vae"], configs["scheduler"]
+        transformer, own_scheduler = configs["transformer"], configs["scheduler"]
         check_flow(own_scheduler)
         if own_scheduler.get("use_dynamic_shifting"):
             raise ModelError(f"{own_scheduler.source}: its pipeline has no shift by the picture's size")
         if transformer.get("guidance_embeds"):
             raise ModelError(f"{transformer.source}: a transformer with guidance_embeds is Sana-Sprint's")
+        return self.sana_info(configs, prediction_type=FLOW)
+
+    def sana_info(self, configs: Mapping[str, Config], **facts: Any) -> ModelInfo:
+        """The facts that follow from transformer, text encoder and autoencoder, and these."""
+        transformer, vae = configs["transformer"], configs["vae"]
         channels, latent_channels = transformer.get("in_channels", 32), vae.get("latent_channels", 32)
         given = transformer.get("out_channels", 32) or channels
         require_latents(transformer, channels, latent_channels, given)
@@ -99,11 +112,11 @@ class SanaFamily(Declaration):
         scale = 2 ** (len(vae.get("encoder_block_out_channels", "1" * BLOCKS)) - 1)
         size = transformer.get("sample_size", 32) * scale
         return self.model_info(
-            own_scheduler,
-            prediction_type=FLOW,
+            configs["scheduler"],
             height=size,
             width=size,
             # The pipeline requires multiples of 32 for any autoencoder.
             size_multiple=math.lcm(32, scale * transformer.get("patch_size", 1)),
             max_tokens=MAX_TOKENS,
+            **facts,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import cached_property, partial
 from typing import Self
 
@@ -13,11 +13,10 @@ from sdbatch.diffusion.accelerate.attention import TextProjection, fuse_self_att
 from sdbatch.diffusion.accelerate.compilation import compiled
 from sdbatch.diffusion.accelerate.cpu import use_onednn
 from sdbatch.diffusion.accelerate.deep_cache import DeepCache
-from sdbatch.diffusion.adapters.control_nets import Residuals
-from sdbatch.diffusion.adapters.control_rows import controls_of
 from sdbatch.diffusion.adapters.ip_adapter_nets import sets_of
-from sdbatch.diffusion.adapters.ip_adapter_rows import image_prompts_of
 from sdbatch.diffusion.adapters.lora_files import lora_model
+from sdbatch.diffusion.adapters.net_fields import nets_named
+from sdbatch.diffusion.adapters.residuals import Residuals
 from sdbatch.diffusion.adapters.unet_loras import UNetLoras
 from sdbatch.diffusion.device.numerics import tf32_convolutions
 from sdbatch.diffusion.device.transfer import send
@@ -55,7 +54,8 @@ class StableDiffusion(Family):
         self._deep_cache: DeepCache | None = None
         self._compiled: Callable | None = None
         self._compiled_decode: Callable | None = None
-        self._compiled_decode_shape: tuple[int, ...] | None = None
+        self._compiled_shapes: frozenset[tuple[int, ...]] = frozenset()
+        self._compiled_decode_shapes: frozenset[tuple[int, ...]] = frozenset()
         # A float32 decoder in a half-precision model needs the range of float32, not its precision.
         self.tf32_decoder = self.vae.dtype == torch.float32 != self.dtype
         # channels_last makes convolutions faster: on a CPU by 1.08 in the UNet, by 1.8 in the VAE.
@@ -114,7 +114,7 @@ class StableDiffusion(Family):
                 path = text.adapters[0].path
                 raise PromptError(f"{path} changes the text encoder, which does not work with compel's syntax")
         # Rows with networks share passes with others, except those whose passes are compiled.
-        apart = self._compiled is not None and _has_networks(request)
+        apart = bool(self._compiled_shapes) and nets_named(request)
         return (
             *(("chunks", chunks) if chunks > 1 else ()),
             *(("lora", rank) if rank else ()),
@@ -192,9 +192,10 @@ class StableDiffusion(Family):
             "added_cond_kwargs": self._added(conditioning),
             "class_labels": self._labels(conditioning),
         }
-        if residuals:
-            named["down_block_additional_residuals"] = residuals[:-1]
-            named["mid_block_additional_residual"] = residuals[-1]
+        if residuals and residuals.skips:
+            *named["down_block_additional_residuals"], named["mid_block_additional_residual"] = residuals.skips
+        if residuals and residuals.intrablock:
+            named["down_intrablock_additional_residuals"] = list(residuals.intrablock)  # the UNet empties it
         with self._text.images.shown(sets_of(conditioning)):
             if self._deep_cache is not None:
                 return run(latents, timesteps, features=features, **named)
@@ -208,26 +209,19 @@ class StableDiffusion(Family):
         """
         self._deep_cache = DeepCache(self.denoiser)
 
-    def compile(self, decode_shape: tuple[int, int, int, int]) -> None:
-        """Run torch.compile on the UNet at the model's own size, and on CUDA on the VAE's decoder.
-
-        Other sizes are not compiled: each would take a minute, and torch stops compiling after a number of shapes,
-        so the choice would depend on the order of the rows.
-
-        Args:
-            decode_shape: shape of the batches of latents (B, C, h, w) that the compiled decoder decodes.
-        """
-        self._compiled = compiled(self._deep_cache or self.denoiser, self.device)
+    def compile(self, shapes: Collection[tuple[int, int, int]], decode_batch: int) -> None:
+        self._compiled = compiled(self._deep_cache or self.denoiser, self.device, len(shapes))
+        self._compiled_shapes = frozenset(shapes)
         if self.device.type == "cuda":
             # Uncompiled group norms copy channels_last to another layout and back.
-            self._compiled_decode = compiled(self.vae.decode, self.device)
-            self._compiled_decode_shape = tuple(decode_shape)
+            self._compiled_decode = compiled(self.vae.decode, self.device, len(shapes))
+            self._compiled_decode_shapes = frozenset((decode_batch, *shape) for shape in shapes)
 
     def decompile(self) -> None:
-        self._compiled = self._compiled_decode = self._compiled_decode_shape = None
+        self._compiled_shapes = self._compiled_decode_shapes = frozenset()
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        decode = self._compiled_decode if latents.shape == self._compiled_decode_shape else self.vae.decode
+        decode = self._compiled_decode if tuple(latents.shape) in self._compiled_decode_shapes else self.vae.decode
         latents = self._unscale(latents).to(self.vae.dtype, memory_format=torch.channels_last)
         with tf32_convolutions(self.tf32_decoder):
             return decode(latents, return_dict=False)[0]
@@ -248,8 +242,7 @@ class StableDiffusion(Family):
     def _runner(self, latents: torch.Tensor, *, compiled: bool = True) -> Callable:
         if "loras" in self.__dict__ and self.loras.is_applied:
             return self._lora_network
-        own_size = latents.shape[1:] == self.latent_shape(self.info.height, self.info.width)
-        if self._compiled is not None and own_size and compiled:
+        if compiled and tuple(latents.shape[1:]) in self._compiled_shapes:
             return self._compiled
         return self._deep_cache or self.denoiser
 
@@ -262,10 +255,6 @@ class StableDiffusion(Family):
 
     def _added(self, conditioning: Named) -> dict[str, torch.Tensor] | None:
         return None
-
-
-def _has_networks(request: Request) -> bool:
-    return bool(controls_of(request) or image_prompts_of(request))
 
 
 def guidance_embedding(w: float, dimension: int) -> torch.Tensor:

@@ -42,4 +42,10 @@ class StableDiffusion3(Transformer):
         self, run: Callable[..., Any], latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Named
     ) -> torch.Tensor:
         # Timesteps in float32, unlike those of FLUX: the pipeline does not round them.
-        return run(hidden_states=latents, timestep=timesteps, return_dict=False, **conditioning)[0]
+        return run(
+            hidden_states=latents,
+            timestep=timesteps,
+            encoder_hidden_states=conditioning["encoder_hidden_states"],
+            pooled_projections=conditioning["pooled_projections"],
+            return_dict=False,
+        )[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sdbatch.diffusion.adapters.lora_rows import LORA
 from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, CLIP_TEXT, FLOW_SCHEDULER, T5_TEXT, latent_scale
 from sdbatch.diffusion.checkpoints.configs import Config, Kind, integer, one_or_list, optional, text
 from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
@@ -12,6 +13,7 @@ from sdbatch.diffusion.families.flow import (
     EULER,
     NOISY,
     SOLVERS,
+    TASKS,
     check_flow,
     not_text_to_image,
     shift_by_tokens,
@@ -59,6 +61,9 @@ class StableDiffusion3Family(Declaration):
         scheduler(FLOW_SCHEDULER),
     )
     engine = "sdbatch.diffusion.families.stable_diffusion_3:StableDiffusion3"
+    block_counts = ("num_layers",)
+    releases_text_encoders = True
+    fields = (LORA,)
     samplers = (*EULER, *NOISY, "flow_heun", *SOLVERS)
     defaults: Mapping[str, object] = {"sampler": "flow_euler", "steps": 28, "guidance_scale": 7.0, "dtype": "bf16"}
 
@@ -77,6 +82,8 @@ class StableDiffusion3Family(Declaration):
             height=size,
             width=size,
             size_multiple=patch,
+            vae_scale=patch,
+            tasks=TASKS,
             max_side=patch * transformer.get("pos_embed_max_size", 96),
             max_tokens=MAX_TOKENS,
             # Heun's scheduler has no shift by the picture's size.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from sdbatch.diffusion.adapters.control_fields import CONTROL_FIELDS
-from sdbatch.diffusion.adapters.control_rows import control_refusal, controls_of
-from sdbatch.diffusion.adapters.ip_adapter_rows import IP_ADAPTER_FIELDS, image_prompts_of, ip_adapter_refusal
 from sdbatch.diffusion.adapters.lora_rows import LORA
-from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL, CLIP_TEXT, SCHEDULER, UNET, latent_scale
+from sdbatch.diffusion.adapters.net_fields import NET_FIELDS, net_refusal
+from sdbatch.diffusion.adapters.t2i_adapter_files import unet_features
+from sdbatch.diffusion.adapters.t2i_adapter_rows import ADAPTER_FACTOR, adapter_size_refusal
+from sdbatch.diffusion.checkpoints.architectures import CLIP_TEXT, SCHEDULER, UNET, VAE_OR_TINY, is_tiny, latent_scale
 from sdbatch.diffusion.checkpoints.configs import Config, boolean, read_config
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.families.declaration import Declaration, network, scheduler, text_encoder, tokenizer
@@ -32,6 +32,7 @@ UNSUPPORTED_IN_UNET = (
     "dual_cross_attention",
 )
 TEXT, IMAGE, INPAINTING = "text-to-image", "image-to-image", "inpainting"
+NET_TASKS = (TEXT, IMAGE, INPAINTING)
 # Pipelines that override `steps_offset` of the scheduler's configuration.
 OFFSET_BY_ONE = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
 OTHER_TASKS = {9: "inpainting", 8: "image editing", 5: "depth-conditioned", 7: "upscaling"}
@@ -71,12 +72,12 @@ class StableDiffusionFamily(Declaration):
         text_encoder("text_encoder", CLIP_TEXT, "CLIPTextModel", "CLIPTextModelWithProjection"),
         tokenizer("tokenizer", *CLIP_TOKENIZERS),
         network("unet", UNET, "UNet2DConditionModel"),
-        network("vae", AUTOENCODER_KL, "AutoencoderKL"),
+        network("vae", VAE_OR_TINY, "AutoencoderKL", "AutoencoderTiny"),
         scheduler(SCHEDULER),
     )
     engine = "sdbatch.diffusion.families.stable_diffusion:StableDiffusion"
     samplers = tuple(SAMPLERS)
-    fields: Sequence[Field] = (*TEXT_FIELDS, LORA, *CONTROL_FIELDS, *IP_ADAPTER_FIELDS)
+    fields: Sequence[Field] = (*TEXT_FIELDS, LORA, *NET_FIELDS)
     uses = Declaration.uses | {"guidance_rescale"}
     defaults: Mapping[str, object] = {"sampler": "ddpm", "steps": 50, "guidance_scale": 7.5, "dtype": "fp16"}
 
@@ -103,6 +104,8 @@ class StableDiffusionFamily(Declaration):
             pipeline=index["_class_name"],
             tasks=tasks,
             vae_scale=scale,
+            adapter_multiple=scale * unet_features(unet)[0].scale,
+            approximate_vae=is_tiny(vae),
             extra_channels=unet.get("in_channels", 4) - vae.get("latent_channels", 4),
         )
 
@@ -110,13 +113,11 @@ class StableDiffusionFamily(Declaration):
         return {"steps_offset": 1} if index.get("_class_name") in OFFSET_BY_ONE else {}
 
     def refusal(self, request: Request, info: ModelInfo) -> str | None:
-        if reason := refused_wording(request, info) or control_refusal(request) or ip_adapter_refusal(request):
-            return reason
-        found = {"a controlnet": controls_of(request), "an ip_adapter": image_prompts_of(request)}
-        adapter = next((name for name, has in found.items() if has), None)
-        if adapter and (task := task_of(request).name) not in (TEXT, IMAGE, INPAINTING):
-            return f"{task} does not work with {adapter}; {TEXT}, {IMAGE} and {INPAINTING} do"
-        return None
+        return (
+            refused_wording(request, info)
+            or net_refusal(request, task_of(request).name, NET_TASKS)
+            or adapter_size_refusal(request, (request.height, request.width), info)
+        )
 
     def refused_texts(self, request: Request) -> str | None:
         return refused_prompts(request)
@@ -182,11 +183,11 @@ class StableDiffusionXLFamily(StableDiffusionFamily):
         tokenizer("tokenizer", *CLIP_TOKENIZERS),
         tokenizer("tokenizer_2", *CLIP_TOKENIZERS),
         network("unet", UNET, "UNet2DConditionModel"),
-        network("vae", AUTOENCODER_KL, "AutoencoderKL"),
+        network("vae", VAE_OR_TINY, "AutoencoderKL", "AutoencoderTiny"),
         scheduler(SCHEDULER),
     )
     index_kinds: Mapping = {"force_zeros_for_empty_prompt": boolean()}
-    fields = (*TEXT_FIELDS, *XL_FIELDS, LORA, *CONTROL_FIELDS, *IP_ADAPTER_FIELDS)
+    fields = (*TEXT_FIELDS, *XL_FIELDS, LORA, *NET_FIELDS, ADAPTER_FACTOR)
     texts = ("prompt_2", "negative_prompt_2")
     unused_layers = 1
     engine = "sdbatch.diffusion.families.stable_diffusion_xl:StableDiffusionXL"

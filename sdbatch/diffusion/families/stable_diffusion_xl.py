@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from sdbatch.diffusion.adapters.t2i_adapter_rows import calls_by_factor
 from sdbatch.diffusion.device.transfer import send
 from sdbatch.diffusion.embeddings import Text
 from sdbatch.diffusion.families.clip_texts import Prompts
@@ -16,6 +17,7 @@ from sdbatch.diffusion.families.text_fields import numbers_of_size
 from sdbatch.diffusion.guidance import is_guided
 from sdbatch.diffusion.request import TEXT_TO_IMAGE, Request
 from sdbatch.diffusion.tasks import task_of
+from sdbatch.diffusion.tasks.task import Run
 
 __all__ = ["StableDiffusionXL"]
 
@@ -33,7 +35,7 @@ class StableDiffusionXL(StableDiffusion):
             components.vae.float()
         super().__init__(components)
         self._zero_negative = bool(components.index.get("force_zeros_for_empty_prompt", True))
-        mean, std = self.vae.config.latents_mean, self.vae.config.latents_std
+        mean, std = (self.vae.config.get(name) for name in ("latents_mean", "latents_std"))
         self._latents_mean_std = None
         if mean is not None and std is not None:
             values = (torch.tensor(of_channels).view(1, -1, 1, 1) for of_channels in (mean, std))
@@ -45,6 +47,9 @@ class StableDiffusionXL(StableDiffusion):
         lanes = tuple(pair[-self._clip.encoders :] for pair in pairs)  # the refiner has only the second encoder
         is_zero = self._zero_negative and not any(lanes[1])
         return lanes[:1] if is_zero or not is_guided(request, self.info) else lanes
+
+    def adapter_calls(self, request: Request, run: Run, calls: int) -> int:
+        return min(calls, calls_by_factor(request, run.steps - run.left_out))
 
     def _encode(self, texts: list[Text], encoders: Sequence[torch.nn.Module]) -> Named:
         states, pooled = self._clip.encode(texts, encoders)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import cached_property
 from typing import Any, Self
 
 import torch
 
+from sdbatch.diffusion.accelerate.block_cache import BlockCache
 from sdbatch.diffusion.accelerate.compilation import compiled
-from sdbatch.diffusion.adapters.control_nets import Residuals
 from sdbatch.diffusion.adapters.lora_files import lora_model
+from sdbatch.diffusion.adapters.residuals import Residuals
 from sdbatch.diffusion.adapters.row_loras import RowLoras
+from sdbatch.diffusion.device.residency import Residency
 from sdbatch.diffusion.device.transfer import send
 from sdbatch.diffusion.embeddings import Text
 from sdbatch.diffusion.families.family import Checkpoint, Family, Named
@@ -31,10 +33,14 @@ class Transformer(Family):
 
     Attributes:
         prompt_tokenizer: the name of the tokenizer whose token count decides whether a prompt is truncated.
+        block_lists: the names of the transformer's lists of blocks, in order.
+        text_modules: prefixes of the names of the transformer's weights that `encode` uses.
         network: the callable that runs, and is compiled: the transformer, or a family's own forward of its layers.
     """
 
     prompt_tokenizer = "tokenizer"
+    block_lists: tuple[str, ...] = ("transformer_blocks",)
+    text_modules: tuple[str, ...] = ()
 
     def __init__(self, checkpoint: Checkpoint):
         super().__init__(checkpoint.info, checkpoint.scheduler_config, checkpoint.index)
@@ -43,10 +49,16 @@ class Transformer(Family):
         self.vae = checkpoint.parts["vae"]
         self.device = checkpoint.device
         self.dtype = checkpoint.dtype
-        self.network: Callable[..., Any] = self.denoiser
+        self.network = self.network_of(self.denoiser)
+        self._block_cache: BlockCache | None = None
         self._compiled: Callable | None = None
+        self._compiled_shapes: frozenset[tuple[int, ...]] = frozenset()
         if IMAGE_TO_IMAGE in self.info.tasks:
             self.encoders["image"] = self.picture_encoder()
+
+    def network_of(self, transformer: torch.nn.Module) -> Callable[..., Any]:
+        """What runs of a transformer with the blocks of the model's own."""
+        return transformer
 
     def picture_encoder(self) -> PictureEncoder:
         """What makes latents of pictures that rows start from."""
@@ -61,6 +73,10 @@ class Transformer(Family):
         encoders = {model.denoiser: self.denoiser} if once_a_text else {}
         return RowLoras(model, self.denoiser, like, encoders, once_a_text)
 
+    def release_text_encoders(self) -> None:
+        encoders = [part for name, part in self.parts.items() if name.startswith("text_encoder")]
+        self.residency = Residency(encoders, self.denoiser, self.text_modules, self.device)
+
     def once_a_text(self) -> set[str]:
         """Layers of the transformer that texts go through when they are encoded, and no pass multiplies by."""
         return set()
@@ -68,7 +84,8 @@ class Transformer(Family):
     @cached_property
     def lora_network(self) -> Callable[..., Any]:
         """What runs for rows with LoRAs. It is never compiled: every rank would take a minute."""
-        return self.loras.network
+        network = self.loras.network
+        return self.network_of(network) if self._block_cache is None else self._cached(network)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Self:
@@ -107,13 +124,31 @@ class Transformer(Family):
         features: torch.Tensor | None = None,
         residuals: Residuals | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return self.predict(self._runner(latents), latents.to(self.dtype), timesteps, conditioning), None
+        run, latents = self._runner(latents), latents.to(self.dtype)
+        if self._block_cache is None:
+            return self.predict(run, latents, timesteps, conditioning), None
+        made = [features]
+
+        def cached(*args: Any, **named: Any) -> Any:
+            output, made[0] = run(*args, features=features, **named)
+            return output
+
+        return self.predict(cached, latents, timesteps, conditioning), made[0]
+
+    def cache_deep_features(self) -> None:
+        """Make `denoise` return what the blocks after the first add, and accept it."""
+        self._block_cache = self._cached(self.denoiser)
+
+    def _cached(self, transformer: torch.nn.Module) -> BlockCache:
+        lists = [name for name in self.block_lists if len(getattr(transformer, name))]
+        return BlockCache(transformer, lists, self.network_of)
 
     def _runner(self, latents: torch.Tensor) -> Callable[..., Any]:
         if "loras" in self.__dict__ and self.loras.is_applied:
             return self.lora_network
-        own_size = latents.shape[1:] == self.latent_shape(self.info.height, self.info.width)
-        return self._compiled if self._compiled is not None and own_size else self.network
+        if tuple(latents.shape[1:]) in self._compiled_shapes:
+            return self._compiled
+        return self._block_cache or self.network
 
     @abstractmethod
     def predict(
@@ -132,11 +167,12 @@ class Transformer(Family):
         latents = latents / config.scaling_factor + (config.shift_factor or 0.0)
         return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
 
-    def compile(self, decode_shape: tuple[int, int, int, int]) -> None:
-        self._compiled = compiled(self.network, self.device)
+    def compile(self, shapes: Collection[tuple[int, int, int]], decode_batch: int) -> None:
+        self._compiled = compiled(self._block_cache or self.network, self.device, len(shapes))
+        self._compiled_shapes = frozenset(shapes)
 
     def decompile(self) -> None:
-        self._compiled = None
+        self._compiled_shapes = frozenset()
 
     def chat(self, text: str, **options: Any) -> str:
         """A text as a user's message, in the chat template of the model's tokenizer."""
@@ -158,15 +194,23 @@ class Transformer(Family):
         return send(tokens.input_ids, self.device), send(tokens.attention_mask, self.device)
 
 
-def pack(latents: torch.Tensor) -> torch.Tensor:
-    """Pack latents (B, C, h, w) into tokens (B, h/2·w/2, 4·C) of 2×2 latents each."""
+def pack(latents: torch.Tensor, *, channels_last: bool = False) -> torch.Tensor:
+    """Pack latents (B, C, h, w) into tokens (B, h/2·w/2, 4·C) of 2×2 latents each.
+
+    Args:
+        channels_last: whether a token has all channels of its first latent first, not all latents of its first channel.
+    """
     batch, channels, height, width = latents.shape
-    patches = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    order = (0, 2, 4, 3, 5, 1) if channels_last else (0, 2, 4, 1, 3, 5)
+    patches = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(order)
     return patches.reshape(batch, (height // 2) * (width // 2), 4 * channels)
 
 
-def unpack(tokens: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+def unpack(tokens: torch.Tensor, shape: Sequence[int], *, channels_last: bool = False) -> torch.Tensor:
     """Undo `pack`: latents of shape (B, C, h, w)."""
     batch, channels, height, width = shape
-    patches = tokens.view(batch, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    if channels_last:
+        patches = tokens.view(batch, height // 2, width // 2, 2, 2, channels).permute(0, 5, 1, 3, 2, 4)
+    else:
+        patches = tokens.view(batch, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return patches.reshape(batch, channels, height, width)

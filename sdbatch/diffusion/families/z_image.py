@@ -7,7 +7,7 @@ its neighbours. Here texts are padded to a length that all rows of a lane set sh
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from sdbatch.diffusion.device.transfer import send
 from sdbatch.diffusion.embeddings import Text
 from sdbatch.diffusion.families.family import Checkpoint, Named
 from sdbatch.diffusion.families.flow import bucket
-from sdbatch.diffusion.families.transformer import Transformer
+from sdbatch.diffusion.families.transformer import Transformer, pack, unpack
 from sdbatch.diffusion.request import Request
 
 __all__ = ["ZImage"]
@@ -29,21 +29,21 @@ PATCH = "2-1"
 class ZImage(Transformer):
     """Runs ZImagePipeline."""
 
+    block_lists = ("layers",)
+    text_modules = ("cap_embedder.", "cap_pad_token", "context_refiner.")
+
     def __init__(self, checkpoint: Checkpoint):
         super().__init__(checkpoint)
         checkpoint.parts["tokenizer"].padding_side = "right"
-        self.network = self._forward
 
     def count_tokens(self, text: str) -> int:
         return super().count_tokens(self.chat(text, enable_thinking=True))
 
-    @cached_property
-    def lora_network(self) -> Callable[..., Any]:
-        return partial(self._forward, transformer=self.loras.network)
+    def network_of(self, transformer: torch.nn.Module) -> Callable[..., Any]:
+        return partial(self._forward, transformer)
 
     def once_a_text(self) -> set[str]:
-        of_texts = ("cap_embedder.", "context_refiner.")
-        return {name for name, _ in self.denoiser.named_modules() if name.startswith(of_texts)}
+        return {name for name, _ in self.denoiser.named_modules() if name.startswith(self.text_modules)}
 
     def texts(self, request: Request) -> list[Text]:
         texts = super().texts(request)
@@ -117,24 +117,17 @@ class ZImage(Transformer):
 
     def _forward(
         self,
+        transformer: Any,
         latents: torch.Tensor,
         times: torch.Tensor,
         captions: torch.Tensor,
         valid: torch.Tensor,
         freqs: torch.Tensor,
-        transformer: Any = None,
     ) -> torch.Tensor:
-        """ZImageTransformer2DModel.forward for lanes: picture tokens first, then text tokens.
-
-        Args:
-            transformer: by default the model's own; its twin for rows with LoRAs.
-        """
-        transformer = transformer or self.denoiser
-        batch, channels, height, width = latents.shape
-        count = height // 2 * (width // 2)
+        """ZImageTransformer2DModel.forward for lanes: picture tokens first, then text tokens."""
         embedded_time = transformer.t_embedder(times * transformer.t_scale).to(latents.dtype)
-        patches = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 3, 5, 1)
-        hidden = transformer.all_x_embedder[PATCH](patches.reshape(batch, count, 4 * channels))
+        hidden = transformer.all_x_embedder[PATCH](pack(latents, channels_last=True))
+        batch, count, _ = hidden.shape
         hidden = torch.cat([hidden, transformer.x_pad_token.expand(batch, freqs.shape[1] - count, -1)], dim=1)
         for layer in transformer.noise_refiner:
             hidden = layer(hidden, None, freqs, embedded_time)
@@ -144,8 +137,7 @@ class ZImage(Transformer):
         for layer in transformer.layers:
             hidden = layer(hidden, mask, freqs, embedded_time)
         hidden = transformer.all_final_layer[PATCH](hidden, c=embedded_time)[:, :count]
-        patches = hidden.view(batch, height // 2, width // 2, 2, 2, channels).permute(0, 5, 1, 3, 2, 4)
-        return patches.reshape(batch, channels, height, width)
+        return unpack(hidden, latents.shape, channels_last=True)
 
     def _padded(self, text: str) -> int:
         """Tokens of a text, including the padding that is attended to."""

@@ -21,9 +21,20 @@ from sdbatch.diffusion.families.flow import (
 )
 from sdbatch.diffusion.request import ROWS, Request
 from sdbatch.errors import ModelError
-from sdbatch.fields import Field
+from sdbatch.fields import Field, FrozenMapping
 
-__all__ = ["ZImageFamily"]
+__all__ = ["CFG_NORMALIZATION", "ZImageFamily"]
+
+CFG_NORMALIZATION = Field(
+    name="cfg_normalization",
+    kind=Number(0, 1000),
+    default=0.0,
+    of_family=FrozenMapping({"lumina2": 1.0}),
+    help="Z-Image: maximum norm of a guided output, as a multiple of the conditional output's; 0 is off. Lumina 2: "
+    "1 gives each line of a guided output the norm of the conditional one's, 0 does not",
+    group=ROWS,
+    metavar="F",
+)
 
 TRANSFORMER: Mapping[str, Kind] = {
     "_class_name": text("ZImageTransformer2DModel"),
@@ -61,18 +72,13 @@ class ZImageFamily(Declaration):
         scheduler(FLOW_SCHEDULER),
     )
     engine = "sdbatch.diffusion.families.z_image:ZImage"
+    block_counts = ("n_layers",)
+    releases_text_encoders = True
     # The pipeline passes its own noise levels, which the other solvers do not accept.
     samplers = EULER + NOISY
     fields = (
         LORA,
-        Field(
-            name="cfg_normalization",
-            kind=Number(0, 1000),
-            default=0.0,
-            help="Z-Image: maximum norm of a guided output, as a multiple of the conditional output's; 0 is off",
-            group=ROWS,
-            metavar="F",
-        ),
+        CFG_NORMALIZATION,
         Field(
             name="cfg_truncation",
             kind=Number(0, 1),

@@ -1,30 +1,36 @@
-"""A single-file checkpoint as a folder in diffusers' format, converted once per node."""
+"""Converts files to diffusers' format: single-file checkpoints, VAEs, and the text encoder of a complete CLIP.
+
+A file is converted once per node, into the user's cache.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from sdbatch.diffusion.checkpoints.architectures import AUTOENCODER_KL
 from sdbatch.diffusion.checkpoints.clip_vocabulary import find_vocabularies
-from sdbatch.diffusion.checkpoints.configs import Config
-from sdbatch.diffusion.checkpoints.file_hashes import file_hash
+from sdbatch.diffusion.checkpoints.configs import Config, mapping
+from sdbatch.diffusion.checkpoints.file_hashes import content_hash, file_hash
 from sdbatch.diffusion.checkpoints.single_file_shapes import Configs, single_file_configs, vae_config
 from sdbatch.diffusion.checkpoints.single_files import SingleFile, read_single_file, read_single_vae
+from sdbatch.diffusion.checkpoints.weights import weights_name
 from sdbatch.diffusion.families import family_of_pipeline
 from sdbatch.diffusion.families.declaration import Declaration
+from sdbatch.diffusion.models.made_folders import emptied, json_file, write_files
 from sdbatch.errors import ModelError
 from sdbatch.once_per_node import once_per_node
 
-__all__ = ["Converted", "converted", "converted_vae"]
+__all__ = ["Converted", "clip_text_config", "converted", "converted_clip", "converted_vae"]
 
 CACHE = Path("~/.cache/sdbatch/converted")
-# Another number for another way of converting.
+# To be increased if the result of a conversion changes.
 FORMAT = 1
 CONFIG_NAMES = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
 
@@ -35,7 +41,7 @@ class Converted:
 
     Attributes:
         folder: in diffusers' format.
-        sha256: of the single file.
+        sha256: hash of the single file, in hex.
     """
 
     folder: Path
@@ -43,18 +49,17 @@ class Converted:
 
 
 def converted(path: Path, tokenizer: Path | None = None, prediction_type: str | None = None) -> Converted:
-    """Convert a checkpoint with diffusers' own code, if this node has not done so yet.
+    """Convert a checkpoint with diffusers, unless this node has already converted it.
 
-    The folder is kept in the user's cache, by the content of the file, the configurations and the vocabulary. Any
-    number of processes may ask at once: one converts, the others wait for it.
+    The cache's key is the content of the file, of its configurations and of the vocabulary. Several processes may
+    call this at the same time: one converts, the others wait.
 
     Args:
         tokenizer: a folder with CLIP's vocabulary; None to find one.
-        prediction_type: of the UNet; None for what the file says, or is usual for its kind.
+        prediction_type: what the UNet predicts; None for what the file's metadata says, or what its kind usually does.
 
     Raises:
-        ModelError: the file is no checkpoint that can be converted, its vocabulary isn't found, or the cache can't be
-            written.
+        ModelError: the file cannot be converted, no vocabulary is found, or the cache cannot be written.
     """
     file = read_single_file(path)
     configs = single_file_configs(file, prediction_type)
@@ -64,10 +69,10 @@ def converted(path: Path, tokenizer: Path | None = None, prediction_type: str | 
 
 
 def converted_vae(path: Path, known: Mapping[str, object]) -> Path:
-    """The folder of a VAE that a single file holds, converted like a checkpoint.
+    """Convert the VAE in a single file, and return its folder.
 
     Args:
-        known: the configuration of a VAE of the same kind, for what does not follow from shapes.
+        known: the configuration of a VAE of the same kind, for values that do not follow from shapes.
 
     Raises:
         ModelError: as for `converted`.
@@ -75,16 +80,67 @@ def converted_vae(path: Path, known: Mapping[str, object]) -> Path:
     file, prefix = read_single_vae(path)
     config = Config({**known, **vae_config(file, prefix)}, str(path))
     config.check(AUTOENCODER_KL)
-    return _kept(file, {"config.json": _json(dict(config))}, "AutoencoderKL", ()).folder
+    return _kept(file, {"config.json": json_file(dict(config))}, "AutoencoderKL", ()).folder
+
+
+def clip_text_config(whole: Config, cls: str) -> Config:
+    """The configuration of the text encoder of a complete CLIP.
+
+    Args:
+        cls: its class in transformers.
+
+    Raises:
+        ModelError: the CLIP's configuration has no text_config.
+    """
+    config = whole.value("text_config", mapping({}))
+    if config is None:
+        raise ModelError(f"{whole.source}: has no text_config")
+    added = {
+        "architectures": [cls],
+        "model_type": "clip_text_model",
+        "projection_dim": whole.get("projection_dim", 512),
+    }
+    return Config({**config, **added}, whole.source)
+
+
+def converted_clip(folder: Path, config: Config) -> Path:
+    """Copy the text encoder of a complete CLIP, and return its folder.
+
+    Args:
+        folder: the CLIP's folder, as transformers writes it.
+        config: the text encoder's configuration, from `clip_text_config`.
+
+    Raises:
+        ModelError: its weights are not in one safetensors file, or the cache cannot be written.
+    """
+    path = folder / weights_name("text_encoder", None)
+    if not path.exists():
+        pickled = (
+            "; sdbatch reads safetensors only" if any(name.endswith(".bin") for name in os.listdir(folder)) else ""
+        )
+        raise ModelError(f"{folder}: has no {path.name}{pickled}")
+    files = {"config.json": json_file(dict(config))}
+    entry = CACHE.expanduser() / _key(content_hash([path]), files)
+
+    def convert() -> None:
+        from sdbatch.diffusion.models.conversion import copy_text_encoder  # imports torch
+
+        part = emptied(entry / "part")
+        write_files(part, files)
+        copy_text_encoder(path, part / path.name, projection="WithProjection" in config["architectures"][0])
+        part.rename(entry / "model")
+
+    _once(path, entry, convert)
+    return entry / "model"
 
 
 def _kept(file: SingleFile, files: Mapping[str, bytes], cls: str, parts: Sequence[str]) -> Converted:
-    """The folder in the cache, converted now if it is not there.
+    """Convert a file unless the cache has the result.
 
     Args:
-        files: what it holds besides weights.
-        cls: of diffusers.
-        parts: the components that have weights; none for a single network.
+        files: the contents of the folder's files, except weights, by name.
+        cls: name of the pipeline or network in diffusers.
+        parts: the components that have weights; empty for a single network.
     """
     sha256 = file_hash(file.path)
     entry = CACHE.expanduser() / _key(sha256, files)
@@ -94,17 +150,22 @@ def _kept(file: SingleFile, files: Mapping[str, bytes], cls: str, parts: Sequenc
         _convert(file, files, cls, parts, folder)
         if file_hash(file.path) != sha256:
             shutil.rmtree(folder)
-            raise ModelError(f"{file.path}: changed while it was converted")
+            raise ModelError(f"{file.path}: was changed while it was being converted")
 
-    try:
-        once_per_node(entry, folder, convert)
-    except OSError as error:
-        raise ModelError(f"{file.path}: can't be converted in {entry}: {error.strerror or error}") from error
+    _once(file.path, entry, convert)
     return Converted(folder, sha256)
 
 
+def _once(path: Path, entry: Path, convert: Callable[[], None]) -> None:
+    """Call `convert`, which makes the folder `model` in `entry`, unless that exists."""
+    try:
+        once_per_node(entry, entry / "model", convert)
+    except OSError as error:
+        raise ModelError(f"{path}: can't be converted into {entry}: {error.strerror or error}") from error
+
+
 def _checked(file: SingleFile, configs: Configs) -> Declaration:
-    """The family of the checkpoint, after its configurations are compared with what can be built."""
+    """The family of the checkpoint. Raises `ModelError` if a configuration has a value that is not allowed."""
     family = family_of_pipeline(configs["model_index"]["_class_name"])
     assert family is not None
     for part in family.parts:
@@ -113,45 +174,34 @@ def _checked(file: SingleFile, configs: Configs) -> Declaration:
 
 
 def _files(file: SingleFile, configs: Configs, family: Declaration, tokenizer: Path | None) -> dict[str, bytes]:
-    """All files of the folder but the weights, by name."""
+    """The contents of all files of the folder, except weights, by name."""
     names = [part.name for part in family.parts]
-    files = {"model_index.json": _json(configs["model_index"])}
+    files = {"model_index.json": json_file(configs["model_index"])}
     for name in names:
         config = CONFIG_NAMES.get(name.removesuffix("_2"), "config.json")
-        files[f"{name}/{config}"] = _json(configs[name])
+        files[f"{name}/{config}"] = json_file(configs[name])
     tokenizers = [name for name in names if name.startswith("tokenizer")]
     for name, vocabulary in zip(tokenizers, find_vocabularies(tokenizer, tokenizers), strict=True):
         size, known = configs[name.replace("tokenizer", "text_encoder")]["vocab_size"], len(vocabulary.numbers)
         if size != known:
             where = f"the vocabulary in {tokenizer}" if tokenizer else "CLIP's vocabulary"
-            raise ModelError(f"{file.path}: its text encoder has {size:,} tokens, {where} {known:,}")
+            raise ModelError(f"{file.path}: its text encoder has {size:,} tokens, but {where} has {known:,}")
         files |= {f"{name}/{own}": content for own, content in vocabulary.files().items()}
     return files
 
 
 def _convert(file: SingleFile, files: Mapping[str, bytes], cls: str, parts: Sequence[str], folder: Path) -> None:
-    from sdbatch.diffusion.models.conversion import add_weights  # brings in torch, which planning does without
+    from sdbatch.diffusion.models.conversion import add_weights  # imports torch, which plans need for nothing else
 
-    part = folder.with_name("part")
-    shutil.rmtree(part, ignore_errors=True)
-    _write(part, files)
+    part = emptied(folder.with_name("part"))
+    write_files(part, files)
     add_weights(file, part, cls, parts)
-    _write(part, files)  # the libraries have put their own configurations beside the weights
+    write_files(part, files)  # again, because the libraries write configurations of their own
     part.rename(folder)
 
 
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-
-
-def _json(config: Mapping[str, object]) -> bytes:
-    return (json.dumps(config, indent=2) + "\n").encode()
-
-
 def _key(sha256: str, files: Mapping[str, bytes]) -> str:
-    """Names of tensors in the folder depend on the versions of the libraries."""
+    """The name of a conversion in the cache. Tensor names depend on the versions of the libraries."""
     libraries = [f"{name} {version(name)}" for name in ("diffusers", "transformers")]
     listing = sorted((name, hashlib.sha256(content).hexdigest()) for name, content in files.items())
     return hashlib.sha256(json.dumps([FORMAT, sha256, libraries, listing]).encode()).hexdigest()[:16]

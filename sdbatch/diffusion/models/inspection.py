@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sdbatch.diffusion.checkpoints.architectures import INDEX_KINDS, PART_OF_INDEX
 from sdbatch.diffusion.checkpoints.configs import Config, read_config, read_regular
@@ -27,7 +28,7 @@ from sdbatch.diffusion.families import family_named, family_of_pipeline, pipelin
 from sdbatch.diffusion.families.declaration import Declaration, Part
 from sdbatch.diffusion.families.unsupported import why_unsupported
 from sdbatch.diffusion.models.converted_files import converted
-from sdbatch.diffusion.models.swapped_vae import with_vae
+from sdbatch.diffusion.models.swapped_parts import swapped
 from sdbatch.errors import AdapterError, ModelError
 from sdbatch.fields import FrozenMapping
 
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 INDEX = "model_index.json"
-NOTHING: Mapping[str, str | Path] = FrozenMapping()
+NOTHING: Mapping[str, Any] = FrozenMapping()
 
 HUB_FILE = rf"({HUB_ID})/([\w./ -]+)"
 TINY = Path(__file__).parents[2] / "tiny" / "model"
@@ -56,6 +57,8 @@ def inspect_model(
     tokenizer: str | Path | None = None,
     prediction_type: str | None = None,
     vae: str | Path | None = None,
+    text_encoders: Mapping[str, str | Path] = NOTHING,
+    scheduler_config: Mapping[str, object] = NOTHING,
     embeddings: Mapping[str, str | Path] = NOTHING,
 ) -> ModelInfo:
     """Read a model's configuration files; a model on the hub is checked before its weights are downloaded.
@@ -70,6 +73,8 @@ def inspect_model(
         tokenizer: for a single file: a folder with CLIP's vocabulary; None to find one.
         prediction_type: for a single file: "epsilon" or "v_prediction"; None for what the file says, or is usual.
         vae: to be used instead of the model's own: a folder, a hub id or a single safetensors file.
+        text_encoders: CLIP text encoders to be used instead of the model's own, by component: folders or hub ids.
+        scheduler_config: entries that replace those of the scheduler's configuration; values may be text.
         embeddings: files of textual inversion by the token that names each in prompts.
 
     Raises:
@@ -77,8 +82,9 @@ def inspect_model(
         ModelError: the model does not exist, or the engine can't run it; the message names the part and the reason.
     """
     info = _inspect(model, revision, variant, tokenizer, prediction_type)
-    if vae is not None:
-        info = _with_vae(info, str(vae), variant)
+    if vae is not None or text_encoders or scheduler_config:
+        encoders = {name: str(place) for name, place in text_encoders.items()}
+        info = _swapped(info, variant, None if vae is None else str(vae), encoders, scheduler_config)
     return replace(info, embeddings=_inspect_embeddings(info, embeddings)) if embeddings else info
 
 
@@ -151,11 +157,27 @@ def _inspect_single_file(path: Path, name: str, tokenizer: str | Path | None, pr
     return replace(info, name=name, checkpoint=done.sha256, commit=commit_of(path) or None)
 
 
-def _with_vae(info: ModelInfo, vae: str, variant: str | None) -> ModelInfo:
-    if not any(part.name == "vae" and part.classes == ("AutoencoderKL",) for part in family_named(info.family).parts):
-        raise ModelError(f"--vae: {info.title} has no AutoencoderKL that another could replace; omit it")
-    other = _inspect(with_vae(info.folder, vae), None, variant, None, None)
-    return replace(other, name=info.name, commit=info.commit, checkpoint=info.checkpoint, other_vae=True)
+def _swapped(
+    info: ModelInfo,
+    variant: str | None,
+    vae: str | None,
+    text_encoders: Mapping[str, str],
+    scheduler_config: Mapping[str, object],
+) -> ModelInfo:
+    found = swapped(info.folder, family_named(info.family), vae, text_encoders, scheduler_config)
+    try:
+        other = _inspect(found.folder, None, variant, None, None)
+    except ModelError as error:
+        raise ModelError(found.in_the_users_words(str(error), info.folder)) from error
+    return replace(
+        other,
+        name=info.name,
+        commit=info.commit,
+        checkpoint=info.checkpoint,
+        swapped=found.given,
+        scheduler_config=found.scheduler_config,
+        part_commits=found.commits,
+    )
 
 
 def _inspect_embeddings(info: ModelInfo, embeddings: Mapping[str, str | Path]) -> tuple[TextEmbedding, ...]:

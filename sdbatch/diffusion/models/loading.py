@@ -73,11 +73,18 @@ def resolve_dtype(dtype: str, device: torch.device, info: ModelInfo) -> str:
     return dtype
 
 
-def load_family(info: ModelInfo, dtype: str, device: torch.device, merged: Sequence[Lora] = ()) -> Family:
+def load_family(
+    info: ModelInfo,
+    dtype: str,
+    device: torch.device,
+    merged: Sequence[Lora] = (),
+    encoder_device: torch.device | None = None,
+) -> Family:
     """Load all of a model's weights; missing and unused ones are errors.
 
     Args:
         merged: LoRAs to merge into them.
+        encoder_device: where the text encoders are loaded to; by default to the device of all other parts.
 
     Raises:
         AdapterError: a LoRA does not fit the model, or an embedding has a name that is taken.
@@ -91,7 +98,15 @@ def load_family(info: ModelInfo, dtype: str, device: torch.device, merged: Seque
         checkpoint = Checkpoint(
             info=info,
             parts={
-                part.name: _part(part, index, info, dtype, device) for part in family.parts if part.sort != "scheduler"
+                part.name: _part(
+                    part,
+                    index,
+                    info,
+                    dtype,
+                    device if part.sort != "text_encoder" or encoder_device is None else encoder_device,
+                )
+                for part in family.parts
+                if part.sort != "scheduler"
             },
             device=device,
             dtype=DTYPES[dtype],
@@ -126,7 +141,7 @@ def load_network(
 
 
 def _part(part: Part, index: Mapping[str, Any], info: ModelInfo, dtype: str, device: torch.device) -> Any:
-    with _mapped(info.folder, part.name):
+    with _mapped(info.swapped.get(part.name, info.folder), part.name):
         declared = index[part.name][1]
         if part.sort == "tokenizer":
             return _tokenizer_class(part, declared).from_pretrained(info.folder / part.name)
@@ -214,12 +229,12 @@ def _check_report(module: torch.nn.Module, report: Mapping[str, Collection[Any]]
 
 
 @contextmanager
-def _mapped(folder: Path, part: str):
-    """Turn any library error about a component into one line that names it."""
+def _mapped(place: Path | str, part: str):
+    """Turn any library error about a component into one line that names it and its place."""
     try:
         yield
     except Exception as error:  # the libraries raise all kinds of errors on an invalid configuration
         if is_out_of_memory(error):
-            raise RunError(f"{folder}: its weights do not fit into the memory of the device") from error
+            raise RunError(f"{place}: its weights do not fit into the memory of the device") from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{folder}: {part} can't be loaded: {reason}") from error
+        raise ModelError(f"{place}: {part} can't be loaded: {reason}") from error

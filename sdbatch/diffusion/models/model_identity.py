@@ -46,7 +46,7 @@ def model_files(info: ModelInfo) -> dict[str, str]:
     """
     paths = [info.folder / INDEX]
     for path in weight_files(info):
-        if info.checkpoint is None or (info.other_vae and path.parent.name == "vae"):
+        if info.checkpoint is None or path.parent.name in info.swapped:
             paths.append(path)
     for part in family_named(info.family).parts:
         names = os.listdir(info.folder / part.name)

@@ -61,11 +61,15 @@ class PictureEncoder(ABC):
 
 @dataclass(frozen=True)
 class Posterior:
-    """A VAE's encoding of a picture: a normal distribution over latents, float32 (C, h, w)."""
+    """A VAE's encoding of a picture: a normal distribution over latents, float32 (C, h, w).
+
+    Attributes:
+        std: None for a VAE that gives the latents themselves; nothing is drawn then.
+    """
 
     mean: torch.Tensor
-    std: torch.Tensor
     scaling_factor: float
+    std: torch.Tensor | None = None
     shift: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def sample(self, draw: Draw, *, shifted: bool = True) -> torch.Tensor:
@@ -74,7 +78,7 @@ class Posterior:
         Args:
             shifted: also normalise by the latents' mean and deviation, if the VAE's configuration has them.
         """
-        latents = self.mean + self.std * draw()
+        latents = self.mean if self.std is None else self.mean + self.std * draw()
         if self.shift is None or not shifted:
             return latents * self.scaling_factor
         mean, std = self.shift
@@ -120,12 +124,17 @@ class VaeImages(PictureEncoder):
     def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
         with tf32_convolutions(self._tf32):
             mean, std = self.distribution(pixels.to(self._vae.dtype))
-        return {"mean": mean.float(), "std": std.float()}
+        return {"mean": mean.float()} if std is None else {"mean": mean.float(), "std": std.float()}
 
-    def distribution(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and deviation (B, C, h, w) of the latents of pictures (B, 3, H, W), all in the VAE's dtype."""
-        found = self._vae.encode(pixels.to(memory_format=torch.channels_last)).latent_dist
-        return found.mean, found.std
+    def distribution(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Mean and deviation (B, C, h, w) of the latents of pictures (B, 3, H, W), all in the VAE's dtype.
+
+        TAESD gives the latents themselves, without a deviation.
+        """
+        found = self._vae.encode(pixels.to(memory_format=torch.channels_last))
+        if "latents" in found:
+            return found.latents, None
+        return found.latent_dist.mean, found.latent_dist.std
 
     def result(self, need: Need, encoded: Mapping[str, torch.Tensor]) -> Posterior:
         return Posterior(**encoded, scaling_factor=self._scaling_factor, shift=self._shift)

@@ -17,6 +17,7 @@ __all__ = [
     "FLOW_SAMPLERS",
     "REFUSED",
     "SAMPLERS",
+    "TRIGFLOW_SAMPLERS",
     "Sampler",
     "a1111_name",
     "canonical",
@@ -171,7 +172,10 @@ _FLOW = (
 )
 FLOW_SAMPLERS: Mapping[str, Sampler] = {sampler.name: sampler for sampler in _FLOW}
 
-EVERY_SAMPLER: Mapping[str, Sampler] = {**SAMPLERS, **FLOW_SAMPLERS}
+# For consistency models in TrigFlow's terms (Lu & Song 2024), whose noise levels are angles.
+TRIGFLOW_SAMPLERS: Mapping[str, Sampler] = {"scm": Sampler("scm", "SCM", "SCMScheduler")}
+
+EVERY_SAMPLER: Mapping[str, Sampler] = {**SAMPLERS, **FLOW_SAMPLERS, **TRIGFLOW_SAMPLERS}
 
 # Well-known samplers that are not offered, and why.
 _BROWNIAN = (
@@ -188,14 +192,14 @@ REFUSED: Mapping[str, str] = {
 
 # https://huggingface.co/datasets/poloclub/diffusiondb, column `sampler`; 9 is "others" and names none.
 _DIFFUSIONDB = {
-    1: "ddim",
-    2: "pndm",
-    3: "euler",
-    4: "euler_a",
-    5: "heun",
-    6: "dpm2",
-    7: "dpm2_a",
-    8: "lms",
+    "1": "ddim",
+    "2": "pndm",
+    "3": "euler",
+    "4": "euler_a",
+    "5": "heun",
+    "6": "dpm2",
+    "7": "dpm2_a",
+    "8": "lms",
 }
 
 
@@ -209,7 +213,7 @@ def _names() -> dict[str, str]:
         for name in (sampler.name, sampler.label, *sampler.aliases):
             names[_key(name)] = sampler.name
     # Their labels are those of other samplers, which PNG readers know.
-    for sampler in _FLOW:
+    for sampler in (*_FLOW, *TRIGFLOW_SAMPLERS.values()):
         for name in (sampler.name, *sampler.aliases):
             names[_key(name)] = sampler.name
     return names
@@ -228,9 +232,9 @@ def resolve(sampler: str | int, offered: Collection[str] = ()) -> str:
         SamplerError: the sampler is unknown or not offered; the message has the reason or the closest name.
     """
     if isinstance(sampler, int) or (isinstance(sampler, str) and sampler.strip().isdecimal()):
-        code = int(sampler)
+        code = str(sampler).strip()
         if code not in _DIFFUSIONDB:
-            raise SamplerError(f"sampler code {code} is none of DiffusionDB's codes 1 to 8")
+            raise SamplerError(f"sampler code {code:.40} is none of DiffusionDB's codes 1 to 8")
         return _DIFFUSIONDB[code]
     if not isinstance(sampler, str):
         raise SamplerError(f"sampler must be a name, not {sampler!r}")

@@ -24,8 +24,10 @@ import torch
 from sdbatch.diffusion.samplers.catalogue import EVERY_SAMPLER, FLOW_SAMPLERS
 from sdbatch.errors import SamplerError
 
-__all__ = ["MAX_DEPTH", "Table", "build_scheduler", "compile_table"]
+__all__ = ["FIXED", "MAX_DEPTH", "Table", "build_scheduler", "compile_table"]
 
+# Entries of every scheduler's configuration: clipping is not linear, and PNDM's Runge-Kutta steps are not offered.
+FIXED = {"clip_sample": False, "thresholding": False, "skip_prk_steps": True}
 # PNDM's fourth-order Adams-Bashforth looks furthest back; each further call costs two latents per lane.
 MAX_DEPTH = 4
 # Dimensions of the probing vectors that no basis vector uses: they show only the noise.
@@ -86,7 +88,7 @@ def build_scheduler(sampler: str, config: Mapping[str, object], forced: Mapping[
     cls = getattr(diffusers, entry.scheduler, None)
     if cls is None:
         raise SamplerError(f"sampler {sampler}: diffusers {diffusers.__version__} has no {entry.scheduler}")
-    settings = {"clip_sample": False, "thresholding": False, "skip_prk_steps": True, **(forced or {})}
+    settings = {**FIXED, **(forced or {})}
     if sampler in FLOW_SAMPLERS:
         # FlowMatchEuler's `shift` is `flow_shift` in the solvers. Neither class reads the other's.
         shift = config.get("shift", config.get("flow_shift", 1.0))
@@ -102,7 +104,7 @@ def compile_table(scheduler, steps: int, **schedule: object) -> Table:
     """Tabulate a diffusers scheduler for `steps` inference steps.
 
     Args:
-        schedule: the pipeline's arguments of `set_timesteps` besides the steps (sigmas, mu).
+        schedule: the pipeline's arguments of `set_timesteps` besides the steps, such as sigmas or mu.
 
     Raises:
         SamplerError: the scheduler can't do that many steps, is not linear (clipping, thresholding), looks
@@ -202,7 +204,8 @@ def start(scheduler, steps: int, **schedule: object) -> torch.Tensor:
     if hasattr(scheduler, "set_begin_index"):
         # Without it a first timestep that occurs twice is mistaken for the second, and the run overruns.
         scheduler.set_begin_index(0)
-    return scheduler.timesteps
+    # SCM's last timestep is the end of the run, at which nothing is called.
+    return scheduler.timesteps[:-1] if type(scheduler).__name__ == "SCMScheduler" else scheduler.timesteps
 
 
 @contextmanager

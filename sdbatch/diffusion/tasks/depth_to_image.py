@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.request import Request
-from sdbatch.diffusion.tasks.extras import IMAGE, RESIZE
-from sdbatch.diffusion.tasks.image_to_image import ImageToImage, strength_field
+from sdbatch.diffusion.tasks.image_to_image import ImageToImage
 from sdbatch.diffusion.tasks.task import Need, Start
+from sdbatch.fields import FrozenMapping
 
 if TYPE_CHECKING:
     from sdbatch.diffusion.samplers.coefficients import Table
@@ -22,7 +22,7 @@ class DepthToImage(ImageToImage):
     """The task of StableDiffusionDepth2ImgPipeline: a picture and a prompt."""
 
     name = "depth-to-image"
-    extras = (IMAGE, RESIZE, strength_field(0.8))
+    family_defaults = FrozenMapping()
     needs_picture = True
 
     def needs(self, request: Request, info: ModelInfo) -> list[Need]:

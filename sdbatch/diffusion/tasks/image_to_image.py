@@ -4,32 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.request import Request
-from sdbatch.diffusion.tasks.extras import IMAGE, RESIZE, Extra, decimal
+from sdbatch.diffusion.tasks.picture_fields import IMAGE, RESIZE, STRENGTH
 from sdbatch.diffusion.tasks.sizes import covers, own_size, resize_refusal
 from sdbatch.diffusion.tasks.task import Need, Run, Start, Task
+from sdbatch.fields import FrozenMapping
 
 if TYPE_CHECKING:
     from sdbatch.diffusion.samplers.coefficients import Table
     from sdbatch.diffusion.tasks.task import Draw
 
-__all__ = ["ImageToImage", "strength_field"]
+__all__ = ["SDXL", "ImageToImage"]
 
-
-FLOW_FAMILIES = ("flux", "z-image", "qwen-image")
-
-
-def strength_field(default: float, xl: float | None = None, flow: float | None = None) -> Extra:
-    """The share of the steps that a row runs: 1 is all of them, 0 would leave the picture unchanged.
-
-    Args:
-        default: that of the pipelines of Stable Diffusion 1 and 2.
-        xl, flow: those of Stable Diffusion XL, and of models for flow matching.
-    """
-    of_family = {} if xl is None else {"sdxl": xl, "sdxl-refiner": xl}
-    of_family |= {} if flow is None else dict.fromkeys(FLOW_FAMILIES, flow)
-    return Extra("strength", "number", default, of_family, low=0, high=1)
+SDXL = ("sdxl", "sdxl-refiner")
+FLOW_FAMILIES = ("flux", "qwen-image", "sd3", "z-image")
 
 
 class ImageToImage(Task):
@@ -39,7 +30,13 @@ class ImageToImage(Task):
     """
 
     name = "image-to-image"
-    extras = (IMAGE, RESIZE, strength_field(0.8, xl=0.3, flow=0.6))
+    fields = (IMAGE, RESIZE, STRENGTH)
+    defaults = FrozenMapping({"strength": 0.8})
+    family_defaults = FrozenMapping(
+        {family: {"strength": 0.3} for family in SDXL}
+        | {family: {"strength": 0.6} for family in FLOW_FAMILIES}
+        | {"chroma": {"strength": 0.9}}
+    )
     is_noised = True
 
     def check(self, request: Request, info: ModelInfo) -> str | None:
@@ -49,7 +46,8 @@ class ImageToImage(Task):
         return resize_refusal(request, info)
 
     def strength(self, request: Request, info: ModelInfo) -> float:
-        return decimal(self.value(request, info, "strength"))
+        """The share of the steps that a row runs: 1 is all of them, 0 would leave the picture unchanged."""
+        return _decimal(self.value(request, info, "strength"))
 
     def size(self, request: Request, info: ModelInfo) -> tuple[int, int]:
         return own_size(request, info)
@@ -80,3 +78,12 @@ class ImageToImage(Task):
 
 def _is_consistency(info: ModelInfo) -> bool:
     return info.pipeline == "LatentConsistencyModelPipeline"
+
+
+def _decimal(value: float) -> float:
+    """The shortest decimal number of a float32: 0.7 rather than 0.699999988.
+
+    int(10 · float32(0.7)) is 6, one step too few.
+    """
+    single = np.float32(value)
+    return float(str(single)) if float(single) == float(value) else float(value)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.request import Request
-from sdbatch.diffusion.tasks.extras import IMAGE, Extra
+from sdbatch.diffusion.tasks.picture_fields import IMAGE, NOISE_LEVEL
 from sdbatch.diffusion.tasks.task import Need, Start, Task
 from sdbatch.fields import FrozenMapping
 
@@ -21,8 +21,8 @@ class ImageVariation(Task):
     """The task of StableUnCLIPImg2ImgPipeline: a picture and a prompt, which may be empty."""
 
     name = "image-variation"
-    extras = (IMAGE, Extra("noise_level", "integer", 0, low=0))
-    defaults = FrozenMapping({"steps": 20, "guidance_scale": 10.0})
+    fields = (IMAGE, NOISE_LEVEL)
+    defaults = FrozenMapping({"steps": 20, "guidance_scale": 10.0, "noise_level": 0})
     needs_picture = True
     needs_prompt = False
 

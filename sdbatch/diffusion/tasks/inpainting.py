@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.request import Request
-from sdbatch.diffusion.tasks.extras import IMAGE, MASK_IMAGE, RESIZE, Extra
-from sdbatch.diffusion.tasks.image_to_image import ImageToImage, strength_field
+from sdbatch.diffusion.tasks.image_to_image import SDXL, ImageToImage
+from sdbatch.diffusion.tasks.picture_fields import IMAGE, MASK_IMAGE, PADDING_MASK_CROP, RESIZE, STRENGTH
 from sdbatch.diffusion.tasks.sizes import own_size
 from sdbatch.diffusion.tasks.task import Need, Start
+from sdbatch.fields import FrozenMapping
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,13 +30,9 @@ class Inpainting(ImageToImage):
     """
 
     name = "inpainting"
-    extras = (
-        IMAGE,
-        MASK_IMAGE,
-        RESIZE,
-        strength_field(1.0, xl=0.9999),
-        Extra("padding_mask_crop", "integer", low=0, high=16384),
-    )
+    fields = (IMAGE, MASK_IMAGE, RESIZE, STRENGTH, PADDING_MASK_CROP)
+    defaults = FrozenMapping({"strength": 1.0})
+    family_defaults = FrozenMapping({family: {"strength": 0.9999} for family in SDXL})
 
     def check(self, request: Request, info: ModelInfo) -> str | None:
         if request.extra.get("mask_image") is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.request import Request
-from sdbatch.diffusion.tasks.extras import IMAGE, RESIZE, Extra
+from sdbatch.diffusion.tasks.picture_fields import IMAGE, IMAGE_GUIDANCE_SCALE, RESIZE
 from sdbatch.diffusion.tasks.sizes import covers, own_size, resize_refusal
 from sdbatch.diffusion.tasks.task import Need, Start, Task
 from sdbatch.fields import FrozenMapping
@@ -25,8 +25,8 @@ class InstructEdit(Task):
     """
 
     name = "instruct-edit"
-    extras = (IMAGE, RESIZE, Extra("image_guidance_scale", "number", 1.5))
-    defaults = FrozenMapping({"steps": 100, "guidance_scale": 7.5})
+    fields = (IMAGE, RESIZE, IMAGE_GUIDANCE_SCALE)
+    defaults = FrozenMapping({"steps": 100, "guidance_scale": 7.5, "image_guidance_scale": 1.5})
     needs_picture = True
     branches = 3
 

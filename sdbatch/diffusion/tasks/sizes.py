@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.pictures.picture import Picture
 from sdbatch.diffusion.request import Request
 from sdbatch.errors import PictureError
+from sdbatch.kinds import SIZE
 
 __all__ = ["covers", "own_size", "picture_sizes", "resize_reason", "resize_refusal"]
 
-SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 # Aspect ratios, width to height, of `buckets`: those of common photos, in both orientations.
 SHAPES = ((1, 1), (5, 4), (4, 3), (3, 2), (16, 9), (2, 1))
 # Sides of buckets are multiples of this if the model is large enough.
@@ -38,18 +37,21 @@ def covers(request: Request) -> bool:
     return any(value is not None for value in (request.height, request.width, request.extra.get("resize")))
 
 
-def own_size(request: Request, info: ModelInfo, scale: int = 1, picture: Picture | None = None) -> tuple[int, int]:
+def own_size(
+    request: Request, info: ModelInfo, scale: int = 1, picture: Picture | None = None, multiple: int | None = None
+) -> tuple[int, int]:
     """Height and width in pixels: the row's own, else by `resize`, else the picture's, in whole cells.
 
     Args:
         scale: how many times larger the result is than the picture; the returned size is the picture's.
         picture: by default the row's `image`.
+        multiple: pixels per side of a cell; by default the model's `vae_scale`.
 
     Raises:
         PictureError: the picture can't be read, or is smaller than a cell.
     """
     picture = picture or request.extra["image"]
-    cell = info.vae_scale
+    cell = multiple or info.vae_scale
     resize = request.extra.get("resize")
     if request.height and request.width:
         return request.height, request.width

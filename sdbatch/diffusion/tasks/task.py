@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdbatch.diffusion.request import TEXT_TO_IMAGE, Request
-from sdbatch.diffusion.tasks.extras import FIELDS, Extra
 from sdbatch.fields import Field, FrozenMapping
 
 if TYPE_CHECKING:
@@ -93,9 +92,10 @@ class Task:
 
     Attributes:
         name: its name in `Request.task`.
-        extras: the settings that `Request.extra` may contain.
+        fields: the settings that only its rows have; they are in `Request.extra`.
         uses: the other settings that it supports; see `sdbatch.fields.Declares`.
-        defaults: the defaults of the task's pipeline that differ from those of `Request`.
+        defaults: the defaults of the task's pipeline, where they differ from those of the fields.
+        family_defaults: defaults that take precedence, by the name of the family.
         needs_picture: whether a row without `image` is an error; otherwise such a row is text to image.
         needs_prompt: whether the prompt must not be empty.
         branches: lanes of a row with guidance. The second has no text; a third has no picture either.
@@ -103,27 +103,23 @@ class Task:
     """
 
     name = TEXT_TO_IMAGE
-    extras: tuple[Extra, ...] = ()
+    fields: Sequence[Field] = ()
     uses: Collection[str] | None = None
     defaults: Mapping[str, Any] = FrozenMapping()
+    family_defaults: Mapping[str, Mapping[str, Any]] = FrozenMapping()
     needs_picture = False
     needs_prompt = True
     branches = 2
     is_noised = False
 
-    @property
-    def fields(self) -> Sequence[Field]:
-        """The settings that only its rows have."""
-        return tuple(FIELDS[extra.name] for extra in self.extras)
-
-    def own_defaults(self, model: ModelInfo) -> Mapping[str, Any]:
-        """The defaults of its rows with this model."""
-        return {extra.name: extra.default_of(model) for extra in self.extras}
+    def defaults_of(self, family: str) -> Mapping[str, Any]:
+        """The defaults of its rows with models of that family."""
+        return {**self.defaults, **self.family_defaults.get(family, {})}
 
     def value(self, request: Request, info: ModelInfo, name: str) -> Any:
-        """The row's value of an extra, or its default with this model."""
+        """The row's value of one of the task's own settings, or its default with this model; None if it has none."""
         value = request.extra.get(name)
-        return next(f for f in self.extras if f.name == name).default_of(info) if value is None else value
+        return self.defaults_of(info.family).get(name) if value is None else value
 
     def check(self, request: Request, info: ModelInfo) -> str | None:
         """The reason why the row can't be run although each of its fields is valid, or None."""

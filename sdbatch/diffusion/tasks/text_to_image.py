@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sdbatch.diffusion.adapters.control_rows import controls_of
+from sdbatch.diffusion.adapters.t2i_adapter_rows import adapter_images_of
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.tasks.sizes import own_size
@@ -14,9 +15,13 @@ __all__ = ["TextToImage"]
 class TextToImage(Task):
     """The task of StableDiffusionPipeline and its equivalents: a prompt.
 
-    As in diffusers' pipelines, a row with a ControlNet has the size of its control image unless it gives another one.
+    As in diffusers' pipelines, a row with a ControlNet or T2I-Adapter has the size of its control image unless it
+    gives another one.
     """
 
     def size(self, request: Request, info: ModelInfo) -> tuple[int, int]:
-        control = next(iter(controls_of(request)), None)
-        return super().size(request, info) if control is None else own_size(request, info, picture=control.image)
+        controls, adapters = controls_of(request), adapter_images_of(request)
+        if not controls and not adapters:
+            return super().size(request, info)
+        multiple = info.adapter_multiple if adapters else info.vae_scale
+        return own_size(request, info, picture=(*controls, *adapters)[0].image, multiple=multiple)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.request import Request
-from sdbatch.diffusion.tasks.extras import IMAGE, RESIZE, Extra
+from sdbatch.diffusion.tasks.picture_fields import IMAGE, NOISE_LEVEL, RESIZE
 from sdbatch.diffusion.tasks.sizes import covers, own_size, resize_refusal
 from sdbatch.diffusion.tasks.task import Need, Start, Task
 from sdbatch.fields import FrozenMapping
@@ -22,8 +22,8 @@ class Upscaling(Task):
     """The task of StableDiffusionUpscalePipeline: a picture and a prompt."""
 
     name = "upscaling"
-    extras = (IMAGE, RESIZE, Extra("noise_level", "integer", 20, low=0))
-    defaults = FrozenMapping({"steps": 75, "guidance_scale": 9.0})
+    fields = (IMAGE, RESIZE, NOISE_LEVEL)
+    defaults = FrozenMapping({"steps": 75, "guidance_scale": 9.0, "noise_level": 20})
     needs_picture = True
 
     def check(self, request: Request, info: ModelInfo) -> str | None:
