@@ -9,6 +9,7 @@ from typing import Any
 from sdbatch.bounds import Whole
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.errors import UsageError
+from sdbatch.kinds import Sizes
 from sdbatch.settings import DEVICES, DTYPES, NUMBERS, QUANTIZATIONS, SWITCHES, RunSettings
 
 __all__ = ["LANES_ON_CPU", "EngineSettings", "resolve_engine"]
@@ -31,6 +32,7 @@ class EngineSettings:
     Attributes:
         lanes: None until measured.
         threads: number of CPU threads; None on a GPU, or for torch's default.
+        compile_sizes: as `kinds.Sizes` writes them.
 
     Raises:
         UsageError: an invalid value; the message names the setting.
@@ -43,6 +45,7 @@ class EngineSettings:
     compile: str
     quantization: str = "none"
     deep_cache: int = 1
+    compile_sizes: str = ""
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -53,6 +56,7 @@ class EngineSettings:
         if self.threads is not None:
             THREADS.check("threads", self.threads)
         NUMBERS["deep_cache"].check("deep_cache", self.deep_cache)
+        Sizes().check("compile_sizes", self.compile_sizes)
 
     def arguments(self) -> dict[str, Any]:
         """The settings by name, as in `Engine` and in the manifest."""
@@ -79,6 +83,7 @@ def resolve_engine(
         compile=_chosen("compile", settings.compile, recorded, "off" if on_cpu else "on"),
         quantization=_chosen("quantization", settings.quantization, recorded, "none"),
         deep_cache=_chosen("deep-cache", settings.deep_cache, recorded, 1),
+        compile_sizes=_chosen("compile-sizes", settings.compile_sizes, recorded, ""),
     )
 
 
@@ -91,8 +96,9 @@ def _chosen(option: str, wanted: Any, recorded: EngineSettings | None, default: 
     if wanted in ("auto", None):
         return default if before is None else before
     if before is not None and wanted != before:
+        started = f"with --{option} {before}" if before != "" else f"without --{option}"
         raise UsageError(
-            f"OUT was started with --{option} {before}, this run has {wanted}, which makes different pictures; "
+            f"OUT was started {started}, this run has {wanted}, which makes different pictures; "
             f"omit --{option}, use another OUT, or --overwrite to replace this one"
         )
     return wanted

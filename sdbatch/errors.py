@@ -14,6 +14,7 @@ __all__ = [
     "StorageError",
     "UnknownOptionError",
     "UsageError",
+    "in_one_line",
 ]
 
 
@@ -63,3 +64,12 @@ class StorageError(UsageError):
 
 class RunError(SdbatchError):
     """The run failed. Finished shards are kept; running it again resumes."""
+
+
+def in_one_line(exc: BaseException) -> str:
+    """The class of an exception of other code, and the first line of its message."""
+    try:
+        words = str(exc).strip().partition("\n")[0]
+    except Exception:  # its message is code, too
+        words = ""
+    return f"{type(exc).__name__}: {words}" if words else type(exc).__name__

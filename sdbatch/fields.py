@@ -5,7 +5,7 @@ request's attribute, the metadata column, the entry in the image's parameters, w
 resume compares, and the tables of the docs.
 
 Fields of all rows are declared beside the attributes of `sdbatch.diffusion.request.Request`, those of a run beside
-the attributes of `sdbatch.settings.RunSettings`, those of one family or one task in its own file.
+the attributes in `sdbatch/settings/`, those of one family or one task in its own file.
 """
 
 from __future__ import annotations

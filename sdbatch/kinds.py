@@ -7,17 +7,18 @@ raise `UsageError` with the option's name, the value and what is expected.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from sdbatch.bounds import Number, Whole
 from sdbatch.errors import UsageError
+from sdbatch.weighted_files import WeightedFiles
 
 __all__ = [
+    "SIZE",
     "Choice",
     "Flag",
     "Kind",
@@ -28,21 +29,21 @@ __all__ = [
     "Pictures",
     "Seed",
     "Several",
+    "Sizes",
     "Text",
-    "WeightedFile",
-    "WeightedFiles",
     "Words",
-    "short_number",
 ]
 
 PAIR_ITEM = Whole(1, 10_000_000)
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
+"""A picture size as text, width x height."""
+UNFIT = re.compile("[\0\ud800-\udfff]")
 YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 @dataclass(frozen=True)
 class Text:
-    """Text without NUL.
+    """Text without NUL and lone surrogates, which no file can hold.
 
     Attributes:
         codes: whether a column may hold whole numbers that stand for names.
@@ -52,8 +53,10 @@ class Text:
 
     def check(self, name: str, value: object) -> str:
         text = os.fspath(value) if isinstance(value, os.PathLike) else value
-        if not isinstance(text, str) or "\0" in text:
-            raise UsageError(f"{name} {value!r}: expected {self}{' without NUL' * isinstance(text, str)}")
+        if not isinstance(text, str):
+            raise UsageError(f"{name} {value!r}: expected {self}")
+        if UNFIT.search(text):
+            raise UsageError(f"{name} {text!r}: expected text without NUL and lone surrogates")
         return text
 
     def parse(self, name: str, text: str) -> str:
@@ -112,79 +115,6 @@ class Picture:
 
     def __str__(self) -> str:
         return "a picture's path or URL"
-
-
-class WeightedFile(NamedTuple):
-    """A file with its weight in the denoiser, and its weight in text encoders."""
-
-    path: str
-    weight: float = 1.0
-    te_weight: float = 1.0
-
-    def __str__(self) -> str:
-        both = [self.weight] if self.te_weight == self.weight else [self.weight, self.te_weight]
-        return ":".join([self.path, *map(short_number, both)])
-
-
-@dataclass(frozen=True)
-class WeightedFiles:
-    """Files with weights as one text: "a.safetensors:0.8;b.safetensors:1", a second number for text encoders.
-
-    In Python and in typed columns also a list of such texts, or of mappings of path, weight and te_weight. A path ends
-    at a colon only if a number follows.
-    """
-
-    def check(self, name: str, value: object) -> str:
-        return ";".join(str(file) for file in self.files(name, value))
-
-    def parse(self, name: str, text: str) -> str:
-        return self.check(name, text)
-
-    def files(self, name: str, value: object) -> tuple[WeightedFile, ...]:
-        """The files that a value names, in order. Raises `UsageError`."""
-        if isinstance(value, str):
-            value = [part for part in value.split(";") if part.strip()]
-        elif isinstance(value, Mapping) or not isinstance(value, Iterable):
-            value = [value]
-        return tuple(_weighted_file(name, entry) for entry in value)
-
-    def __str__(self) -> str:
-        return "files with weights, such as a.safetensors:0.8;b.safetensors"
-
-
-def _weighted_file(name: str, entry: Any) -> WeightedFile:
-    if isinstance(entry, str):
-        path, *numbers = _weights_behind(entry.strip())
-    elif isinstance(entry, Mapping) and {"path", "weight", "te_weight"} >= entry.keys():
-        numbers = [entry[key] for key in ("weight", "te_weight") if entry.get(key) is not None]
-        if entry.get("weight") is None and numbers:
-            numbers = [1.0, *numbers]
-        path = entry.get("path")
-    else:
-        raise UsageError(f"{name} {entry!r}: expected {WeightedFiles()}")
-    if not isinstance(path, str) or not path or any(sign in path for sign in ";\0\n"):
-        raise UsageError(f"{name} {entry!r}: expected the path of a file, without semicolons")
-    if not all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
-        raise UsageError(f"{name} {entry!r}: expected finite numbers as weights")
-    weight, te_weight = [float(number) for number in (*numbers, *numbers, 1, 1)[:2]] if len(numbers) < 2 else numbers
-    return WeightedFile(path, float(weight), float(te_weight))
-
-
-def _weights_behind(text: str) -> list[Any]:
-    """Split a path from up to two numbers after it."""
-    numbers: list[float] = []
-    while len(numbers) < 2:
-        path, colon, last = text.rpartition(":")
-        if not (colon and path and NUMBER.fullmatch(last.strip())):
-            break
-        numbers.insert(0, float(last))
-        text = path
-    return [text, *numbers]
-
-
-def short_number(number: float) -> str:
-    """The shortest text of a float that reads back as the same value: 1.0 as 1, 0.8 as 0.8."""
-    return repr(float(number)).removesuffix(".0")
 
 
 @dataclass(frozen=True)
@@ -284,23 +214,71 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """Distinct picture sizes as text, such as 768x512,512x768: width x height in pixels."""
+
+    most: int = 16
+
+    def check(self, name: str, value: object) -> str:
+        if not isinstance(value, str):
+            raise UsageError(f"{name} {value!r}: expected {self}")
+        sizes = list(dict.fromkeys(value.replace(" ", "").split(","))) if value else []
+        if wrong := [size for size in sizes if not SIZE.fullmatch(size)]:
+            raise UsageError(f"{name} {wrong[0]!r}: expected {self}")
+        if len(sizes) > self.most:
+            raise UsageError(f"{name}: {len(sizes)} sizes are too many, {self.most} at most")
+        return ",".join(sorted(sizes))
+
+    def parse(self, name: str, text: str) -> str:
+        return self.check(name, text)
+
+    @staticmethod
+    def sides(text: str) -> list[tuple[int, int]]:
+        """Height and width of each size in a checked text."""
+        found = (SIZE.fullmatch(size) for size in text.split(",") if size)
+        return [(int(match[2]), int(match[1])) for match in found if match]
+
+    def __str__(self) -> str:
+        return "sizes WxH, separated by commas"
+
+
+@dataclass(frozen=True)
 class Names:
-    """A mapping of names to names, given one NAME=VALUE at a time."""
+    """A mapping of names to names, given one NAME=VALUE at a time.
+
+    Attributes:
+        alone: the name of a value that is given without one; empty if every value needs its name.
+        plain: whether values may also be numbers, booleans or None, which become text.
+    """
+
+    alone: str = ""
+    plain: bool = False
 
     def check(self, name: str, value: object) -> Mapping[str, str]:
+        if self.alone and isinstance(value, str | os.PathLike):
+            value = {self.alone: os.fspath(value)}
         mapping = Options().check(name, value)
+        if self.plain:
+            mapping = {key: json.dumps(item) if _is_plain(item) else item for key, item in mapping.items()}
         if not all(isinstance(item, str) for item in mapping.values()):
-            raise UsageError(f"{name} {dict(mapping)!r}: expected a string for each name")
+            expected = "a string or a number" if self.plain else "a string"
+            raise UsageError(f"{name} {dict(mapping)!r}: expected {expected} for each name")
         return mapping
 
     def parse(self, name: str, text: str) -> Mapping[str, str]:
         key, equals, value = text.partition("=")
+        if self.alone and text and not (equals and re.fullmatch(r"\w+", key)):
+            return {self.alone: text}
         if not (key and equals):
             raise UsageError(f"{name} {text!r}: expected NAME=VALUE")
         return {key: value}
 
     def __str__(self) -> str:
         return "a mapping of names to names"
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, bool | int | float)
 
 
 @dataclass(frozen=True)
@@ -344,4 +322,6 @@ class Options:
         return "a JSON object"
 
 
-Kind = Text | Choice | Flag | Picture | Several | WeightedFiles | Whole | Number | Pair | Names | Words | Options
+Kind = (
+    Text | Choice | Flag | Picture | Several | WeightedFiles | Whole | Number | Pair | Sizes | Names | Words | Options
+)

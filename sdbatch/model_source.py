@@ -10,9 +10,9 @@ from typing import Any
 from sdbatch.diffusion import ModelInfo, inspect_model
 from sdbatch.diffusion.checkpoints.clip_vocabulary import VOCABULARY_FILES
 from sdbatch.diffusion.checkpoints.configs import MAX_CONFIG_BYTES, Config
-from sdbatch.diffusion.checkpoints.hub import CONFIG_SUFFIXES
+from sdbatch.diffusion.checkpoints.hub import CONFIG_SUFFIXES, at_commit
 from sdbatch.diffusion.checkpoints.single_files import SINGLE_FILE_SUFFIXES, refuse_pickle
-from sdbatch.diffusion.checkpoints.weights import MAX_INDEX_BYTES, find_weights
+from sdbatch.diffusion.checkpoints.weights import MAX_INDEX_BYTES, choose_weights, find_weights
 from sdbatch.diffusion.models.inspection import INDEX, family_of
 from sdbatch.diffusion.models.model_identity import different_files, model_files, model_hash, model_identity
 from sdbatch.errors import ModelError, UsageError
@@ -37,7 +37,9 @@ class ModelSource:
         variant: of the weight files, such as "fp16".
         tokenizer: for a single file: a folder with CLIP's vocabulary, local or behind an fsspec URL.
         prediction_type: for a single file.
-        vae: instead of the model's own: a folder or a single file, local or behind an fsspec URL, or a hub id.
+        vae: instead of the model's own: a folder or a single file, local, on the hub, or behind an fsspec URL.
+        text_encoders: instead of the model's own, by component: folders, local, on the hub, or behind fsspec URLs.
+        scheduler_config: entries that replace those of the scheduler's configuration.
         embeddings: files of textual inversion, local or behind fsspec URLs, by the token that names each in prompts.
         options: fsspec storage options; never recorded.
     """
@@ -48,22 +50,33 @@ class ModelSource:
     tokenizer: str | None = None
     prediction_type: str | None = None
     vae: str | None = None
+    text_encoders: Mapping[str, str] = FrozenMapping()
+    scheduler_config: Mapping[str, object] = FrozenMapping()
     embeddings: Mapping[str, str] = FrozenMapping()
     options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def recorded(cls, model: Mapping[str, Any], options: Mapping[str, Any] | None) -> ModelSource:
-        """The source recorded in a manifest by `entry`."""
-        return cls(
+        """The source recorded in a manifest by `entry`.
+
+        Raises:
+            UsageError: the manifest, of another tool or an early version, does not say where the model was.
+        """
+        if not model.get("source"):
+            raise UsageError("run.json does not record where the model is (model.source); make a new output")
+        found = cls(
             model["source"],
-            revision=model.get("commit") or model.get("revision"),
+            revision=model.get("revision"),
             variant=model.get("variant"),
             tokenizer=model.get("tokenizer"),
             prediction_type=model.get("prediction_type"),
             vae=model.get("vae"),
+            text_encoders=FrozenMapping(model.get("text_encoders", {})),
+            scheduler_config=FrozenMapping(model.get("scheduler_config", {})),
             embeddings=FrozenMapping(model.get("embeddings", {})),
             options=options or {},
         )
+        return found.pinned(model)
 
     def inspect(self) -> ModelInfo:
         """Fetch the model to this machine if needed, and read its configurations.
@@ -78,6 +91,10 @@ class ModelSource:
             tokenizer=None if self.tokenizer is None else _fetched_tokenizer(self.tokenizer, self.options),
             prediction_type=self.prediction_type,
             vae=None if self.vae is None else _fetched_vae(self.vae, self.options),
+            text_encoders={
+                name: _fetched_text_encoder(name, place, self.options) for name, place in self.text_encoders.items()
+            },
+            scheduler_config=self.scheduler_config,
             embeddings={token: _fetched_embedding(path, self.options) for token, path in self.embeddings.items()},
         )
 
@@ -85,12 +102,17 @@ class ModelSource:
         """The manifest's entry: where the model was, and digests that identify it."""
         files = model_files(info)
         given = {"tokenizer": self.tokenizer, "prediction_type": self.prediction_type, "vae": self.vae}
-        if self.embeddings:
-            given["embeddings"] = dict(self.embeddings)
+        mappings = {
+            "text_encoders": self.text_encoders,
+            "scheduler_config": info.scheduler_config,
+            "embeddings": self.embeddings,
+            "part_commits": info.part_commits,
+        }
         return {
             "name": info.name,
             "source": Store(self.name).url if "://" in self.name else self.name,
             **{name: value for name, value in given.items() if value is not None},
+            **{name: dict(value) for name, value in mappings.items() if value},
             "revision": self.revision,
             "commit": info.commit,
             "variant": self.variant,
@@ -103,8 +125,15 @@ class ModelSource:
         }
 
     def pinned(self, entry: Mapping[str, Any]) -> ModelSource:
-        """This source at the recorded commit, so that a branch that moves during the run has no effect."""
-        return replace(self, revision=entry.get("commit") or self.revision)
+        """This source at the recorded commits, so that a branch that moves during the run has no effect."""
+        commits: Mapping[str, str] = entry.get("part_commits", {})
+        encoders = {name: at_commit(place, commits.get(name)) for name, place in self.text_encoders.items()}
+        return replace(
+            self,
+            revision=entry.get("commit") or self.revision,
+            vae=self.vae and at_commit(self.vae, commits.get("vae")),
+            text_encoders=FrozenMapping(encoders),
+        )
 
 
 def check_recorded(info: ModelInfo, model: Mapping[str, Any], where: str) -> None:
@@ -123,7 +152,22 @@ def check_recorded(info: ModelInfo, model: Mapping[str, Any], where: str) -> Non
             )
     elif (found := model_files(info)) != files:
         differ = different_files(files, found)
-        raise ModelError(f"{where} was made with a different model than {info.folder}: {differ} differ")
+        hint = _earlier_commits(info, model)
+        raise ModelError(f"{where} was made with a different model than {info.folder}: {differ} differ{hint}")
+
+
+def _earlier_commits(info: ModelInfo, model: Mapping[str, Any]) -> str:
+    """How to get what was recorded, if it has changed on the hub since."""
+    before: Mapping[str, str] = model.get("part_commits", {})
+    given = {"vae": model.get("vae"), **model.get("text_encoders", {})}
+    options = []
+    if info.commit and (commit := model.get("commit")) not in (None, info.commit):
+        options.append(f"--revision {commit}")
+    for part, commit in before.items():
+        if info.part_commits.get(part, commit) != commit:
+            option = "--vae " if part == "vae" else f"--text-encoder {part}="
+            options.append(f"{option}{at_commit(given[part], commit)}")
+    return f"; the hub has other files now: continue with {' '.join(options)}" if options else ""
 
 
 def fetch_model(
@@ -170,11 +214,34 @@ def _fetched_vae(name: str, options: Mapping[str, Any]) -> str:
     if name.endswith(SINGLE_FILE_SUFFIXES):
         refuse_pickle(name)
         return str(local_copy(source, MODELS.expanduser()))
+    return str(copied(source, _component(source, "vae", "--vae"), MODELS.expanduser()))
+
+
+def _fetched_text_encoder(part: str, name: str, options: Mapping[str, Any]) -> str:
+    """Where a text encoder is on this machine, with the tokenizer in its folder or beside it."""
+    if "://" not in name:
+        return name
+    folder = Store(name, options)
+    parent, _, own = folder.url.rstrip("/").rpartition("/")
+    source, tokenizer = Store(parent, options), part.replace("text_encoder", "tokenizer")
+    files = {f"{own}/{file}": found for file, found in _component(folder, part, f"--text-encoder {part}=").items()}
+    beside = Store(source.name(tokenizer), options).files_by_name()
+    files |= {f"{tokenizer}/{file}": beside[file] for file in beside if file.endswith(CONFIG_SUFFIXES)}
+    return str(copied(source, files, MODELS.expanduser()) / own)
+
+
+def _component(source: Store, part: str, option: str) -> dict[str, StoredFile]:
+    """The configurations and weights of a component that lies in a folder by itself."""
     found = source.files_by_name()
-    files = {file: found[file] for file in found if file == "config.json" or file.endswith("model.safetensors")}
-    if "config.json" not in files:
-        raise ModelError(f"--vae {source.url}: holds no config.json")
-    return str(copied(source, files, MODELS.expanduser()))
+    if "config.json" not in found:
+        raise ModelError(f"{option} {source.url}: has no config.json")
+
+    def read(name: str) -> Config:
+        return _read(source, name, MAX_INDEX_BYTES, found[name].size)
+
+    chosen = (choose_weights(part, list(found), variant, read) for variant in (None, "fp16"))
+    weights = next((weights.files for weights in chosen if weights), ())
+    return {name: found[name] for name in found if name in weights or name.endswith(CONFIG_SUFFIXES)}
 
 
 def _fetched_embedding(path: str, options: Mapping[str, Any]) -> Path:

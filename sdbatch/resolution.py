@@ -8,12 +8,12 @@ from sdbatch.diffusion.adapters.lora_rows import LORA
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.declarations import defaults_of, fields_of, own_fields
 from sdbatch.diffusion.request import COMMON, TEXT_TO_IMAGE
-from sdbatch.diffusion.tasks import TASKS
+from sdbatch.diffusion.tasks import ENGINE_TASKS, TASKS
 from sdbatch.errors import UsageError
 from sdbatch.fields import Field
-from sdbatch.settings import ROW_OPTIONS, RunSettings
+from sdbatch.settings import COMPRESSIONS, ROW_OPTIONS, RunSettings
 
-__all__ = ["refuse_unused", "resolved", "task_name", "unused_because", "with_task"]
+__all__ = ["refuse_unused", "resolved", "task_name", "unused_because", "with_compression", "with_task"]
 
 
 def resolved(settings: RunSettings, model: ModelInfo) -> RunSettings:
@@ -29,6 +29,18 @@ def resolved(settings: RunSettings, model: ModelInfo) -> RunSettings:
     return dataclasses.replace(settings, **common, extra={**extra, **settings.extra})
 
 
+def with_compression(settings: RunSettings, before: str | None = None) -> RunSettings:
+    """The settings with a compression of picture files; the default is that of the output that is continued.
+
+    Raises:
+        UsageError: one is given for files that have a quality instead.
+    """
+    given, image_format = settings.compression, settings.image_format
+    if given is not None and (image_format == "jpeg" or (image_format == "webp" and settings.image_quality)):
+        raise UsageError(f"--compression {given}: JPEG and lossy WebP have --image-quality instead; omit it")
+    return dataclasses.replace(settings, compression=given or before or COMPRESSIONS[0])
+
+
 def task_name(settings: RunSettings) -> str:
     """The chosen or resolved task; before that, text to image."""
     return settings.task or TEXT_TO_IMAGE
@@ -42,7 +54,9 @@ def with_task(settings: RunSettings, model: ModelInfo) -> RunSettings:
 
 
 def refuse_unused(settings: RunSettings, model: ModelInfo) -> None:
-    """Refuse an option of rows that the run's task or its model cannot use. Raises `UsageError`."""
+    """Refuse a task that the model is not made for, and options of rows that neither can use. Raises `UsageError`."""
+    if settings.task in ENGINE_TASKS and settings.task not in model.tasks:
+        raise UsageError(f"--task {settings.task}: this model is not made for it, but for {', '.join(model.tasks)}")
     for field in (*ROW_OPTIONS, *own_fields()):
         if settings.given(field.name) is not None and (reason := unused_because(field, task_name(settings), model)):
             raise UsageError(f"{field.option}: {reason}; omit it")

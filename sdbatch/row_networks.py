@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdbatch.diffusion.adapters.control_files import CONTROLNET_FILES, find_controlnet, inspect_controlnet
-from sdbatch.diffusion.adapters.ip_adapter_files import encoder_files, find_ip_adapter, inspect_ip_adapter
+from sdbatch.diffusion.adapters.net_folders import NET_FILES
+from sdbatch.diffusion.adapters.net_kinds import NET_KINDS, NetKind
 from sdbatch.diffusion.checkpoints.file_hashes import content_hash
 from sdbatch.diffusion.checkpoints.hub import commit_of
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
@@ -26,7 +27,7 @@ class Network:
     """A network that rows name.
 
     Attributes:
-        setting: the setting that names it: `controlnet` or `ip_adapter`.
+        setting: the setting that names it, such as `controlnet`.
         name: its name in the rows.
         source: its location: an absolute path, a URL, or an id on the hub.
         commit: its commit on the hub; otherwise empty.
@@ -48,7 +49,7 @@ def inspect_network(setting: str, name: str, info: ModelInfo, options: Mapping[s
     """Fetch a network to this machine if needed, and read its configuration and its weights' headers.
 
     Args:
-        setting: the setting that names it: `controlnet` or `ip_adapter`.
+        setting: the setting that names it, such as `controlnet`.
         options: fsspec storage options.
 
     Raises:
@@ -56,7 +57,7 @@ def inspect_network(setting: str, name: str, info: ModelInfo, options: Mapping[s
         StorageError: its URL cannot be read.
     """
     place = _fetched(setting, name, "", options)
-    on_hub = "://" not in name and not Path(name).exists()
+    on_hub = "://" not in name and not os.path.exists(name)
     source = name if on_hub or "://" in name else str(place.absolute())
     return Network(setting, name, source, commit_of(place) if on_hub else "", _hash(setting, place, info))
 
@@ -87,35 +88,35 @@ def finder(
 
 
 def _hash(setting: str, place: Path, info: ModelInfo) -> str:
-    files = inspect_controlnet(place, info).files if setting == "controlnet" else inspect_ip_adapter(place, info).files
-    return content_hash(files)
+    return content_hash(NET_KINDS[setting].inspect(place, info).files)
 
 
 def _fetched(setting: str, name: str, commit: str, options: Mapping[str, Any] | None) -> Path:
-    """The local path of a network: a ControlNet's folder, an IP-Adapter's file."""
+    """The local path of a network: a folder or a file, by its kind."""
+    kind = NET_KINDS[setting]
     if "://" not in name:
-        return (find_controlnet if setting == "controlnet" else find_ip_adapter)(name, commit or None)
-    return _copied_controlnet(name, options) if setting == "controlnet" else _copied_ip_adapter(name, options)
+        return kind.find(name, commit or None)
+    return _copied_folder(setting, name, options) if kind.beside is None else _copied_file(kind, name, options)
 
 
-def _copied_controlnet(name: str, options: Mapping[str, Any] | None) -> Path:
+def _copied_folder(setting: str, name: str, options: Mapping[str, Any] | None) -> Path:
     source = Store(name, options)
     found = source.files_by_name()
-    wanted = {file: found[file] for file in found if any(Path(file).match(pattern) for pattern in CONTROLNET_FILES)}
+    wanted = {file: found[file] for file in found if any(Path(file).match(pattern) for pattern in NET_FILES)}
     if not wanted:
-        raise AdapterError(f"controlnet {name!r}: has no config.json or no safetensors weights")
+        raise AdapterError(f"{setting} {name!r}: has no config.json or no safetensors weights")
     return copied(source, wanted, MODELS.expanduser())
 
 
-def _copied_ip_adapter(name: str, options: Mapping[str, Any] | None) -> Path:
-    """A local copy of the file, with the possible encoders beside it."""
+def _copied_file(kind: NetKind, name: str, options: Mapping[str, Any] | None) -> Path:
+    """A local copy of the file, with what belongs to it."""
     root, folder, file = name.rsplit("/", 2)
     source, inside = Store(root, options), f"{folder}/{file}"
     wanted: dict[str, StoredFile] = {}
-    for relative in (inside, *encoder_files(Path(inside))):
+    for relative in (inside, *kind.beside(Path(inside))):
         parent, _, own = relative.rpartition("/")
         if (found := Store(source.name(parent), options).files_by_name().get(own)) is not None:
             wanted[relative] = found
     if inside not in wanted:
-        raise AdapterError(f"ip_adapter {name!r}: no such file")
+        raise AdapterError(f"{kind.setting} {name!r}: no such file")
     return copied(source, wanted, MODELS.expanduser()) / inside

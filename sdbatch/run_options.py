@@ -12,6 +12,9 @@ class RunOptions(TypedDict, total=False):
     """The options of a run by name; each is optional."""
 
     actors: tuple[int, int] | None
+    adapter_conditioning_factor: float | None
+    adapter_conditioning_scale: float | Sequence[float] | None
+    adapter_image: str | Sequence[str] | None
     address: str | None
     aesthetic_score: float | None
     allow_image_urls: bool
@@ -22,6 +25,8 @@ class RunOptions(TypedDict, total=False):
     clip_skip: int | None
     column: Mapping[str, str]
     compile: str
+    compile_sizes: str | None
+    compression: str | None
     control_guidance_end: float | Sequence[float] | None
     control_guidance_start: float | Sequence[float] | None
     control_image: str | Sequence[str] | None
@@ -45,16 +50,19 @@ class RunOptions(TypedDict, total=False):
     image_guidance_scale: float | None
     image_quality: int | None
     images_per_prompt: int
+    intermediate_timesteps: float | None
     ip_adapter: str | Sequence[str] | None
     ip_adapter_image: str | Sequence[str] | None
     ip_adapter_scale: float | Sequence[float] | None
     keep: str | None
+    keep_input_images: bool
     lanes: int | None
     layout: str
     long_prompts: str | None
     lora: str | Sequence[str] | None
     lora_dir: str | None
     mask_image: str | None
+    max_timesteps: float | None
     merge_lora: bool
     model: str
     negative_aesthetic_score: float | None
@@ -76,11 +84,13 @@ class RunOptions(TypedDict, total=False):
     prompt_per_file: bool
     prompt_syntax: str | None
     quantization: str | None
+    release_text_encoders: str
     rename_input: bool
     resize: str | None
     revision: str | None
     same_device: bool
     sampler: str | None
+    scheduler_config: Mapping[str, str | float | bool]
     scorer: Sequence[str]
     scorer_model: Mapping[str, str]
     seed: int | None
@@ -90,8 +100,10 @@ class RunOptions(TypedDict, total=False):
     steps: int | None
     storage_options: Mapping[str, Any]
     strength: float | None
+    t2i_adapter: str | Sequence[str] | None
     target_size: str | None
     task: str | None
+    text_encoder: str | Mapping[str, str]
     tokenizer: str | None
     true_cfg_scale: float | None
     vae: str | None

@@ -19,54 +19,48 @@ examples:
 The source's folder benchmarks/ compares with diffusers, side by side.
 """
 ROWS = 256
+MODEL_OPTIONS = ("revision", "variant", "tokenizer", "prediction_type", "vae", "text_encoder", "scheduler_config")
 OPTIONS = {field.name: field for field in (*ROW_OPTIONS, *RUN_FIELDS)}
 
 
 def add(commands: Any) -> None:
     parser = command(commands, "bench", _bench, "measure how fast a model is on this machine", EXAMPLES)
     add_field(parser, OPTIONS["model"], help="default %(default)s; as for generate")
-    for name in ("revision", "variant", "tokenizer", "prediction_type", "vae"):
+    for name in MODEL_OPTIONS:
         add_field(parser, OPTIONS[name])
     add_storage_options(parser)
     add_field(parser, OPTIONS["sampler"], help="default: ddim if the model has it, else the model's default")
     add_field(parser, OPTIONS["steps"], default=20, help="default %(default)s")
     add_field(parser, OPTIONS["guidance_scale"])
     add_field(parser, OPTIONS["lanes"], help="default: as in a run")
-    for name in ("dtype", "device", "compile"):
+    for name in ("dtype", "device", "compile", "release_text_encoders"):
         add_field(parser, OPTIONS[name])
     add_field(parser, OPTIONS["quantization"], default="none", help="default %(default)s")
     add_field(parser, OPTIONS["deep_cache"], default=1, help="default %(default)s")
 
 
 def _bench(
-    model: str,
-    revision: str | None,
-    variant: str | None,
-    tokenizer: str | None,
-    prediction_type: str | None,
-    vae: str | None,
-    storage_options: dict[str, Any],
-    sampler: str | None,
-    steps: int,
-    guidance_scale: float | None,
-    **engine: Any,
+    storage_options: dict[str, Any], sampler: str | None, steps: int, guidance_scale: float | None, **others: Any
 ) -> int:
     from sdbatch.diffusion import Request, validate
     from sdbatch.diffusion.calls import lane_calls
     from sdbatch.errors import UsageError
-    from sdbatch.model_source import ModelSource
+    from sdbatch.plan.planning import settings_source
     from sdbatch.plan.speed_test import measure
     from sdbatch.resolution import resolved
 
-    info = ModelSource(model, revision, variant, tokenizer, prediction_type, vae, options=storage_options).inspect()
-    sampler = sampler or ("ddim" if "ddim" in info.samplers else str(info.defaults["sampler"]))
+    of_the_model = {name: others.pop(name) for name in ("model", *MODEL_OPTIONS)}
+    source = settings_source(RunSettings(**of_the_model, storage_options=storage_options))
+    info = source.inspect()
+    if sampler is None:
+        sampler = "ddim" if "ddim" in info.samplers else str(info.defaults["sampler"])
     said = RunSettings(sampler=sampler, steps=steps, guidance_scale=guidance_scale)
     guidance_scale = resolved(said, info).value("guidance_scale")
     settings = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale}
     requests = [Request("a red circle", seed=seed, **settings) for seed in range(ROWS)]
     if reason := validate(requests[0], info):
         raise UsageError(reason)
-    speed = measure(info, engine, requests)
+    speed = measure(info, others, requests)
     passes = lane_calls(requests[0], info) / speed.lanes
     print(
         f"{speed.passes_per_second / passes:.2f} images per second: {sampler}, {steps} steps, "

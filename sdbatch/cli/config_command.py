@@ -9,6 +9,7 @@ from typing import Any
 from sdbatch.cli.config_file import ConfigValue, read_config
 from sdbatch.cli.options import Column, Listed, Parser, json_object
 from sdbatch.errors import UsageError
+from sdbatch.kinds import Names
 from sdbatch.settings import did_you_mean
 
 __all__ = ["apply_config"]
@@ -44,6 +45,17 @@ def _apply(config: Mapping[str, ConfigValue], parsers: Sequence[argparse.Argumen
                     action.nargs = "?"
 
 
+def _names(kind: Names, value: ConfigValue, wrong: UsageError) -> dict[str, str]:
+    if kind.alone and value.kind == "str":
+        return dict(kind.parse("", value.text))
+    if value.kind != "map":
+        raise wrong
+    try:
+        return dict(kind.check("", {name: "" if item is None else item for name, item in value.items.items()}))
+    except UsageError as exc:
+        raise wrong from exc
+
+
 def _read(action: argparse.Action, name: str, value: ConfigValue) -> Any:
     def wrong(wanted: str) -> UsageError:
         given = "a list" if value.kind == "seq" else "a mapping" if value.kind == "map" else repr(value.text[:60])
@@ -54,9 +66,7 @@ def _read(action: argparse.Action, name: str, value: ConfigValue) -> Any:
             raise wrong("true or false, without quotes")
         return value.text.lower() in ("true", "yes", "on")
     if isinstance(action, Column):
-        if value.kind != "map" or not all(isinstance(item, str | None) for item in value.items.values()):
-            raise wrong("a mapping, such as {prompt: caption}")
-        return {setting: column or "" for setting, column in value.items.items()}
+        return _names(action.kind, value, wrong("a mapping, such as {prompt: caption}"))
     if isinstance(action, Listed):
         if value.kind != "seq":
             raise wrong("a list, such as [clip, nsfw]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ __all__ = ["ConfigValue", "read_config"]
 
 MAX_DEPTH = 20  # no option needs more than a mapping of mappings, and the parser recurses
 MAX_BYTES = 1 << 20
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 TAG = "tag:yaml.org,2002:"
 
 
@@ -50,7 +52,7 @@ def read_config(path: str) -> dict[str, ConfigValue]:
     data = Store(path).read("", most=MAX_BYTES)
     try:
         text = data.decode("utf-8-sig")
-        _refuse_depth_and_aliases(text, path)
+        _refuse_unsupported(text, path)
         root = yaml.compose(text, yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as exc:
         raise UsageError(f"--config {path} is not YAML: {' '.join(str(exc).split())}") from exc
@@ -59,17 +61,25 @@ def read_config(path: str) -> dict[str, ConfigValue]:
     return {name.replace("-", "_"): value for name, value in _entries(root, path).items()}
 
 
-def _refuse_depth_and_aliases(text: str, path: str) -> None:
+def _refuse_unsupported(text: str, path: str) -> None:
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent):  # its expansion can be huge, or contain itself
-            raise UsageError(
-                f"--config {path}, line {event.start_mark.line + 1}: aliases (*{event.anchor}) are not supported"
-            )
-        if depth > MAX_DEPTH:
-            raise UsageError(f"--config {path}, line {event.start_mark.line + 1}: nested too deeply for options")
+        if reason := _unsupported(event, depth):
+            raise UsageError(f"{_place(path, event)}: {reason}")
+
+
+def _unsupported(event: yaml.Event, depth: int) -> str | None:
+    if isinstance(event, yaml.AliasEvent):  # its expansion can be huge, or contain itself
+        return f"aliases (*{event.anchor}) are not supported"
+    if depth > MAX_DEPTH:
+        return "nested too deeply for options"
+    if getattr(event, "tag", None) is not None:
+        return f"tags ({event.tag}) are not supported"
+    if isinstance(event, yaml.ScalarEvent) and LONE_SURROGATE.search(event.value):
+        return "holds half of a surrogate pair, which is no character"
+    return None
 
 
 def _entries(node: yaml.MappingNode, path: str) -> dict[str, ConfigValue]:

@@ -54,7 +54,7 @@ def _export(
     print(
         f"{report.chosen - report.duplicates:,} of {report.images:,} images chosen"
         + (f", {report.duplicates:,} duplicates left out" if dedup else "")
-        + f"; {report.written:,} {_WRITTEN[form]} written to {dest}"
+        + f"; {report.written:,} {_WRITTEN[form]} written to {printable(dest)}"
     )
     for reason in report.left_out:
         print(f"  {printable(reason)}")

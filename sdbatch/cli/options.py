@@ -112,6 +112,8 @@ def add_field(group: Any, field: Field, **changes: Any) -> None:
     elif not isinstance(field.kind, Text):
         kwargs["type"] = json_object if isinstance(field.kind, Options) else reader(field)
     option = group.add_argument(field.option, **kwargs | changes)
+    if isinstance(option, Column):
+        option.kind = field.kind
     if field.name == "sampler":
         option.completer = _samplers  # argcomplete looks for this attribute
 
@@ -203,9 +205,12 @@ class Listed(argparse.Action):
 class Column(argparse.Action):
     """Collects NAME=VALUE arguments into one dict."""
 
+    kind = Names()
+
     def __call__(self, parser: Any, namespace: Any, value: Any, option_string: str | None = None) -> None:
-        name, equals, column = value.partition("=")
-        if not (name and equals):
+        try:
+            ((name, column),) = self.kind.parse("", value).items()
+        except UsageError:
             parser.error(f"{option_string} {value!r}: expected {self.metavar}")
         given = getattr(namespace, self.dest)
         earlier = given.get(name)

@@ -6,7 +6,7 @@ from typing import Any
 
 from sdbatch.bounds import Whole
 from sdbatch.cli.options import add_out, command, numeric
-from sdbatch.cli.words import printable
+from sdbatch.cli.words import counted, printable
 
 __all__ = ["add"]
 
@@ -72,7 +72,7 @@ def _status(out: str, storage_options: dict[str, Any]) -> int:
 
     state = status(out, storage_options)
     print(
-        f"{state.url}: {state.done:,} of {state.shards:,} shards done, "
+        f"{printable(state.url)}: {state.done:,} of {state.shards:,} shards done, "
         f"{state.ok + state.failed:,} of {state.images:,} images: {state.ok:,} ok, {state.failed:,} failed"
     )
     for reason, count in state.reasons.items():
@@ -85,8 +85,11 @@ def _status(out: str, storage_options: dict[str, Any]) -> int:
 def _verify(
     out: str, sample: int | None, repair: bool, remake: int, model: str | None, storage_options: dict[str, Any]
 ) -> int:
+    from sdbatch.errors import UsageError
     from sdbatch.output.verify import verify
 
+    if model is not None and not remake:
+        raise UsageError(f"--model {model}: requires --remake")
     report = verify(out, storage_options, sample=sample, repair=repair)
     for shard, problems in report.bad.items():
         for problem in problems:
@@ -94,8 +97,8 @@ def _verify(
     for name in report.surplus:
         print(f"{printable(name)} belongs to no shard of this run")
     print(
-        f"{report.url}: {report.images:,} images in {report.shards:,} shards checked, {len(report.bad):,} bad, "
-        f"{report.unfinished:,} not finished"
+        f"{printable(report.url)}: {counted(report.images, 'image')} in {counted(report.shards, 'shard')} checked, "
+        f"{len(report.bad):,} bad, {report.unfinished:,} not finished"
     )
     if report.repaired:
         print(f"{len(report.repaired):,} markers removed; run generate again to remake these shards")
@@ -106,14 +109,14 @@ def _verify(
     again = make_again(out, remake, model=model, options=storage_options)
     for key in again.different:
         print(f"image {key}: made again, its bytes differ")
-    print(f"{again.made:,} images made again from their metadata, {len(again.different):,} of them different")
+    print(f"{counted(again.made, 'image')} made again from their metadata, {len(again.different):,} of them different")
     return 0 if report.ok and again.ok else 1
 
 
 def _gallery(out: str, limit: int, storage_options: dict[str, Any]) -> int:
     from sdbatch.gallery import write_gallery
 
-    print(f"the gallery is {write_gallery(out, limit=limit, options=storage_options)}")
+    print(f"the gallery is {printable(write_gallery(out, limit=limit, options=storage_options))}")
     return 0
 
 
@@ -121,5 +124,5 @@ def _sheet(out: str, path: str, columns: int, storage_options: dict[str, Any]) -
     from sdbatch.gallery import write_sheet
 
     write_sheet(out, path, columns=columns, options=storage_options)
-    print(f"the contact sheet is {path}")
+    print(f"the contact sheet is {printable(path)}")
     return 0

@@ -38,7 +38,6 @@ SHOWN_VALUES = 6
 SHOWN_REASONS = 20
 SHOWN_CHARACTERS = 100
 MIN_FILL = 0.5
-BYTES_PER_PARAMETER = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 def add(commands: Any) -> Parser:
@@ -92,7 +91,7 @@ def _outline(plan: Plan, settings: RunSettings) -> Iterator[str]:
     from sdbatch.prompts import carried_columns, readings, setting_columns, unused_settings
 
     model, images = plan.model, settings.images_per_prompt
-    yield f"table   {plan.rows:,} rows in {counted(len(plan.files), 'file')}" + (
+    yield f"table   {counted(plan.rows, 'row')} in {counted(len(plan.files), 'file')}" + (
         f", {images} images each: {plan.rows * images:,} images" if images > 1 else ""
     )
     yield from (f"text    {text}" for text in readings(plan.files, plan.columns))
@@ -145,7 +144,7 @@ def _misread(forecast: Forecast, plan: Plan) -> Iterator[str]:
 def _settings(forecast: Forecast) -> Iterator[str]:
     if forecast.rows == forecast.bad:
         return
-    yield f"\nsettings of the {forecast.rows - forecast.bad:,} good rows, and how many have them"
+    yield f"\nsettings of the {counted(forecast.rows - forecast.bad, 'good row')}, and how many have them"
     sizes = {f"{width}x{height}": n for (height, width), n in forecast.sizes.counts.items()}
     for name, tally, counts in (
         ("sampler", forecast.samplers, forecast.samplers.counts),
@@ -200,7 +199,10 @@ def _work(
     acceptance: float | None,
 ) -> Iterator[str]:
     calls = sum(forecast.calls_to_do.values())
-    yield f"\nto do   {forecast.good_to_do:,} images, {calls:,} calls of the model (two per step with guidance)"
+    images = counted(forecast.good_to_do, "image")
+    yield f"\nto do   {images}, {counted(calls, 'call')} of the model (two per step with guidance)"
+    if (settings.deep_cache or 1) > 1:
+        yield f"        all layers run in a row's first call, then in one of {settings.deep_cache} (--deep-cache)"
     if forecast.control_calls_to_do:
         yield f"        and {forecast.control_calls_to_do:,} calls of ControlNets"
     attempts = 1.0 if acceptance is None else expected_attempts(acceptance, settings.attempts)
@@ -232,17 +234,20 @@ def _measured(plan: Plan, settings: RunSettings, forecast: Forecast) -> Any:
     from sdbatch.plan.speed_test import measure
 
     engine = resolve_engine(settings, plan.record.engine, plan.model, has_gpus=torch.cuda.is_available())
-    return measure(plan.model, engine.arguments(), forecast.sample)
+    arguments = {**engine.arguments(), "release_text_encoders": settings.release_text_encoders}
+    return measure(plan.model, arguments, forecast.sample)
 
 
 def _weights(plan: Plan, settings: RunSettings) -> str:
-    from sdbatch.diffusion.calls import count_parameters
+    from sdbatch.diffusion.calls import BYTES_PER_PARAMETER, count_parameters, weight_bytes
     from sdbatch.diffusion.device.gpu_room import room_on_gpus
+    from sdbatch.diffusion.families import family_named
 
     numbers = count_parameters(plan.model)
     dtypes = ("fp32", str(plan.model.defaults["dtype"])) if settings.dtype == "auto" else (settings.dtype,)
     sizes = " or ".join(f"{size(numbers * BYTES_PER_PARAMETER[dtype])} in {dtype}" for dtype in dict.fromkeys(dtypes))
-    room = room_on_gpus(numbers * BYTES_PER_PARAMETER[dtypes[-1]])
+    release = settings.release_text_encoders if family_named(plan.model.family).releases_text_encoders else "off"
+    room = room_on_gpus(weight_bytes(plan.model, dtypes[-1]), release)
     return f"the model's {numbers / 1e6:,.1f} million parameters take {sizes}" + (
         f"; in {dtypes[-1]} {room}" if room else ""
     )

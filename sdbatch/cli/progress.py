@@ -191,7 +191,7 @@ def _summary(report: RunReport) -> str:
     if shares:
         lines.append("  ·  ".join(shares))
     if report.totals.get("attempts"):
-        lines.append(f"{report.totals['attempts']:,.0f} further attempts")
+        lines.append(counted(round(report.totals["attempts"]), "further attempt"))
     if report.totals.get("exhausted"):
         lines.append(f"{counted(int(report.totals['exhausted']), 'row')} without a kept picture")
     lines += [f"  {count:,} rejected: {printable(condition)}" for condition, count in report.rejected.items()]

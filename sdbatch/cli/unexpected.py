@@ -6,6 +6,7 @@ import platform
 import tempfile
 import traceback
 
+from sdbatch.errors import in_one_line
 from sdbatch.version import __version__
 
 __all__ = ["told_unexpected"]
@@ -16,8 +17,7 @@ def told_unexpected(exc: BaseException) -> str:
 
     The file holds no options and no arguments, since these may be secret.
     """
-    words = str(exc).strip().splitlines()
-    what = f"{type(exc).__name__}: {words[0][:200]}" if words else type(exc).__name__
+    what = in_one_line(exc)[:200]
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="sdbatch-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"

@@ -20,6 +20,7 @@ from sdbatch.storage.store import Store
 __all__ = ["write_gallery"]
 
 ROWS_PER_FILE = 1000
+HELD_BYTES = 512 << 20  # of pictures at a time
 LARGEST_INPUT = 512  # pixels per side
 WRITERS = 16
 
@@ -47,6 +48,7 @@ def write_gallery(out: str, *, limit: int = 50_000, options: Mapping[str, Any] |
             source.store.write(f"{FOLDER}/data/rows-{written}.js", call("addRows", _columns(source, chunk, inputs)))
             for copy in copies:
                 copy.result()
+            source.store.commit(when_due=True)
             for row in chunk:
                 counts[row.values["status"]] += 1
             written += 1
@@ -57,8 +59,15 @@ def write_gallery(out: str, *, limit: int = 50_000, options: Mapping[str, Any] |
 
 
 def _chunks(rows: Iterable[SourceRow]) -> Iterator[list[SourceRow]]:
-    rows = iter(rows)
-    while chunk := list(islice(rows, ROWS_PER_FILE)):
+    """The rows of each file of the page; fewer if they hold large pictures."""
+    chunk, size = [], 0
+    for row in rows:
+        chunk.append(row)
+        size += row.size
+        if len(chunk) == ROWS_PER_FILE or size >= HELD_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
         yield chunk
 
 
@@ -126,4 +135,5 @@ def _write_page(store: Store) -> str:
     # The page itself is written last: if it exists, all its files exist.
     for name in sorted(page, key=lambda name: (name == "index.html", name)):
         store.write(f"{FOLDER}/{name}", page[name])
+    store.commit()
     return store.name(f"{FOLDER}/index.html")

@@ -17,16 +17,23 @@ from sdbatch.output.manifest_files import read_manifest
 from sdbatch.output.remake import row_folder
 from sdbatch.output.stored import StoredFiles
 from sdbatch.prompts.picture_cells import PictureReader
+from sdbatch.storage.held_writes import held
 
 __all__ = ["Source", "SourceRow"]
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """One row: its metadata, and its image file if that is inside a Parquet or tar file."""
+    """One row: its metadata, its image file if that is inside a Parquet or tar file, and its input picture if kept."""
 
     values: Mapping[str, Any]
     contained: bytes | None
+    kept: Mapping[str, Any] | None = None
+
+    @property
+    def size(self) -> int:
+        """The bytes of the pictures that it holds."""
+        return len(self.contained or b"") + len((self.kept or {}).get("bytes") or b"")
 
 
 class Source:
@@ -39,7 +46,7 @@ class Source:
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         self._dataset = open_dataset(url, options)
-        self.store = self._dataset.store
+        self.store = held(self._dataset.store)  # the gallery writes to it
         record = read_manifest(self.store)
         self.footprint = record.footprint
         expected = record.expected()
@@ -56,17 +63,19 @@ class Source:
         """All rows, including failed ones. Holds the metadata of one shard and one picture at a time."""
         for shard in self._dataset.stored_shards():
             contained = None if isinstance(shard, StoredFiles) else shard.images()
-            for values in python_rows(self._dataset.metadata_of(shard)):
-                made = values["status"] == "ok"
-                yield SourceRow(values, next_image(contained, shard) if made and contained else None)
+            rows = python_rows(self._dataset.metadata_of(shard))
+            for values, kept in zip(rows, shard.kept_pictures(), strict=True):
+                image = next_image(contained, shard) if values["status"] == "ok" and contained else None
+                yield SourceRow(values, image, kept.get("input_image"))
 
     def input(self, row: SourceRow) -> Image.Image | None:
-        """The row's input picture, if it still exists unchanged."""
+        """The row's input picture, if it is kept or still exists unchanged."""
         digest = row.values.get("input_image_sha256")
-        if not digest or not row.values.get("input_image"):
+        cell = row.kept or row.values.get("input_image")
+        if not digest or not cell:
             return None
         try:
-            picture = self._reader.picture(row.values["input_image"], row_folder(row.values, self._record))
+            picture = self._reader.picture(cell, row_folder(row.values, self._record))
             return picture.load() if picture.key == digest else None
         except PictureError:
             return None

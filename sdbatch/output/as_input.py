@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sdbatch.errors import InputError, StorageError
 from sdbatch.output.keys import finished_shards, shard_name
 from sdbatch.output.manifest_files import NAME, read_manifest
+from sdbatch.output.metadata import check_schema
 from sdbatch.output.stats import ShardStats, read_markers
 from sdbatch.prompts import InputFile
 from sdbatch.prompts.made_rows import FORMAT, made_schema
@@ -34,11 +35,14 @@ class MadeTable:
     notices: tuple[str, ...]
 
 
-def made_table(prompts: str, options: Mapping[str, Any] | None = None) -> MadeTable | None:
+def made_table(prompts: str, options: Mapping[str, Any] | None = None, whole: Collection[str] = ()) -> MadeTable | None:
     """The images of the output in the folder `prompts`; None if it is not a folder with a manifest of sdbatch.
 
     Its rows have `image`, `prompt`, `negative_prompt` and `seed`, and everything else of its metadata with `input_`
     before the name. Failed images are left out.
+
+    Args:
+        whole: columns whose kept input pictures are read whole; of others only the path.
 
     Raises:
         InputError: it has no finished shard, or a damaged one.
@@ -59,7 +63,11 @@ def made_table(prompts: str, options: Mapping[str, Any] | None = None) -> MadeTa
     if missing := [name for name in names if name not in found]:
         raise InputError(f"{store.name(missing[0])}: is missing, and its shard has a marker")
     with opened_parquet(store, names[0], InputError) as parquet:
-        schema = plain_schema(made_schema(parquet.schema_arrow))
+        try:
+            check_schema(parquet.schema_arrow)
+        except ValueError as exc:
+            raise InputError(f"{store.name(names[0])}: {exc}") from exc
+        schema = plain_schema(made_schema(parquet.schema_arrow, whole))
     files = [
         InputFile(file.path, file.size, file.stamp, stats.ok, (stats.ok,), FORMAT, schema)
         for file, stats in zip((found[name] for name in names), markers, strict=True)

@@ -71,10 +71,12 @@ def check_shard(store: Store, number: int, expected: Expected) -> ShardCheck:
     images = 0
     try:
         shard = open_shard(store, number)
-        rows = {row["key"]: row for row in python_rows(shard.metadata)}
+        listed: list[Mapping[str, Any]] = list(python_rows(shard.metadata))
+        rows = {row["key"]: row for row in listed}
         images = len(rows)
         problems += _check_metadata(shard, list(rows.values()), expected)
         problems += _check_files(shard, rows, expected, surplus)
+        problems += _check_kept_pictures(shard, listed)
     except StorageError as exc:
         problems.append(str(exc))
     if len(problems) > MAX_PROBLEMS:
@@ -138,6 +140,18 @@ def _check_files(
         missing.discard(name)
     for name in sorted(missing):
         yield f"{name}: is missing"
+
+
+def _check_kept_pictures(shard: StoredShard, rows: list[Mapping[str, Any]]) -> Iterator[str]:
+    for row, kept in zip(rows, shard.kept_pictures(), strict=True):
+        for name, picture in kept.items():
+            found = [_digest(one) for one in picture] if isinstance(picture, list) else _digest(picture)
+            if found != row.get(f"{name}_sha256"):
+                yield f"{row['key']}: the picture in {name} differs from {name}_sha256"
+
+
+def _digest(picture: Mapping[str, Any] | None) -> str | None:
+    return hashlib.sha256(picture["bytes"]).hexdigest() if picture and picture["bytes"] is not None else None
 
 
 def check_image(data: bytes, row: Mapping[str, Any], expected: Expected) -> str | None:

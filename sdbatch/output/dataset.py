@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -13,9 +14,10 @@ from sdbatch.output.encoding import decoded
 from sdbatch.output.json_rows import python_rows
 from sdbatch.output.keys import finished_shards
 from sdbatch.output.manifest_id import NAME, manifest_id
-from sdbatch.output.scores import ScoreTables
+from sdbatch.output.score_tables import ScoreTables
 from sdbatch.output.stats import ShardStats, read_markers
 from sdbatch.output.stored import StoredShard, open_shard
+from sdbatch.prompts.kept_pictures import kept_type
 from sdbatch.storage.store import Store
 
 if TYPE_CHECKING:
@@ -44,7 +46,8 @@ class Dataset:
     """The images of an output folder and their metadata, failed ones too, in input order.
 
     Iteration yields a dict per row: the metadata's columns, and the picture in `image` (None if it failed). A column
-    `image` of the prompt table is in `input_image`. Scores of `sdbatch score` are also columns.
+    `image` of the prompt table is in `input_image`. Input pictures that the output keeps are mappings of bytes and
+    path. Scores of `sdbatch score` are also columns.
     Files are read during iteration. Shards whose markers are of another run than run.json are skipped:
     an interrupted overwrite has not removed them yet.
 
@@ -68,7 +71,9 @@ class Dataset:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for shard in self.stored_shards():
             images = shard.images()
-            for row in python_rows(_without_image(self.metadata_of(shard))):
+            rows = python_rows(_without_image(self.metadata_of(shard)))
+            for row, kept in zip(rows, shard.kept_pictures(), strict=True):
+                row |= kept
                 row["image"] = _decoded(shard, row, next_image(images, shard)) if row["status"] == "ok" else None
                 yield row
 
@@ -108,7 +113,10 @@ class Dataset:
         return pa.concat_tables(tables, promote_options="default").to_pandas()
 
     def to_ray(self) -> ray.data.Dataset:
-        """A lazy Ray dataset, one read task per shard: the metadata, and the image files' bytes in `image`."""
+        """A lazy Ray dataset, one read task per shard: the metadata, and the image files' bytes in `image`.
+
+        Input pictures that the output keeps are structs of bytes and path.
+        """
         import ray.data  # only this method needs Ray
 
         shards = ray.data.from_items([{"shard": shard} for shard in self.shards])
@@ -126,11 +134,21 @@ class _ReadShard:
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         dataset = Dataset(self._store, batch.column("shard").to_pylist(), self._runs)
         for shard in dataset.stored_shards():
-            images = shard.images()
+            images, kept = shard.images(), shard.kept_pictures()
             for piece in _without_image(dataset.metadata_of(shard)).to_batches(max_chunksize=64):
+                piece = _with_pictures(piece, list(islice(kept, piece.num_rows)))
                 made = [status == "ok" for status in piece.column("status").to_pylist()]
                 files = pa.array([next_image(images, shard) if ok else None for ok in made], pa.binary())
                 yield pa.Table.from_batches([piece]).append_column("image", files)
+
+
+def _with_pictures(rows: pa.RecordBatch, kept: list[dict[str, Any]]) -> pa.RecordBatch:
+    """The rows with their kept input pictures in place of the paths."""
+    for name in kept[0] if kept else ():
+        place = rows.schema.get_field_index(name)
+        kind = kept_type(rows.schema.field(place).type)
+        rows = rows.set_column(place, pa.field(name, kind), pa.array([row[name] for row in kept], kind))
+    return rows
 
 
 def _without_image(metadata: pa.Table) -> pa.Table:

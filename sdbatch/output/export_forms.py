@@ -86,15 +86,16 @@ class Form(ABC):
         path, source = self._target.name(name), image.path
         if source is None or not self._target.is_local:
             return self._target.replace(name, image.read())
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with suppress(FileExistsError):  # left by an interrupted export
-            try:
-                os.link(source, path)
-            except FileExistsError:
-                raise
-            except OSError:  # another disk, or a file system without links
-                shutil.copyfile(source, f"{path}.part")
-                os.replace(f"{path}.part", path)
+        with self._target.mapped("write", name):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with suppress(FileExistsError):  # left by an interrupted export
+                try:
+                    os.link(source, path)
+                except FileExistsError:
+                    raise
+                except OSError:  # another disk, or a file system without links
+                    shutil.copyfile(source, f"{path}.part")
+                    os.replace(f"{path}.part", path)
         return None
 
 

@@ -6,12 +6,24 @@ They depend only on the shard's number, never on a table's content.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-__all__ = ["EXTENSIONS", "finished_shards", "image_key", "marker_name", "place_of", "shard_name"]
+__all__ = [
+    "EXTENSIONS",
+    "SCORES",
+    "finished_shards",
+    "image_key",
+    "marker_name",
+    "place_of",
+    "scored_shards",
+    "scores_name",
+    "shard_name",
+]
 
 EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+SCORES = "__scores__"  # readers of datasets ignore folders whose names begin with underscores
 MARKER = re.compile(r"(\d{5,})_stats\.json")
+SCORE_TABLE = re.compile(r"([0-9]{5,18})\.parquet")
 
 
 def shard_name(shard: int) -> str:
@@ -34,6 +46,11 @@ def marker_name(shard: int) -> str:
     return f"{shard:05d}_stats.json"
 
 
+def scores_name(shard: int) -> str:
+    """The table that `sdbatch score` writes for a shard."""
+    return f"{SCORES}/{shard_name(shard)}.parquet"
+
+
 def finished_shards(entries: Mapping[str, int]) -> set[int]:
     """The shards whose marker is among the entries (name to size) of an output folder.
 
@@ -45,3 +62,9 @@ def finished_shards(entries: Mapping[str, int]) -> set[int]:
         if match and size > 0 and marker_name(int(match[1])) == name:
             found.add(int(match[1]))
     return found
+
+
+def scored_shards(entries: Iterable[str]) -> set[int]:
+    """The shards that have a table of scores among the entries of the folder `SCORES`."""
+    found = (SCORE_TABLE.fullmatch(name) for name in entries)
+    return {int(match[1]) for match in found if match and shard_name(int(match[1])) == match[1]}

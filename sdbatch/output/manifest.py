@@ -39,7 +39,10 @@ __all__ = [
 
 FORMAT_VERSION = 2
 # Where a model was found; `model_source.check_recorded` compares its content.
-MODEL_LOCATION_KEYS = {"source", "revision", "commit", "variant", "tokenizer", "vae", "embeddings", "identity", "files"}
+MODEL_LOCATION_KEYS = {
+    *("source", "revision", "commit", "variant", "tokenizer", "vae", "text_encoders", "embeddings"),
+    *("identity", "files", "part_commits"),
+}
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow")
 HINT = "use another OUT, or --overwrite to replace this one"
 
@@ -51,8 +54,9 @@ class RunRecord:
     Attributes:
         settings: every setting that can change a picture or its file, by name: resolved defaults for rows, and
             settings of the run.
-        model: name, source, revision, commit and variant (where it was found), hash (hex sha256 of the weights),
-            identity and files (digests of all files that can change a picture), family, height and width.
+        model: name, source, revision, commit and variant (where it was found), the same of parts that are not its own,
+            changes of its scheduler's configuration, hash (hex sha256 of the weights), identity and files (digests of
+            all files that can change a picture), family, height and width.
         engine: the engine settings, resolved by the first run and used by every actor since; None before a
             run has needed an engine.
         inputs: path, size, stamp and rows of each input file, and the encoding of text; the position is the file's
@@ -63,8 +67,9 @@ class RunRecord:
         schema: name and type of each column that is carried into the metadata; None in an OUT of version 1.
         fields: name and type of each setting that has a column in the metadata; None in an OUT from before this was
             recorded, which has `FIRST_FIELDS`.
-        networks: networks that rows name, such as ControlNets: the `setting` that names it, its `name`, where it was
-            found (`source`, `commit`) and the `sha256` of its files.
+        networks: networks that rows name, such as ControlNets, and LoRA files: the `setting` that names it, its `name`
+            (of a LoRA the absolute path or URL), where it was found (`source`, `commit`), and the `sha256` of its
+            files, or the `stamp` of a file in a store.
         versions: of the packages that affect pixels, from the worker that made the first pictures.
         device: name and capability of the device that made the first pictures, with its CUDA versions; empty if
             unknown.
@@ -159,10 +164,10 @@ class RunRecord:
         return dataclasses.replace(self, inputs=inputs, starts=starts, networks=networks)
 
     def _check_networks(self, new: RunRecord) -> None:
-        before = {network["name"]: network["sha256"] for network in self.networks}
+        before = {network["name"]: _content(network) for network in self.networks}
         for network in new.networks:
-            if before.get(name := network["name"], network["sha256"]) != network["sha256"]:
-                raise UsageError(f"{name!r} has changed since OUT was started: its files differ; {HINT}")
+            if before.get(name := network["name"], _content(network)) != _content(network):
+                raise UsageError(f"{name!r} has changed since OUT was started: its content differs; {HINT}")
 
     def _check_columns(self, new: RunRecord) -> None:
         if self.columns is not None and dict(self.columns) != dict(new.columns or {}):
@@ -217,6 +222,7 @@ def new_record(
         scorer_weights: hashes of the scorers' weights, by scorer name.
         networks: the networks that rows name.
     """
+    types = setting_types(columns.fields, columns.seed_type, columns.keeps_pictures)
     return RunRecord(
         settings=picture_settings(settings) | {"scorer_weights": dict(scorer_weights or {})},
         model=model,
@@ -226,13 +232,15 @@ def new_record(
         starts=append_starts(0, len(files)),
         columns=dict(columns.settings),
         schema=[{"name": column.name, "type": str(column.type)} for column in columns.schema],
-        fields=[
-            {"name": name, "type": str(kind)} for name, kind in setting_types(columns.fields, columns.seed_type).items()
-        ],
+        fields=[{"name": name, "type": str(kind)} for name, kind in types.items()],
         networks=networks,
         versions=versions(),
         id=uuid4().hex,
     )
+
+
+def _content(network: Mapping[str, str]) -> tuple[str, str]:
+    return network.get("sha256", ""), network.get("stamp", "")
 
 
 def append_starts(first: int, count: int) -> tuple[int, ...]:

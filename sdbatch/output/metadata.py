@@ -16,24 +16,25 @@ from sdbatch.diffusion.adapters.lora_rows import Loras
 from sdbatch.diffusion.request import FIRST_FIELDS, ROW_FIELDS, Request
 from sdbatch.errors import PictureError
 from sdbatch.fields import Field, FrozenMapping
-from sdbatch.kinds import Choice, Flag, Kind, Picture, Pictures, Seed, Several, Text, WeightedFiles
+from sdbatch.kinds import Choice, Flag, Kind, Picture, Pictures, Seed, Several, Text
 from sdbatch.prompts import Columns
+from sdbatch.prompts.kept_pictures import image_type, kept_type
 from sdbatch.prompts.picture_cells import TablePicture
+from sdbatch.weighted_files import WeightedFiles
 
 __all__ = [
     "FOLDER_METADATA",
     "Outcome",
     "check_schema",
     "folder_table",
-    "image_type",
     "is_network",
+    "kept_pictures",
     "metadata_schema",
     "metadata_table",
     "setting_types",
 ]
 
 FOLDER_METADATA = "metadata.parquet"
-image_type = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 TYPES = {
     Text: pa.string(),
@@ -107,19 +108,30 @@ class Outcome:
         }
 
 
-def setting_types(fields: Sequence[Field], seed: pa.DataType | None = None) -> dict[str, pa.DataType]:
+def setting_types(
+    fields: Sequence[Field], seed: pa.DataType | None = None, keeps_pictures: bool = False
+) -> dict[str, pa.DataType]:
     """The metadata's setting columns and their types.
 
     Args:
         seed: type of the seeds, in outputs with another one.
+        keeps_pictures: whether input pictures are kept with their bytes.
     """
     types: dict[str, pa.DataType] = {}
     for setting in fields:
-        types[setting.recorded_as] = _type(setting.kind)
+        kind = _type(setting.kind)
+        types[setting.recorded_as] = kept_type(kind) if keeps_pictures and _is_picture(setting) else kind
         if isinstance(setting.kind, OF_FILES) or is_network(setting):
-            is_list = isinstance(setting.kind, Several | Pictures)
-            types[f"{setting.recorded_as}_sha256"] = pa.list_(pa.string()) if is_list else pa.string()
+            types[f"{setting.recorded_as}_sha256"] = pa.list_(pa.string()) if _is_list(setting) else pa.string()
     return types if seed is None else types | {"seed": seed}
+
+
+def _is_list(field: Field) -> bool:
+    return isinstance(field.kind, Several | Pictures)
+
+
+def _is_picture(field: Field) -> bool:
+    return isinstance(field.kind, Picture)
 
 
 def is_network(field: Field) -> bool:
@@ -136,9 +148,9 @@ def _type(kind: Kind) -> pa.DataType:
 SETTINGS = setting_types(ROW_FIELDS)
 
 
-def _outcome_types(columns: Columns) -> dict[str, pa.DataType]:
+def _outcome_types(columns: Columns, keeps_pictures: bool = False) -> dict[str, pa.DataType]:
     judged = {name: JUDGED[kind] for name, kind in columns.judged.items()}
-    return setting_types(columns.fields, columns.seed_type) | OUTCOME | judged
+    return setting_types(columns.fields, columns.seed_type, keeps_pictures) | OUTCOME | judged
 
 
 def metadata_schema(columns: Columns, layout: str) -> pa.Schema:
@@ -151,9 +163,12 @@ def metadata_schema(columns: Columns, layout: str) -> pa.Schema:
         own["file_name"] = pa.string()
     if layout == "parquet":
         own["image"] = image_type
-    kinds = own | _outcome_types(columns)
+    kinds = own | _outcome_types(columns, columns.keeps_pictures)
     fields = [*columns.schema, *(pa.field(name, kind) for name, kind in kinds.items())]
-    features = {name: {"_type": "Image"} for name in ("image",) if layout == "parquet"}
+    image = {"_type": "Image"}
+    features: dict[str, Any] = {"image": image} if layout == "parquet" else {}
+    for setting in _kept(columns):
+        features[setting.recorded_as] = {"feature": image, "_type": "List"} if _is_list(setting) else image
     # Tells Hugging Face datasets that the bytes are a picture.
     metadata = {"huggingface": json.dumps({"info": {"features": features}})} if features else None
     return pa.schema(fields, metadata)
@@ -167,7 +182,7 @@ def metadata_table(
     model: str,
     extra: Mapping[str, Sequence[Any]],
 ) -> pa.Table:
-    """The shard's metadata without `image`.
+    """The shard's metadata without `image`; of input pictures only the paths.
 
     Args:
         table: the shard's rows of the prompt table; each has the same number of images.
@@ -193,18 +208,35 @@ def metadata_table(
     return pa.table(arrays)
 
 
-def check_schema(schema: pa.Schema) -> None:
+def kept_pictures(columns: Columns, outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+    """The input pictures that the metadata keeps, by column: mappings of bytes and path, or lists of them."""
+    return {
+        field.recorded_as: [_each(_cell, outcome.request.value(field.name)) for outcome in outcomes]
+        for field in _kept(columns)
+    }
+
+
+def _kept(columns: Columns) -> list[Field]:
+    """The settings whose pictures the metadata keeps."""
+    return [field for field in columns.fields if columns.keeps_pictures and _is_picture(field)]
+
+
+def check_schema(schema: pa.Schema, fields: Sequence[Field] = FIRST_FIELDS) -> None:
     """Check that the columns that readers need exist exactly once, with a suitable type.
+
+    Args:
+        fields: the settings whose columns are needed.
 
     Raises:
         ValueError: one is missing, repeated or of another type; the message names the column.
     """
-    for name, kind in ({"key": pa.string()} | setting_types(FIRST_FIELDS) | OUTCOME).items():
+    types = {field.recorded_as: _type(field.kind) for field in fields}
+    for name, kind in ({"key": pa.string()} | types | OUTCOME).items():
         places = schema.get_all_field_indices(name)
         if len(places) != 1:
             raise ValueError(f"has {len(places) or 'no'} column{'s' * bool(places)} {name!r}")
         found = schema.field(places[0]).type
-        if not any(is_kind(found) for is_kind in KINDS[kind]):
+        if not any(is_kind(found) for is_kind in KINDS.get(kind, (pt.is_list,))):
             raise ValueError(f"column {name!r} holds {found}; expected {kind}")
 
 
@@ -239,6 +271,13 @@ def _named(value: Any) -> str | None:
         return value.path
     name = value.get("path") if isinstance(value, Mapping) else value
     return name if isinstance(name, str) else None
+
+
+def _cell(value: Any) -> dict[str, Any] | None:
+    """A picture with its bytes; without them if it was never read, since its row failed before."""
+    if isinstance(value, TablePicture):
+        return value.cell
+    return None if value is None else {"bytes": None, "path": _named(value)}
 
 
 def _digest(value: Any) -> str | None:

@@ -12,7 +12,7 @@ from sdbatch.output.encoding import encode
 from sdbatch.output.metadata import Outcome
 from sdbatch.output.watermark import lack_of_room, watermarked
 from sdbatch.prompts import Columns, PromptRow
-from sdbatch.settings import RunSettings
+from sdbatch.settings import COMPRESSIONS, RunSettings
 
 __all__ = ["ModelLabel", "OutcomeMaker"]
 
@@ -56,7 +56,8 @@ class OutcomeMaker:
         pixels = watermarked(image.pixels, self._settings.watermark)
         fields = self._columns.fields
         row = Outcome(request).row(self._model.name, fields, self._columns.networks) | {"model_hash": self._model.hash}
-        data = encode(pixels, self._settings.image_format, self._settings.image_quality, row, fields)
+        form = self._settings.image_format, self._settings.image_quality, self._settings.compression or COMPRESSIONS[0]
+        data = encode(pixels, *form, row, fields)
         digest = hashlib.sha256(data).hexdigest()
         return Outcome(request, None, digest, image.prompt_tokens, image.prompt_truncated, self._judged(image)), data
 

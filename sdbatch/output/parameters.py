@@ -13,7 +13,7 @@ from typing import Any
 
 from sdbatch.diffusion.request import ROW_FIELDS
 from sdbatch.fields import Field
-from sdbatch.kinds import WeightedFile, WeightedFiles, short_number
+from sdbatch.weighted_files import WeightedFile, WeightedFiles, short_number
 
 __all__ = ["fitted", "parameters"]
 

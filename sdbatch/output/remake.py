@@ -15,6 +15,8 @@ from typing import Any
 from sdbatch.diffusion import Request
 from sdbatch.diffusion.declarations import named_fields
 from sdbatch.diffusion.request import COMMON
+from sdbatch.errors import StorageError, UsageError
+from sdbatch.fields import Field
 from sdbatch.model_source import ModelSource, check_recorded
 from sdbatch.output.dataset import open_dataset
 from sdbatch.output.encoding import encode
@@ -22,9 +24,10 @@ from sdbatch.output.json_rows import python_rows
 from sdbatch.output.keys import place_of
 from sdbatch.output.manifest import RunRecord
 from sdbatch.output.manifest_files import read_manifest
+from sdbatch.output.metadata import check_schema
 from sdbatch.output.stored import open_shard
 from sdbatch.output.watermark import watermarked
-from sdbatch.prompts.lora_cells import LoraReader
+from sdbatch.prompts.lora_cells import LoraReader, recorded_loras
 from sdbatch.prompts.picture_cells import PictureReader, folder_of, picture_names
 from sdbatch.row_networks import finder
 from sdbatch.scoring.judged import blurred
@@ -68,13 +71,15 @@ def remake(out: str, count: int, *, model: str | None = None, options: Mapping[s
         source = dataclasses.replace(source, name=model, revision=None)
     info = source.inspect()
     check_recorded(info, record.model, store.url)
-    rows = list(_chosen_rows(store, count))
+    rows = list(_chosen_rows(store, count, record.known_fields()))
     if not rows:
         return RemakeReport(store.url, 0, ())
+    if record.engine is None:
+        raise UsageError(f"{store.url}: run.json does not record the engine's settings (engine); restore the file")
     from sdbatch.diffusion import Engine  # imports torch only after all other checks
 
     settings = record.settings
-    reader = LoraReader(settings["lora_dir"], options or {})
+    reader = LoraReader(settings["lora_dir"], options or {}, recorded=recorded_loras(record.networks))
     merged = reader.merged_files(settings["lora"]) if settings["merge_lora"] else ()
     find = finder(record.networks, info, store.url, options) if record.networks else None
     engine = Engine(info, **record.engine.arguments(), merged=merged, find_adapter=find)
@@ -96,7 +101,8 @@ def _request(row: Mapping[str, Any], record: RunRecord, options: Mapping[str, An
     }
     extra = {name: value for name, value in extra.items() if value is not None}
     pictures = PictureReader(picture_names(record.known_fields()), options or {}, may_leave=True)
-    loras = LoraReader(record.settings["lora_dir"], options or {}, record.settings["merge_lora"])
+    recorded = recorded_loras(record.networks)
+    loras = LoraReader(record.settings["lora_dir"], options or {}, record.settings["merge_lora"], recorded)
     own = {name: value for name, value in in_the_row.items() if name in COMMON}
     request = Request(**own, **of_the_run, task=record.settings["task"], extra=extra)
     if not pictures.names and extra.get("lora") is None:
@@ -131,11 +137,12 @@ def _as_written(pixels: Any, row: Mapping[str, Any], record: RunRecord) -> Any:
 def _digest(pixels: Any, row: Mapping[str, Any], record: RunRecord) -> str:
     settings = record.settings
     labelled = dict(row) | {"model_hash": record.model["hash"]}
-    data = encode(pixels, settings["image_format"], settings["image_quality"], labelled, record.known_fields())
+    form = settings["image_format"], settings["image_quality"], settings["compression"]
+    data = encode(pixels, *form, labelled, record.known_fields())
     return hashlib.sha256(data).hexdigest()
 
 
-def _chosen_rows(store: Store, count: int) -> Iterator[dict[str, Any]]:
+def _chosen_rows(store: Store, count: int, fields: Sequence[Field]) -> Iterator[dict[str, Any]]:
     """Metadata rows of `count` images that are ok, chosen with equal probability."""
     stats = list(open_dataset(store.url, store.options).markers())
     ends = list(accumulate(s.ok for s in stats))
@@ -145,9 +152,19 @@ def _chosen_rows(store: Store, count: int) -> Iterator[dict[str, Any]]:
         at = bisect_right(ends, image)
         places[at].append(image - (ends[at] - stats[at].ok))
     for at in sorted(places):
-        yield from _ok_rows(store, stats[at].shard, places[at])
+        yield from _ok_rows(store, stats[at].shard, places[at], fields)
 
 
-def _ok_rows(store: Store, shard: int, places: Sequence[int]) -> Iterator[dict[str, Any]]:
-    ok = [row for row in python_rows(open_shard(store, shard).metadata) if row["status"] == "ok"]
-    return (ok[place] for place in places)
+def _ok_rows(store: Store, shard: int, places: Sequence[int], fields: Sequence[Field]) -> Iterator[dict[str, Any]]:
+    stored = open_shard(store, shard)
+    try:
+        check_schema(stored.metadata.schema, fields)
+    except ValueError as exc:
+        raise StorageError(f"{store.name(stored.name)}.parquet: {exc}") from exc
+    ok = (
+        row | kept
+        for row, kept in zip(python_rows(stored.metadata), stored.kept_pictures(), strict=True)
+        if row["status"] == "ok"
+    )
+    wanted = set(places)
+    return (row for place, row in enumerate(ok) if place in wanted)

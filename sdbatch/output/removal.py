@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from sdbatch.output.footprint import Footprint, is_marker_of
+from sdbatch.output.keys import SCORES
 from sdbatch.storage.store import Store
 
 __all__ = ["remove_shards"]
@@ -15,7 +16,7 @@ REMOVED_AT_ONCE = 1000
 
 
 def remove_shards(out: Store, footprint: Footprint, check: Callable[[], None]) -> None:
-    """Remove the files of a footprint's shards from `out`; unrelated files stay, also in a shard's folder.
+    """Remove the files and scores of a footprint's shards from `out`; unrelated files stay, also in their folders.
 
     Markers are removed first, so that no shard looks finished after an interruption. Can be repeated at any time.
 
@@ -29,6 +30,11 @@ def remove_shards(out: Store, footprint: Footprint, check: Callable[[], None]) -
     _remove(out, [entry for entry in entries if is_marker_of(entry, footprint)], check)
     own = [entry for entry in entries if not entry.endswith("/") and footprint.shard_of(entry) is not None]
     _remove(out, [entry for entry in own if not is_marker_of(entry, footprint)], check)
+    scores = [
+        name for name in out.entries(SCORES) if name.endswith(".parquet") and footprint.shard_of(name) is not None
+    ]
+    _remove(out, [f"{SCORES}/{name}" for name in scores], check)
+    out.remove_folder(SCORES)
     folders = [entry for entry in entries if footprint.is_folder(entry)]
     with ThreadPoolExecutor(REMOVERS) as pool:
         list(pool.map(lambda folder: _empty(out, folder.rstrip("/"), footprint, check), folders))

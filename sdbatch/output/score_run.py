@@ -13,6 +13,7 @@ from sdbatch.output.manifest_files import read_manifest
 from sdbatch.output.scores import ScoreReport, score_shards
 from sdbatch.output.stored import open_shard
 from sdbatch.scoring.registry import Models, find_scorers
+from sdbatch.scoring.scorer_weights import refuse_unused, weight_paths
 
 __all__ = ["score"]
 
@@ -46,10 +47,8 @@ def score(
     if not scorers:
         raise UsageError("--scorer: name at least one, such as --scorer obedience")
     declared = find_scorers(tuple(scorers))
-    given = {name: Path(path).expanduser() for name, path in (models or {}).items()}
-    for name, path in given.items():
-        if not path.exists():
-            raise UsageError(f"--scorer-model {name}={path}: there is no such file or folder")
+    refuse_unused(models or {}, scorers)
+    given = weight_paths(models or {})
     dataset = open_dataset(out, options)
     record = read_manifest(dataset.store)
     folder = Path()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +19,8 @@ from sdbatch.diffusion.request import FIRST_FIELDS
 from sdbatch.errors import StorageError
 from sdbatch.output.json_rows import python_rows, to_json
 from sdbatch.output.keys import EXTENSIONS, shard_name
-from sdbatch.output.metadata import FOLDER_METADATA, check_schema, folder_table, image_type
+from sdbatch.output.metadata import FOLDER_METADATA, check_schema, folder_table
+from sdbatch.prompts.kept_pictures import image_type, kept_types, path_schema, with_paths, without_bytes
 from sdbatch.settings import MAX_IMAGES_PER_SHARD
 from sdbatch.storage.parquet import opened_parquet
 from sdbatch.storage.store import Store
@@ -28,6 +29,7 @@ __all__ = ["StoredFiles", "StoredParquet", "StoredShard", "StoredWebDataset", "o
 
 KEY = re.compile(r"\d{9,}")
 BATCH_ROWS = 64
+ROWS_WITH_PICTURES = 4
 MAX_METADATA_BYTES = 2 << 30
 MAX_IMAGE_BYTES = 1 << 30
 NEEDED_IF_MADE = (*(field.name for field in FIRST_FIELDS), "model")
@@ -52,19 +54,42 @@ class StoredShard(ABC):
     def __init__(self, store: Store, shard: int) -> None:
         self.store, self.shard, self.name = store, shard, shard_name(shard)
 
-    @cached_property
+    @property
     def metadata(self) -> pa.Table:
-        """The shard's metadata, without the pictures of layout `parquet`."""
+        """The shard's metadata, without the pictures of layout `parquet`; of kept input pictures only the paths."""
+        return self._metadata_and_kept[0]
+
+    @cached_property
+    def _metadata_and_kept(self) -> tuple[pa.Table, list[str]]:
+        """The metadata, and its columns of kept input pictures."""
         with self._parquet() as parquet:
             if parquet.metadata.num_rows > MAX_IMAGES_PER_SHARD:
                 raise ValueError(f"has {parquet.metadata.num_rows:,} rows, more than a shard can have")
             check_schema(parquet.schema_arrow)
             names = [name for name in parquet.schema_arrow.names if name not in self.picture_columns]
+            kept = kept_types(parquet.schema_arrow)
             # In this thread: an Arrow thread that is still running when Python ends would abort the process.
-            table = _bounded(parquet.iter_batches(BATCH_ROWS, columns=names, use_threads=False))
-            table = pa.Table.from_batches(table, parquet.schema_arrow.empty_table().select(names).schema)
+            batches = _bounded(
+                parquet.iter_batches(BATCH_ROWS, columns=without_bytes(parquet, names, kept), use_threads=False)
+            )
+            schema = parquet.schema_arrow.empty_table().select(names).schema
+            plain = (with_paths(batch.select(names), kept) for batch in batches)
+            table = pa.Table.from_batches(plain, path_schema(schema, kept))
             _check_rows(table, self.name)
-            return table
+            return table, list(kept)
+
+    def kept_pictures(self) -> Iterator[dict[str, Any]]:
+        """The input pictures of each row of `metadata`, by column: mappings of bytes and path, or lists of them.
+
+        The mappings are empty if the output keeps no input pictures.
+        """
+        metadata, kept = self._metadata_and_kept
+        if not kept:
+            yield from repeat({}, metadata.num_rows)
+            return
+        with self._parquet() as parquet:
+            for batch in parquet.iter_batches(ROWS_WITH_PICTURES, columns=kept, use_threads=False):
+                yield from batch.select(kept).to_pylist()
 
     @cached_property
     def made(self) -> pa.Table:
@@ -118,7 +143,8 @@ class StoredFiles(StoredShard):
     def matches(self, name: str, data: bytes) -> bool:
         files = [file.rpartition("/")[2] for file in _texts(self.made.column("file_name"))]
         try:
-            return pq.read_table(io.BytesIO(data)).equals(folder_table(self.made, files))
+            # Threads of Arrow that still hold a file of Python's when the interpreter ends would abort the process.
+            return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).equals(folder_table(self.made, files))
         except (pa.ArrowException, OSError):
             return False
 

@@ -13,6 +13,7 @@ from sdbatch.bounds import Whole
 from sdbatch.output.check import Expected, ShardCheck, check_shard
 from sdbatch.output.keys import finished_shards, marker_name
 from sdbatch.output.manifest_files import read_manifest
+from sdbatch.storage.held_writes import held
 from sdbatch.storage.store import Store
 
 __all__ = ["VerifyReport", "verify"]
@@ -86,13 +87,15 @@ def verify(
         if progress:
             progress(len(checks), len(chosen))
     bad = sorted((check for check in checks if check.problems), key=lambda check: check.shard)
+    mended = held(store)
     for check in bad if repair else ():
         # The marker is removed first: without it the shard is made again in any case.
-        store.remove(marker_name(check.shard))
+        mended.remove(marker_name(check.shard))
         for name in check.surplus:
             # A file that no run can have written is not ours.
             if footprint.has_in_folder(check.shard, name.rpartition("/")[2]):
-                store.remove(name)
+                mended.remove(name)
+    mended.commit()
     return VerifyReport(
         url=store.url,
         shards=len(checks),

@@ -10,11 +10,12 @@ import pyarrow as pa
 from sdbatch.diffusion.request import GeneratedImage
 from sdbatch.output.keys import EXTENSIONS, image_key, marker_name
 from sdbatch.output.layouts import LAYOUTS
-from sdbatch.output.metadata import Outcome, metadata_schema, metadata_table
+from sdbatch.output.metadata import Outcome, kept_pictures, metadata_schema, metadata_table
 from sdbatch.output.outcomes import ModelLabel, OutcomeMaker
 from sdbatch.output.stats import ShardStats, count_reasons
 from sdbatch.prompts import Columns, PromptRow
 from sdbatch.settings import RunSettings
+from sdbatch.storage.held_writes import held
 from sdbatch.storage.store import Store
 
 __all__ = ["ShardWriter"]
@@ -48,10 +49,10 @@ class ShardWriter:
         model: ModelLabel,
         run: str | None = None,
     ) -> None:
-        self._store, self._shard, self._table, self._columns = store, shard, table, columns
+        self._store, self._shard, self._table, self._columns = held(store), shard, table, columns
         self._settings, self._model, self._rows = settings, model, rows
         self._maker = OutcomeMaker(rows, columns, settings, model)
-        self._layout = LAYOUTS[settings.layout](store, shard, EXTENSIONS[settings.image_format])
+        self._layout = LAYOUTS[settings.layout](self._store, shard, EXTENSIONS[settings.image_format])
         self._run = run
         self._outcomes: list[Outcome | None] = [None] * (len(rows) * settings.images_per_prompt)
 
@@ -85,7 +86,8 @@ class ShardWriter:
         keys = [image_key(self._shard, index) for index in range(len(outcomes))]
         extra = self._layout.columns({key: o.error is None for key, o in zip(keys, outcomes, strict=True)})
         metadata = metadata_table(self._table, self._columns, keys, outcomes, self._model.name, extra)
-        self._layout.finish(metadata, metadata_schema(self._columns, self._settings.layout))
+        schema = metadata_schema(self._columns, self._settings.layout)
+        self._layout.finish(metadata, schema, kept_pictures(self._columns, outcomes))
         errors = [outcome.error for outcome in outcomes if outcome.error is not None]
         stats = ShardStats(
             shard=self._shard,
@@ -99,4 +101,5 @@ class ShardWriter:
             run=self._run,
         )
         self._store.write(marker_name(self._shard), stats.to_json())
+        self._store.commit()
         return stats

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,10 +21,14 @@ from sdbatch.storage.addresses import protocol_of
 from sdbatch.storage.claims import CLAIMS
 from sdbatch.storage.store import GLOB_CHARACTERS, Store
 
-__all__ = ["check_out", "check_sources", "is_own", "name_within"]
+__all__ = ["check_out", "check_overwrite", "check_sources", "hub_notices", "is_own", "name_within"]
 
+# What `Store.resolved` returns: protocol and path.
+Place = tuple[str | None, str]
 # Stores that keep nothing, or that are read-only.
 NOT_KEPT = ("memory", "data", "http", "https", "github", "git", "gist", "jupyter", "jlab", "generic", "pyscript")
+# Of the Hugging Face hub: commits to one repository, and files that one should have at most.
+COMMITS_AN_HOUR, HUB_FILES = 128, 100_000
 PROBED = 10_000  # shards whose names are matched against a glob
 
 
@@ -58,21 +62,49 @@ def check_sources(
         UsageError: the message says which.
     """
     tables = [file.path for file in files if file.format != "prompt"]
-    for path in [prompts, *tables] if prompts is not None and tables else []:
-        if not _is_glob(path, tables) and _is_within(out, Store(path, options)):
-            raise UsageError(f"OUT {out.url} holds the prompt table {path}; use a separate folder for the output")
+    place = out.resolved()
+    if prompts is not None and tables:
+        named = [] if _is_glob(prompts, tables) else [prompts]
+        for path in (*named, *_one_per_folder(tables, place)):
+            if _is_within(place, Store(path, options).resolved()):
+                raise UsageError(f"OUT {out.url} holds the prompt table {path}; use a separate folder for the output")
     is_place = model != "tiny" and ("://" in model or os.path.exists(model))
-    if is_place and _is_within(out, Store(model, options)):
+    if is_place and _is_within(place, Store(model, options).resolved()):
         raise UsageError(f"OUT {out.url} holds the model {model}; use a separate folder for the output")
     if prompts is not None and tables and _looks_in(Store(prompts, options), out, _is_glob(prompts, tables)):
         raise UsageError(f"OUT {out.url}: {prompts} would read the output as a prompt table; use another OUT")
 
 
+def check_overwrite(out: Store) -> None:
+    """Refuse `--overwrite` where runs cannot take turns: a claim is renewed every few seconds. Raises `UsageError`."""
+    if out.has_commits:
+        raise UsageError(
+            f"OUT {out.url} exists, and --overwrite does not work on the Hugging Face hub, where each change is a "
+            "commit; use another folder, or delete this one first (hf repos delete-files)"
+        )
+
+
+def hub_notices(out: Store, shards: int, images: int, layout: str) -> list[str]:
+    """Warnings about an OUT on the Hugging Face hub that would meet the hub's limits."""
+    if not out.has_commits:
+        return []
+    notices, place = [], "OUT is on the Hugging Face hub"
+    if shards > COMMITS_AN_HOUR:
+        notices.append(
+            f"{place}: {shards:,} shards are {shards:,} commits, and it allows {COMMITS_AN_HOUR} an hour; "
+            "larger shards need fewer (--shard-size)"
+        )
+    if layout == "files" and images > HUB_FILES:
+        notices.append(
+            f"{place}: {images:,} files, and it recommends at most {HUB_FILES:,} in a repository; "
+            "use --layout webdataset or parquet"
+        )
+    return notices
+
+
 def name_within(out: Store, target: Store) -> str | None:
     """The name of `target` within `out`, by its resolved path; None if it lies elsewhere."""
-    (protocol, folder), (other, path) = out.resolved(), target.resolved()
-    inside = protocol == other and path.startswith(folder.rstrip("/") + "/")
-    return path[len(folder.rstrip("/")) + 1 :] if inside else None
+    return _name_within(out.resolved(), target.resolved())
 
 
 def is_own(footprint: Footprint, name: str) -> bool:
@@ -84,8 +116,25 @@ def is_own(footprint: Footprint, name: str) -> bool:
     return shard is not None and (not rest or footprint.has_in_folder(shard, rest))
 
 
-def _is_within(out: Store, other: Store) -> bool:
-    return out.resolved() == other.resolved() or name_within(out, other) is not None
+def _one_per_folder(paths: Iterable[str], out: Place) -> Iterator[str]:
+    """One file of each folder: OUT holds its siblings, too, except for links, and for a file that OUT itself names."""
+    seen: set[str] = set()
+    own = out[1].rpartition("/")[2]
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        if folder not in seen or name == own or os.path.islink(path):
+            seen.add(folder)
+            yield path
+
+
+def _name_within(folder: Place, place: Place) -> str | None:
+    (protocol, path), (other, below) = folder, place
+    inside = protocol == other and below.startswith(path.rstrip("/") + "/")
+    return below[len(path.rstrip("/")) + 1 :] if inside else None
+
+
+def _is_within(folder: Place, place: Place) -> bool:
+    return folder == place or _name_within(folder, place) is not None
 
 
 def _is_glob(prompts: str, tables: Iterable[str]) -> bool:

@@ -40,10 +40,12 @@ def kept_here(out: Store, files: Sequence[InputFile]) -> list[InputFile] | None:
     Raises:
         InputError: it has been changed.
     """
-    names = [name_within(out, Store(file.path, out.options)) for file in files if file.format == "parquet"]
-    if len(files) != 1 or not names or not _is_kept(names[0]):
+    if len(files) != 1 or files[0].format != "parquet":
         return None
-    (file,), name = files, str(names[0])
+    (file,) = files
+    name = name_within(out, Store(file.path, out.options))
+    if name is None or not _is_kept(name):
+        return None
     sha256 = _digest(out, name)
     if name != f"{TABLES}/{sha256[:DIGITS]}.parquet":
         raise InputError(f"{file.path}: has been changed; its content does not match its name")

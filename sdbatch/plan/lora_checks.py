@@ -1,22 +1,26 @@
-"""The LoRA files of a table, each looked at once before a model is loaded: their headers alone are read."""
+"""The LoRA files of a table, each checked once, by its header, before a model is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from sdbatch.diffusion import ModelInfo
 from sdbatch.diffusion.adapters.lora_files import lora_model, read_lora_header
 from sdbatch.diffusion.adapters.lora_rows import LORA
+from sdbatch.diffusion.checkpoints.file_hashes import file_hash
 from sdbatch.diffusion.request import ROW_FIELDS
-from sdbatch.errors import AdapterError, InputError, StorageError, UsageError
+from sdbatch.errors import AdapterError, InputError, ModelError, StorageError, UsageError
 from sdbatch.fields import Field
-from sdbatch.kinds import WeightedFiles
 from sdbatch.plan.named_cells import named_cells
 from sdbatch.prompts import Columns, InputFile
 from sdbatch.prompts.lora_cells import TAGGED, LoraReader, without_lora_tags
 from sdbatch.prompts.picture_cells import folder_of
 from sdbatch.settings import RunSettings
-from sdbatch.storage.local_copies import only_file
+from sdbatch.storage.listing import StoredFile
+from sdbatch.storage.local_copies import content_stamp, only_file
+from sdbatch.storage.store import Store
+from sdbatch.weighted_files import WeightedFiles
 
 __all__ = ["check_loras"]
 
@@ -25,21 +29,23 @@ Named = tuple[str, str]
 """What a row names, as text, and the folder where its file lies."""
 
 
-def check_loras(files: list[InputFile], columns: Columns, settings: RunSettings, model: ModelInfo) -> int:
+def check_loras(
+    files: list[InputFile], columns: Columns, settings: RunSettings, model: ModelInfo
+) -> list[dict[str, str]]:
     """Read the header of every LoRA file that the run names. What a cell has wrong otherwise fails its row alone.
 
     Returns:
-        How many files there are.
+        The files' entries for a manifest.
 
     Raises:
         InputError: one cannot be read or does not fit the model; names the table's file, the row and the layer.
         UsageError: the same of `--lora`; or rows may differ although LoRAs are to be merged.
     """
     if all(field.name != LORA.name for field in columns.fields):
-        return 0
+        return []
     if settings.merge_lora:
         _refuse_what_differs(columns, settings)
-    checked: set[str] = set()
+    checked: dict[str, dict[str, str]] = {}
     fits = None
     for text, folder, where in _named(files, columns, settings):
         for lora in WeightedFiles().files("lora", text):
@@ -47,14 +53,20 @@ def check_loras(files: list[InputFile], columns: Columns, settings: RunSettings,
                 store = LoraReader(settings.lora_dir, settings.storage_options).store(lora.path, folder)
                 if store.url in checked:
                     continue
-                checked.add(store.url)
                 fits = fits or lora_model(model)
-                size = only_file(store).size
+                found = only_file(store)
                 with store.open("") as file:
-                    read_lora_header(file, size, lora.path, fits)
-            except (AdapterError, StorageError, UsageError) as error:
+                    read_lora_header(file, found.size, lora.path, fits)
+                checked[store.url] = _entry(store, found)
+            except (AdapterError, ModelError, StorageError, UsageError) as error:
                 raise (InputError if where else UsageError)(f"{where or '--lora: '}{error}") from error
-    return len(checked)
+    return list(checked.values())
+
+
+def _entry(store: Store, file: StoredFile) -> dict[str, str]:
+    """A file's entry: with its hash if it is on this machine, else with what its store says of its content."""
+    content = {"sha256": file_hash(Path(file.path))} if store.is_local else {"stamp": content_stamp(file)}
+    return {"setting": LORA.name, "name": store.url, "source": store.url, **content}
 
 
 def _refuse_what_differs(columns: Columns, settings: RunSettings) -> None:

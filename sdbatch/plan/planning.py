@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from sdbatch.diffusion import ModelInfo, Request, validate
+from sdbatch.diffusion.calls import lane_calls
 from sdbatch.diffusion.declarations import own_fields
+from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.models.inspection import check_deep_cache
 from sdbatch.diffusion.tasks import task_named, task_of
+from sdbatch.diffusion.validation import check_compile_sizes
 from sdbatch.engine_settings import resolve_engine
-from sdbatch.errors import UsageError
-from sdbatch.kinds import WeightedFiles
+from sdbatch.errors import SamplerError, UsageError
 from sdbatch.model_source import ModelSource, check_recorded
 from sdbatch.output import finished_shards
 from sdbatch.output.as_input import made_table
 from sdbatch.output.footprint import Footprint, first_clash
 from sdbatch.output.manifest import RunRecord, new_record
 from sdbatch.output.manifest_files import OWN_NAMES, check_size, load_manifest, replacing
-from sdbatch.plan.destination import check_out, check_sources
+from sdbatch.plan.destination import check_out, check_overwrite, check_sources, hub_notices
 from sdbatch.plan.kept_tables import kept_before, kept_here, placed
 from sdbatch.plan.lora_checks import check_loras
 from sdbatch.plan.named_networks import named_networks
@@ -31,11 +33,12 @@ from sdbatch.prompts import Columns, InputFile, find_inputs
 from sdbatch.prompts.picture_cells import picture_names, unread
 from sdbatch.prompts.python_tables import GivenTable
 from sdbatch.prompts.shards import Cut, Selection, default_shard_size, shard_rows
-from sdbatch.resolution import refuse_unused, resolved, with_task
+from sdbatch.resolution import refuse_unused, resolved, with_compression, with_task
 from sdbatch.scoring.judging import scorer_weights, wishes_of
 from sdbatch.settings import RunSettings
 from sdbatch.storage.addresses import protocol_of
 from sdbatch.storage.store import Store
+from sdbatch.weighted_files import WeightedFiles
 
 __all__ = ["Plan", "make_plan", "settings_source"]
 
@@ -87,6 +90,8 @@ def make_plan(prompts: str | GivenTable, out: str, settings: RunSettings) -> Pla
     store = Store(out, settings.storage_options)
     found = load_manifest(store)
     earlier, replaced = (None, found) if settings.overwrite else (found, None)
+    if replaced is not None:
+        check_overwrite(store)
     given, files, notices = _inputs(prompts, store, settings, earlier)
     # The columns of an OUT depend on its model, and the use of picture columns on the model's task.
     if earlier is None and (settings.task is not None or not may_have_pictures(files)):
@@ -94,12 +99,21 @@ def make_plan(prompts: str | GivenTable, out: str, settings: RunSettings) -> Pla
         columns_of(files, settings, None, None)
     source = settings_source(settings)
     model = source.inspect()
+    if model.approximate_vae:
+        vae = model.swapped.get("vae", "the model's VAE")
+        notices = (*notices, f"{vae}: an AutoencoderTiny (TAESD), which approximates the VAE it was distilled from")
     settings = _with_absolute_loras(_with_absolute_pictures(with_task(settings, model)))
     refuse_unused(settings, model)
     refuse_lone(files, settings)
     settings = resolved(settings, model)
+    settings = with_compression(settings, None if earlier is None else earlier.settings["compression"])
     columns = columns_of(files, settings, earlier, model)
+    if settings.keep_input_images and not picture_names(columns.fields):
+        raise UsageError("--keep-input-images: no row of this run can have an input picture; leave it out")
     _check_defaults(settings, model, columns)
+    if settings.release_text_encoders == "on":
+        family_named(model.family).check_release()
+    check_compile_sizes(settings.compile_sizes or "", model)
     if (settings.deep_cache or 1) > 1:
         check_deep_cache(model)
         refuse_adapters(columns, settings)
@@ -107,11 +121,11 @@ def make_plan(prompts: str | GivenTable, out: str, settings: RunSettings) -> Pla
     weights = scorer_weights(settings, model.folder)
     networks = named_networks(files, columns, settings, model)
     columns = dataclasses.replace(columns, networks={network.name: network.sha256 for network in networks})
-    check_loras(files, columns, settings, model)
+    loras = check_loras(files, columns, settings, model)
     if given is not None:  # until here it was read from this machine
         files = [placed(given, file, store) for file in files]
     record = _new_record(files, columns, settings, source.entry(model), earlier, weights)
-    record = dataclasses.replace(record, networks=[network.entry() for network in networks])
+    record = dataclasses.replace(record, networks=[*(network.entry() for network in networks), *loras])
     if earlier is not None:
         check_recorded(model, earlier.model, store.url)
         record = earlier.continued(record)
@@ -127,6 +141,8 @@ def make_plan(prompts: str | GivenTable, out: str, settings: RunSettings) -> Pla
     is_fresh = replaced is not None or replacing(store, record)
     todo = Selection(shards, set() if is_fresh else finished_shards(entries), settings.part)
     known = earlier is not None
+    images = todo.rows * settings.images_per_prompt
+    notices = (*notices, *hub_notices(store, len(todo), images, settings.layout))
     return Plan(store, files, columns, model, record, known, shards, todo, settings, replaced, notices, given)
 
 
@@ -138,7 +154,9 @@ def _inputs(
     if isinstance(prompts, GivenTable):
         kept = kept_before(prompts, out, earlier)
         given, path = (None, kept) if kept else (prompts, prompts.path)
-    found = made_table(path, options) or find_inputs(path, options, per_file=settings.prompt_per_file)
+    found = made_table(path, options, settings.column.values()) or find_inputs(
+        path, options, per_file=settings.prompt_per_file
+    )
     files = found.files
     if given is None and (kept_files := kept_here(out, files)):
         files = kept_files
@@ -204,6 +222,8 @@ def settings_source(settings: RunSettings) -> ModelSource:
         tokenizer=settings.tokenizer,
         prediction_type=settings.prediction_type,
         vae=settings.vae,
+        text_encoders=settings.text_encoder,
+        scheduler_config=settings.scheduler_config,
         embeddings=settings.embedding,
         options=settings.storage_options,
     )
@@ -222,10 +242,21 @@ def _check_defaults(settings: RunSettings, model: ModelInfo, columns: Columns) -
     if settings.watermark == "":
         raise UsageError("--watermark is empty; expected text")
     reason = validate(request, model)
+    if reason is None and model.scheduler_config:
+        reason = _uncompilable(request, model)
     if reason is None and not {"height", "width"} & columns.settings.keys():
         reason = watermark_refusal(request, model, settings.watermark)
     if reason is not None:
         raise UsageError(f"these settings cannot produce an image: {reason}")
+
+
+def _uncompilable(request: Request, model: ModelInfo) -> str | None:
+    """Why a sampler can't run with changed entries of the scheduler's configuration; None if it can."""
+    try:
+        lane_calls(request, model)
+    except SamplerError as error:
+        return str(error)
+    return None
 
 
 def _new_record(

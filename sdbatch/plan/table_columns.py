@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from sdbatch.diffusion import ModelInfo
+from sdbatch.diffusion.adapters.net_fields import WITHOUT_DEEP_CACHE
 from sdbatch.diffusion.declarations import fields_of, own_fields
 from sdbatch.diffusion.request import COMMON, ROW_FIELDS
 from sdbatch.errors import UsageError
@@ -75,11 +76,12 @@ def refuse_lone(files: list[InputFile], settings: RunSettings) -> None:
 
 
 def refuse_adapters(columns: Columns, settings: RunSettings) -> None:
-    """What ControlNets add to layers that DeepCache leaves out would be lost at most calls."""
-    column = columns.settings.get("controlnet")
-    if column is not None or settings.extra.get("controlnet"):
-        given = "--controlnet" if column is None else f"column {column!r}"
-        raise UsageError(f"{given}: a controlnet does not work with --deep-cache; leave one of them out")
+    """What such networks add to layers that DeepCache leaves out would be lost at most calls."""
+    for name in WITHOUT_DEEP_CACHE:
+        column = columns.settings.get(name)
+        if column is not None or settings.extra.get(name):
+            given = own_field(name).option if column is None else f"column {column!r}"
+            raise UsageError(f"{given}: a {name} does not work with --deep-cache; leave one of them out")
 
 
 def _is_used(field: Field, files: list[InputFile], settings: RunSettings) -> bool:

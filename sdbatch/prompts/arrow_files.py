@@ -13,7 +13,6 @@ import pyarrow as pa
 from sdbatch.errors import InputError
 from sdbatch.prompts.arrow_messages import Message, messages
 from sdbatch.prompts.input_file import InputFile
-from sdbatch.prompts.types import plain_schema
 from sdbatch.prompts.wide_tables import refuse_wide
 from sdbatch.storage.store import Store
 
@@ -28,7 +27,7 @@ OUR_WORDS = ("is ", "holds ", "has ")
 def describe_arrow(
     path: str, options: Mapping[str, Any] | None, content: bytes | None = None
 ) -> tuple[tuple[int, ...], pa.Schema]:
-    """Rows of each record batch, and the columns, as they are read. No record batch is decoded.
+    """Rows of each record batch, and the columns. No record batch is decoded.
 
     Raises:
         InputError: it is not what its name says, or cut short.
@@ -38,7 +37,7 @@ def describe_arrow(
         found = messages(file)
         schema = _schema(next(found, None))
         refuse_wide(len(schema.names))  # a name that is not UTF-8 is found here
-        return tuple(message.rows for message in found if message.is_batch), plain_schema(schema)
+        return tuple(message.rows for message in found if message.is_batch), schema
 
 
 def arrow_batches(

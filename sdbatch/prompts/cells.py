@@ -16,7 +16,9 @@ import pyarrow.types as pt
 from sdbatch.bounds import Number, Whole
 from sdbatch.errors import UsageError
 from sdbatch.fields import Field
-from sdbatch.kinds import Choice, Flag, Picture, Pictures, Seed, Several, Text, WeightedFiles
+from sdbatch.kinds import Choice, Flag, Picture, Pictures, Seed, Several, Text
+from sdbatch.prompts.types import is_text
+from sdbatch.weighted_files import WeightedFiles
 
 __all__ = ["LARGEST", "Bad", "accepts", "read_cells"]
 
@@ -40,13 +42,13 @@ def accepts(field: Field, kind: pa.DataType) -> str | None:
     Values of any kind may be text, in CSV and in any other format.
     """
     plain = kind.value_type if pt.is_dictionary(kind) else kind
-    is_text = pt.is_null(plain) or pt.is_string(plain) or pt.is_large_string(plain) or pt.is_string_view(plain)
+    holds_text = pt.is_null(plain) or is_text(plain) or pt.is_string_view(plain)
     if isinstance(field.kind, Several | Pictures):
         return _accepts_several(field, plain)
     wanted, fits = _WANTED[type(field.kind)]
     if isinstance(field.kind, Text) and field.kind.codes:
         wanted, fits = field.types, pt.is_integer
-    if is_text or fits(plain):
+    if holds_text or fits(plain):
         return None
     return wanted
 
@@ -92,7 +94,7 @@ def read_cells(field: Field, column: str, values: pa.ChunkedArray, *, text: bool
 
 def _pictures(values: pa.ChunkedArray, kind: pa.DataType) -> list[Any]:
     """Pictures as Python values: a path as text, bytes, or a dict of both. Opens nothing."""
-    if pt.is_string(kind) or pt.is_large_string(kind):
+    if is_text(kind):
         return [value if value is None else value.decode(errors="replace") for value in _as_bytes(values, kind)]
     return values.cast(kind).to_pylist()
 
@@ -102,7 +104,7 @@ def _lists(field: Field, column: str, values: pa.ChunkedArray, kind: pa.DataType
     if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind):
         lengths = [None if count is None else int(count) for count in pc.list_value_length(values).to_pylist()]
         flat = pa.chunked_array([chunk.flatten() for chunk in values.chunks], kind.value_type)
-    elif pt.is_string(kind) or pt.is_large_string(kind):
+    elif is_text(kind):
         found = [
             value if value is None or not value.strip() else value.split(b";") for value in _as_bytes(values, kind)
         ]
@@ -126,8 +128,8 @@ def _whole_list(column: str, items: list[Any]) -> Any:
 
 def _weighted_files(setting: WeightedFiles, column: str, values: pa.ChunkedArray, kind: pa.DataType) -> list[Any]:
     """Each cell as one text; None for a cell that names no file."""
-    is_text = pt.is_null(kind) or pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind)
-    cells = [_text(column, value) for value in _as_bytes(values, kind)] if is_text else values.cast(kind).to_pylist()
+    holds_text = pt.is_null(kind) or is_text(kind) or pt.is_string_view(kind)
+    cells = [_text(column, value) for value in _as_bytes(values, kind)] if holds_text else values.cast(kind).to_pylist()
     cells = [cell or None for cell in cells]  # empty text, an empty list
     return [cell if isinstance(cell, Bad | None) else _read_weighted(setting, column, cell) for cell in cells]
 
@@ -157,7 +159,7 @@ def _read_flag(column: str, value: Any) -> Any:
 def _numbers(
     setting: Any, column: str, values: pa.ChunkedArray, kind: pa.DataType, text: bool, wide_seeds: bool
 ) -> list[Any]:
-    if text or pt.is_string(kind) or pt.is_large_string(kind):
+    if text or is_text(kind):
         plain = [_read_number(column, _text(column, value)) for value in _as_bytes(values, kind)]
     else:
         plain = values.cast(kind).to_pylist()
@@ -285,7 +287,7 @@ def _is_picture(kind: pa.DataType) -> bool:
 def _is_weighted(kind: pa.DataType) -> bool:
     if pt.is_list(kind) or pt.is_large_list(kind):
         kind = kind.value_type
-        return pt.is_string(kind) or pt.is_large_string(kind) or _is_weighted(kind)
+        return is_text(kind) or _is_weighted(kind)
     return pt.is_struct(kind) and {"path", "weight", "te_weight"} >= {field.name for field in kind}
 
 

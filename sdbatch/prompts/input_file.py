@@ -11,7 +11,7 @@ import pyarrow as pa
 __all__ = ["InputFile"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class InputFile:
     """One file of the prompt table.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ from sdbatch.prompts.arrow_files import FORMAT as ARROW
 from sdbatch.prompts.arrow_files import describe_arrow
 from sdbatch.prompts.compressed import inner_name
 from sdbatch.prompts.contents import SMALL_FILE_BYTES, contents
+from sdbatch.prompts.equal_schemas import EqualSchemas
 from sdbatch.prompts.input_file import InputFile
 from sdbatch.prompts.partitions import is_partition, partition_columns, partitions_of
 from sdbatch.prompts.prompt_files import FORMAT as PROMPT_FILE
@@ -23,7 +24,6 @@ from sdbatch.prompts.saved_datasets import saved_files
 from sdbatch.prompts.table_kinds import is_table, kind_of_table, left_out, of_one_kind, prompt_files
 from sdbatch.prompts.text import MIXED, common_schema, describe_text
 from sdbatch.prompts.text_encodings import UTF8
-from sdbatch.prompts.types import plain_schema
 from sdbatch.prompts.wide_tables import MAX_COLUMNS, too_wide
 from sdbatch.prompts.workbooks import FORMAT as WORKBOOK
 from sdbatch.prompts.workbooks import describe_workbook
@@ -90,7 +90,7 @@ def find_inputs(prompts: str, options: Mapping[str, Any] | None = None, *, per_f
     alone = len(found) == 1 and found[0].path == store.url
     kind, chosen, notices = _chosen(store.url, found, listed.is_folder, per_file, options)
     base = store.url if listed.is_folder else _fixed_part(store.url, alone)
-    files = [replace(file, name=_below(base, file.path)) for file in _described(chosen, kind, options)]
+    files = list(_described(chosen, _Look(kind, base, options)))
     return Inputs(_partitioned(_of_one_schema(files, kind), below), tuple(notices))
 
 
@@ -193,53 +193,65 @@ def _prompt_itself(text: str) -> InputFile:
     )
 
 
-def _described(files: list[StoredFile], kind: str, options: Mapping[str, Any] | None) -> Iterator[InputFile]:
+def _described(files: list[StoredFile], look: _Look) -> Iterator[InputFile]:
     """Describe the files' contents. Small ones are fetched whole and in parallel; large ones are opened meanwhile."""
     small = [file.path for file in files if len(files) > 1 and 0 < file.size <= SMALL_FILE_BYTES]
-    # Equal schemas are kept as one object, so that a plan of many files stays small.
-    schemas: dict[bytes, pa.Schema] = {}
-    known: set[int] = set()  # only of the schemas kept
     with ThreadPoolExecutor(READERS) as pool:
         are_small = set(small)
-        large = pool.map(lambda file: _describe(file, kind, options), [f for f in files if f.path not in are_small])
-        found = contents(small, options)
+        large = pool.map(look.describe, [file for file in files if file.path not in are_small])
+        found = contents(small, look.options)
         for file in files:
-            one = _describe(file, kind, options, next(found)) if file.path in are_small else next(large)
-            if id(one.schema) not in known:
-                same = schemas.setdefault(one.schema.serialize().to_pybytes(), one.schema)
-                known.add(id(same))
-                one = replace(one, schema=same)
-            yield one
+            yield look.describe(file, next(found)) if file.path in are_small else next(large)
 
 
-def _describe(
-    file: StoredFile, kind: str, options: Mapping[str, Any] | None, content: bytes | None = None
-) -> InputFile:
-    if kind == PROMPT_FILE:
-        return describe_prompt_file(file, options, content)
-    encoding, note = UTF8, ""
-    if kind == "parquet":
-        groups, schema = _parquet(file, options, content)
-    elif kind == ARROW:
-        groups, schema = describe_arrow(file.path, options, content)
-    elif kind == WORKBOOK:
-        rows, schema, note = describe_workbook(file.path, options, content)
-        groups = (rows,)
-    else:
-        rows, schema, encoding, note = describe_text(file.path, kind, options, content)
-        groups = (rows,)
-    return InputFile(file.path, file.size, file.stamp, sum(groups), groups, kind, schema, encoding, note=note)
+@dataclass(frozen=True)
+class _Look:
+    """Describes files of one format.
 
+    Attributes:
+        base: the folder below which their names begin.
+    """
 
-def _parquet(
-    file: StoredFile, options: Mapping[str, Any] | None, content: bytes | None
-) -> tuple[tuple[int, ...], pa.Schema]:
-    with opened_parquet(Store(file.path, options), "", InputError, content=content) as parquet:
-        footer = parquet.metadata
-        if footer.num_columns > MAX_COLUMNS:
-            raise InputError(f"{file.path}: {too_wide(footer.num_columns)}")
-        schema = plain_schema(parquet.schema_arrow)
-    groups = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
-    if min(groups, default=0) < 0 or sum(groups) != footer.num_rows:
-        raise InputError(f"{file.path}: is damaged (its row groups and its footer differ in their number of rows)")
-    return groups, schema
+    kind: str
+    base: str
+    options: Mapping[str, Any] | None
+    schemas: EqualSchemas = field(default_factory=EqualSchemas)
+
+    def describe(self, file: StoredFile, content: bytes | None = None) -> InputFile:
+        """Describe a file, whose content may have been read already."""
+        kind, name, encoding, note = self.kind, _below(self.base, file.path), UTF8, ""
+        if kind == PROMPT_FILE:
+            return describe_prompt_file(file, name, self.options, content)
+        if kind == "parquet":
+            groups, schema = self._parquet(file, content)
+        elif kind == ARROW:
+            groups, schema = describe_arrow(file.path, self.options, content)
+        elif kind == WORKBOOK:
+            rows, schema, note = describe_workbook(file.path, self.options, content)
+            groups = (rows,)
+        else:
+            rows, schema, encoding, note = describe_text(file.path, kind, self.options, content)
+            groups = (rows,)
+        return InputFile(
+            path=file.path,
+            size=file.size,
+            stamp=file.stamp,
+            rows=sum(groups),
+            row_groups=groups,
+            format=kind,
+            schema=self.schemas.plain(schema),
+            encoding=encoding,
+            name=name,
+            note=note,
+        )
+
+    def _parquet(self, file: StoredFile, content: bytes | None) -> tuple[tuple[int, ...], pa.Schema]:
+        with opened_parquet(Store(file.path, self.options), "", InputError, content=content) as parquet:
+            footer = parquet.metadata
+            if footer.num_columns > MAX_COLUMNS:
+                raise InputError(f"{file.path}: {too_wide(footer.num_columns)}")
+            schema = parquet.schema_arrow
+        groups = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
+        if min(groups, default=0) < 0 or sum(groups) != footer.num_rows:
+            raise InputError(f"{file.path}: is damaged (its row groups and its footer differ in their number of rows)")
+        return groups, schema

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sdbatch.diffusion.adapters.lora_rows import Lora, Loras
+from sdbatch.diffusion.checkpoints.file_hashes import file_hash
 from sdbatch.diffusion.request import Request
-from sdbatch.errors import AdapterError, StorageError, UsageError
+from sdbatch.errors import AdapterError, ModelError, RunError, StorageError, UsageError
 from sdbatch.fields import FrozenMapping
-from sdbatch.kinds import WeightedFile, WeightedFiles
 from sdbatch.prompts.columns import Columns
 from sdbatch.settings import RunSettings
 from sdbatch.storage.addresses import protocol_of
-from sdbatch.storage.local_copies import local_copy, sha256_of
+from sdbatch.storage.local_copies import ChangedFile, local_copy
 from sdbatch.storage.store import Store
+from sdbatch.weighted_files import WeightedFile, WeightedFiles
 
-__all__ = ["TAGGED", "LoraReader", "joined_loras", "names_loras", "without_lora_tags"]
+__all__ = ["TAGGED", "LoraReader", "joined_loras", "names_loras", "recorded_loras", "without_lora_tags"]
 
 CACHE = Path("~/.cache/sdbatch/loras")
 WEB = ("http", "https", "ftp")
@@ -62,6 +63,11 @@ def names_loras(columns: Columns, settings: RunSettings) -> bool:
     return "lora" in columns.settings or settings.lora_dir is not None or settings.extra.get("lora") is not None
 
 
+def recorded_loras(networks: Iterable[Mapping[str, str]]) -> dict[str, Mapping[str, str]]:
+    """The LoRAs among a manifest's entries of networks, by address."""
+    return {entry["name"]: entry for entry in networks if entry["setting"] == "lora"}
+
+
 @dataclass(frozen=True)
 class LoraReader:
     """Finds the LoRA files of rows, and fetches those that are not on this machine.
@@ -70,11 +76,15 @@ class LoraReader:
         folder: the base of relative paths (--lora-dir); None for the folder of the table's file.
         options: fsspec storage options.
         merged: whether the LoRAs of all rows are merged into the model's weights.
+        recorded: the manifest's entries of an output's LoRAs by address, which must not have changed since.
     """
 
     folder: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     merged: bool = False
+    recorded: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    # Files of stores that were looked for already: a store is asked once for each, not once for each row.
+    _fetched: dict[str, Path] = field(default_factory=dict, repr=False, compare=False)
 
     def read(self, request: Request, folder: str) -> Request:
         """The request with its LoRAs fetched to this machine, or with the reason why they are unavailable.
@@ -88,10 +98,14 @@ class LoraReader:
         return replace(request, extra=FrozenMapping({**request.extra, "lora": self.loras(text, folder)}))
 
     def loras(self, text: str, folder: str) -> Loras:
-        """The files that a text names, fetched to this machine, or the reason why they are unavailable."""
+        """The files that a text names, fetched to this machine, or the reason why they are unavailable.
+
+        Raises:
+            RunError: a file has changed since the output was started.
+        """
         try:
             files = tuple(self._lora(file, folder) for file in WeightedFiles().files("lora", text))
-        except (StorageError, UsageError, OSError, ValueError) as error:
+        except (ModelError, StorageError, UsageError, OSError, ValueError) as error:
             return Loras(text, (), str(error).splitlines()[0])
         return Loras(text, files, merged=self.merged)
 
@@ -112,5 +126,15 @@ class LoraReader:
         return Store(place, {} if protocol_of(place) == HUB else self.options)
 
     def _lora(self, file: WeightedFile, folder: str) -> Lora:
-        path = local_copy(self.store(file.path, folder), CACHE.expanduser())
-        return Lora(str(path), file.weight, file.te_weight, sha256_of(path))
+        store = self.store(file.path, folder)
+        entry = self.recorded.get(store.url, {})
+        try:
+            path = self._fetched.get(store.url) or local_copy(store, CACHE.expanduser(), entry.get("stamp"))
+            if not store.is_local:
+                self._fetched[store.url] = path
+            sha256 = file_hash(path)
+            if sha256 != entry.get("sha256", sha256):
+                raise ChangedFile
+        except ChangedFile:
+            raise RunError(f"{store.url!r} has changed since OUT was started: its content differs") from None
+        return Lora(str(path), file.weight, file.te_weight, sha256)

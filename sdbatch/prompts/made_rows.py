@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from sdbatch.errors import InputError
 from sdbatch.prompts.input_file import InputFile
+from sdbatch.prompts.kept_pictures import image_type, kept_types, path_schema, with_paths, without_bytes
 from sdbatch.storage.parquet import opened_parquet
 from sdbatch.storage.store import Store
 
@@ -19,13 +20,18 @@ __all__ = ["FORMAT", "made_batches", "made_schema"]
 FORMAT = "output"
 # The columns that set something for the rows; all others are carried with the prefix `input_`.
 SETTINGS = ("prompt", "negative_prompt", "seed")
-IMAGE = pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+IMAGE = pa.field("image", image_type)
 ROWS_AT_ONCE = 16  # with pictures, in layout `parquet`
 
 
-def made_schema(metadata: pa.Schema) -> pa.Schema:
-    """The columns of the table, from the columns of an output's shards."""
+def made_schema(metadata: pa.Schema, whole: Collection[str] = ()) -> pa.Schema:
+    """The columns of the table, from the columns of an output's shards.
+
+    Args:
+        whole: columns whose kept input pictures are read whole; of others only the path.
+    """
     names = _sources(metadata)
+    metadata = path_schema(metadata, _reduced(metadata, whole))
     fields = [metadata.field(_place(metadata, old)).with_name(new) for new, old in names.items()]
     return pa.schema([pa.field("image", pa.string()) if _has_files(metadata) else IMAGE, *fields])
 
@@ -41,6 +47,7 @@ def made_batches(
     """
     with opened_parquet(Store(file.path, options), "", InputError, content=content) as parquet:
         metadata = parquet.schema_arrow
+        _refuse_other_columns(metadata, file)
         sources = _sources(metadata)
         read = {name: sources[name] for name in needed if name != "image"}
         has_image, in_tar = "image" in needed, False
@@ -48,13 +55,26 @@ def made_batches(
             in_tar = not _has_files(metadata) and not _holds_pictures(metadata)
             read["image"] = "key" if in_tar else "file_name" if _has_files(metadata) else "image"
         columns = list(dict.fromkeys(["status", *read.values()]))
+        kinds = kept_types(metadata).values()
+        reduced = _reduced(metadata, [field.name for field in file.schema if field.type in kinds])
+        parts = without_bytes(parquet, columns, reduced)
         pictures = _in_tar(file, options) if in_tar else iter(())
-        for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
-            made = batch.select(columns).filter(pc.equal(batch.column("status"), "ok"))
+        for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=parts, use_threads=False):
+            made = with_paths(batch.select(columns).filter(pc.equal(batch.column("status"), "ok")), reduced)
             found = {new: made.column(columns.index(old)) for new, old in read.items()}
             if in_tar:
                 found["image"] = _matched(file, found["image"].to_pylist(), pictures)
             yield pa.RecordBatch.from_arrays([found[name] for name in needed], names=needed)
+
+
+def _refuse_other_columns(metadata: pa.Schema, file: InputFile) -> None:
+    """Raises `InputError` if a shard's columns differ from those of the output's first shard."""
+    names = metadata.names
+    own = names[names.index("key") :] if "key" in names else []
+    found = {"image", *_sources(metadata)} if "status" in own else set()
+    repeated = [name for name in own if names.count(name) > 1 and name != "image"]
+    if odd := [*repeated, *sorted(found ^ {*file.own_schema.names})]:
+        raise InputError(f"{file.path}: has other columns than the rest of its output ({odd[0]!r})")
 
 
 def _sources(metadata: pa.Schema) -> dict[str, str]:
@@ -62,6 +82,11 @@ def _sources(metadata: pa.Schema) -> dict[str, str]:
     own = metadata.names.index("key")
     names = [name for at, name in enumerate(metadata.names) if not (name == "image" and at > own)]
     return {name if name in SETTINGS else f"input_{name}": name for name in names}
+
+
+def _reduced(metadata: pa.Schema, whole: Collection[str]) -> dict[str, pa.DataType]:
+    """The columns of kept input pictures of which only the paths are read."""
+    return {name: kind for name, kind in kept_types(metadata).items() if f"input_{name}" not in whole}
 
 
 def _place(metadata: pa.Schema, name: str) -> int:

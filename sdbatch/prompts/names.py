@@ -10,11 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from sdbatch.diffusion.request import ROW_FIELDS
 from sdbatch.fields import Field
 
-__all__ = ["COMMON", "ambiguous", "candidates", "exact_candidates", "plain", "resembled"]
+__all__ = ["COMMON", "SIDES", "ambiguous", "candidates", "exact_candidates", "plain", "resembled", "size_column"]
 
 COMMON: Mapping[str, Field] = {field.name: field for field in ROW_FIELDS}
 """The common row settings by name."""
 
+SIDES = ("width", "height")
+# A text column `Size` is the one of AUTOMATIC1111's parameters, such as 512x768, if two of these are columns, too.
+BESIDE_SIZE = ("steps", "sampler", "guidance_scale")
 # English words that resemble a setting's name by chance.
 UNLIKE = frozenset({"weight", "speed"})
 CLOSE = 0.8
@@ -44,6 +47,18 @@ def candidates(setting: str, columns: Sequence[str], known: Mapping[str, Field] 
     alike = [column for column in columns if plain(column) in names]
     last = {plain(name) for name in known[setting].last_aliases}
     return alike or [column for column in columns if plain(column) in last]
+
+
+def size_column(texts: Iterable[str], used: Mapping[str, str]) -> str | None:
+    """The column that holds width and height as AUTOMATIC1111 writes them, if no other column has them.
+
+    Args:
+        texts: the columns that hold text.
+        used: the column of each setting.
+    """
+    found = [column for column in texts if plain(column) == "size" and column not in used.values()]
+    is_parameters = sum(name in used for name in BESIDE_SIZE) > 1
+    return found[0] if len(found) == 1 and is_parameters and not used.keys() & set(SIDES) else None
 
 
 def resembled(column: str, fields: Iterable[Field] = ROW_FIELDS) -> str | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import posixpath
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from sdbatch.storage.store import Store
 __all__ = [
     "PictureReader",
     "PicturesAhead",
+    "Reading",
     "RowReader",
     "TablePicture",
     "folder_of",
@@ -45,6 +46,11 @@ class TablePicture(Picture):
         super().__init__(content, path)
         self.path = path
 
+    @property
+    def cell(self) -> dict[str, Any]:
+        """The picture as a cell of a table: its bytes, None if it could not be read, and its path."""
+        return {"bytes": self._content(), "path": self.path}
+
 
 class UnreadablePicture(TablePicture):
     """A picture that is missing or cannot be read; any use of it raises the reason."""
@@ -52,6 +58,10 @@ class UnreadablePicture(TablePicture):
     def __init__(self, path: str | None, reason: str) -> None:
         super().__init__(b"", path)
         self._reason = reason
+
+    @property
+    def cell(self) -> dict[str, Any]:
+        return {"bytes": None, "path": self.path}
 
     def _content(self) -> bytes:
         raise PictureError(self._reason)
@@ -176,17 +186,11 @@ class PicturesAhead(Sequence[Request]):
     def __getitem__(self, index: Any) -> Any:
         return self._read(*self._requests[index])
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Reading:
+        """Start to read ahead at once, before the first request is taken."""
         # All images of a row share one settings object.
-        waiting = (list(images) for _, images in groupby(self._requests, key=lambda image: id(image[0].extra)))
-        with ThreadPoolExecutor(THREADS, thread_name_prefix="pictures") as pool:
-            under_way: deque[Future[list[Request]]] = deque(
-                pool.submit(self._row, images) for images in islice(waiting, AHEAD)
-            )
-            while under_way:
-                requests = under_way.popleft().result()
-                under_way += (pool.submit(self._row, images) for images in islice(waiting, 1))
-                yield from requests
+        rows = (list(images) for _, images in groupby(self._requests, key=lambda image: id(image[0].extra)))
+        return Reading(rows, self._row)
 
     def _row(self, images: list[tuple[Request, str]]) -> list[Request]:
         """The requests of one row; its files are read once."""
@@ -197,3 +201,34 @@ class PicturesAhead(Sequence[Request]):
         for reader in self._readers:
             request = reader.read(request, folder)
         return request
+
+
+class Reading(Iterator[Request]):
+    """Requests whose files threads read ahead, in order."""
+
+    def __init__(
+        self, rows: Iterator[list[tuple[Request, str]]], read: Callable[[list[tuple[Request, str]]], list[Request]]
+    ) -> None:
+        self._rows = rows
+        self._read = read
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="pictures")
+        self._under_way = deque(self._pool.submit(read, images) for images in islice(rows, AHEAD))
+        self._read_already: deque[Request] = deque()
+
+    def __next__(self) -> Request:
+        while not self._read_already:
+            if not self._under_way:
+                self._pool.shutdown(wait=False)
+                raise StopIteration
+            self._read_already += self._under_way.popleft().result()
+            self._under_way += (self._pool.submit(self._read, images) for images in islice(self._rows, 1))
+        return self._read_already.popleft()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next request needs no waiting."""
+        return bool(self._read_already) or not self._under_way or self._under_way[0].done()
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -21,17 +21,19 @@ MAX_BYTES = 16 << 20
 
 
 def describe_prompt_file(
-    file: StoredFile, options: Mapping[str, Any] | None, content: bytes | None = None
+    file: StoredFile, name: str, options: Mapping[str, Any] | None, content: bytes | None = None
 ) -> InputFile:
-    """The file as a table of one row: its prompt, and its name without the ending as `id`.
+    """The file as a table of one row: its prompt, and its name without folder and ending as `id`.
 
     Raises:
         InputError: its encoding cannot be told.
         StorageError: the store refuses.
     """
-    name = inner_name(file.path).rpartition("/")[2].rpartition(".")[0]
+    own = inner_name(file.path).rpartition("/")[2].rpartition(".")[0]
     encoding = encoding_of(file.path, options, content)
-    return InputFile(file.path, file.size, file.stamp, 1, (1,), FORMAT, SCHEMA, encoding, partitions={"id": name})
+    return InputFile(
+        file.path, file.size, file.stamp, 1, (1,), FORMAT, SCHEMA, encoding, partitions={"id": own}, name=name
+    )
 
 
 def prompt_batch(file: InputFile, options: Mapping[str, Any] | None, content: bytes | None = None) -> pa.RecordBatch:

@@ -79,7 +79,8 @@ def same_rows(one: Any, other: Any) -> bool:
     first, second = pq.ParquetFile(one), pq.ParquetFile(other)
     if not first.schema_arrow.equals(second.schema_arrow) or first.metadata.num_rows != second.metadata.num_rows:
         return False
-    pairs = zip(first.iter_batches(BATCH_ROWS), second.iter_batches(BATCH_ROWS), strict=False)
+    batches = (file.iter_batches(BATCH_ROWS, use_threads=False) for file in (first, second))
+    pairs = zip(*batches, strict=False)
     return all(one.serialize().equals(other.serialize()) for one, other in pairs)
 
 

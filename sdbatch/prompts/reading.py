@@ -17,7 +17,7 @@ from sdbatch.prompts import single
 from sdbatch.prompts.arrow_files import FORMAT as ARROW
 from sdbatch.prompts.arrow_files import arrow_batches
 from sdbatch.prompts.columns import SOURCES, Columns
-from sdbatch.prompts.contents import SMALL_FILE_BYTES, contents
+from sdbatch.prompts.contents import SMALL_FILE_BYTES, stamped_contents
 from sdbatch.prompts.input_file import InputFile
 from sdbatch.prompts.made_rows import FORMAT as MADE
 from sdbatch.prompts.made_rows import made_batches
@@ -31,7 +31,7 @@ from sdbatch.prompts.unified import as_unified
 from sdbatch.prompts.workbooks import FORMAT as WORKBOOK
 from sdbatch.prompts.workbooks import workbook_batches
 from sdbatch.storage.parquet import dictionary_bytes, opened_parquet
-from sdbatch.storage.store import Store
+from sdbatch.storage.store import Fetched, Store
 
 __all__ = ["mended_texts", "read_rows", "read_table"]
 
@@ -80,10 +80,10 @@ def _tables(
 ) -> Iterator[pa.Table]:
     """The tables of all ranges of all files, in order."""
     small = [file.path for file, _ in wanted if _is_small(file)] if len(wanted) > 1 else []
-    found = contents(small, options)
+    found = stamped_contents(small, options)
     for file, ranges in wanted:
-        content = next(found) if small and _is_small(file) else None
-        yield from read_rows(file, columns, ranges, options, content)
+        fetched = next(found) if small and _is_small(file) else None
+        yield from read_rows(file, columns, ranges, options, fetched)
 
 
 def _is_small(file: InputFile) -> bool:
@@ -118,12 +118,12 @@ def read_rows(
     columns: Columns,
     ranges: Iterable[tuple[int, int]],
     options: Mapping[str, Any] | None = None,
-    content: bytes | None = None,
+    fetched: Fetched | None = None,
 ) -> Iterator[pa.Table]:
     """The rows of each range (first row, number of rows), as one table per range, with only the needed columns.
 
     Ranges are in ascending order and do not overlap. A row group in several ranges is decoded once; one in no range is
-    not read. `content` is the file's content if it has been read already.
+    not read. `fetched` is the file's content if it has been read already.
 
     Raises:
         InputError: the file is damaged, has changed since it was planned, or has rows too large for a shard.
@@ -135,9 +135,9 @@ def read_rows(
         return
     absent = set() if columns.table is None else {*columns.needed} - {*file.schema.names}
     needed = [name for name in columns.needed if name not in file.partitions and name not in absent]
-    _refuse_changed(file, options)
+    _refuse_changed(file, options, fetched)
     if needed:
-        tables = _own_rows(file, columns, needed, wanted, options, content)
+        tables = _own_rows(file, columns, needed, wanted, options, fetched.content if fetched else None)
     else:
         tables = (_no_columns(rows) for _, rows in wanted)
     for (first, _), table in zip(wanted, tables, strict=True):
@@ -213,9 +213,9 @@ def _with_sources(table: pa.Table, file: InputFile, columns: Columns, first_row:
     return table
 
 
-def _refuse_changed(file: InputFile, options: Mapping[str, Any] | None) -> None:
+def _refuse_changed(file: InputFile, options: Mapping[str, Any] | None, fetched: Fetched | None) -> None:
     """Reject a file that differs from the planned one, by the stamp in the manifest."""
-    now = next((found for found in Store(file.path, options).files() if found.path == file.path), None)
+    now = fetched or next((found for found in Store(file.path, options).files() if found.path == file.path), None)
     if now is None:
         raise InputError(f"{file.path}: existed when the run was planned, but is missing now")
     if (now.size, now.stamp) != (file.size, file.stamp):
@@ -233,7 +233,11 @@ def _pieces(
             waiting.popleft()
         if waiting and waiting[0][0] < start + rows:
             # Arrow raises when it reads a damaged chunk, but crashes when it inspects one: read first.
-            next(parquet.iter_batches(1, row_groups=[number], use_threads=False), None)
+            head = next(parquet.iter_batches(1, row_groups=[number], use_threads=False), None)
+            if head is not None and rows == head.num_rows:  # a table of many files has few rows in each
+                yield start, head.select(needed)
+                start += rows
+                continue
             size = _rows_at_a_time(store, parquet.metadata.row_group(number))
             batches = parquet.iter_batches(size, row_groups=[number], columns=needed, use_threads=False)
             # Arrow treats a name as a path prefix, and may return more columns than requested.

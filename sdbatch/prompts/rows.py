@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sdbatch.diffusion.request import COMMON, ROW_FIELDS, TEXT_TO_IMAGE, Request
 from sdbatch.diffusion.tasks import task_named
@@ -17,11 +18,14 @@ from sdbatch.kinds import Picture
 from sdbatch.prompts.cells import LARGEST, Bad, read_cells
 from sdbatch.prompts.columns import Columns
 from sdbatch.prompts.lora_cells import TAGGED, joined_loras, without_lora_tags
+from sdbatch.prompts.names import SIDES
 from sdbatch.prompts.pieces import Piece
+from sdbatch.prompts.types import is_text
 from sdbatch.settings import RunSettings
 
 __all__ = ["PromptRow", "derived_seed", "parse"]
 
+SIZE = r"^\s*(?P<width>\d+)\s*[x×X]\s*(?P<height>\d+)\s*$"
 SEEDS = 2**64  # torch's generators accept 0 to 2**64 - 1
 
 
@@ -50,7 +54,9 @@ def parse(table: pa.Table, columns: Columns, settings: RunSettings, pieces: Iter
     known = {field.name: field for field in (*ROW_FIELDS, *columns.fields)}
     wide = columns.seed_type == pa.uint64()
     cells = {
-        setting: read_cells(known[setting], _named(column), table.column(column), text=columns.text, wide_seeds=wide)
+        setting: read_cells(
+            known[setting], _named(column), _of_side(table, setting, columns), text=columns.text, wide_seeds=wide
+        )
         for setting, column in columns.settings.items()
     }
     if task_named(settings.task or TEXT_TO_IMAGE).needs_prompt:
@@ -61,6 +67,15 @@ def parse(table: pa.Table, columns: Columns, settings: RunSettings, pieces: Iter
         _row({setting: values[i] for setting, values in cells.items()}, known, defaults, wide, settings, place)
         for i, place in enumerate(places)
     ]
+
+
+def _of_side(table: pa.Table, setting: str, columns: Columns) -> pa.ChunkedArray:
+    """A setting's column; of one that holds width and height together, such as 512x768, the setting's part."""
+    cells = table.column(columns.settings[setting])
+    if setting not in SIDES or len({columns.settings.get(side) for side in SIDES}) > 1 or not is_text(cells.type):
+        return cells
+    part = pc.struct_field(pc.extract_regex(cells, SIZE), setting)
+    return pc.if_else(pc.is_null(part), cells, part)
 
 
 def derived_seed(run_seed: int, file_number: int, row: int) -> int:

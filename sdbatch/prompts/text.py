@@ -54,7 +54,9 @@ OTHER_DELIMITERS = (";", TAB)
 SAID_DELIMITER = re.compile(rb"sep=(.)\r?\n")
 PIECE_BYTES = 16 << 20  # read and decoded at a time
 MAX_LINE_BYTES = 64 << 20
-MAX_UNPACKED_BYTES = 256 << 20  # of compressed text that must be decoded as a whole
+# Of text that must be decoded as a whole.
+MAX_DECODED_BYTES = 1 << 30
+MAX_UNPACKED_BYTES = 256 << 20
 DEEPEST = 256  # of nested brackets in JSON
 WIDE_WHOLE = pa.decimal128(38, 0)
 MIXED = "has both integers beyond 64 bits and fractions, and no type holds both exactly; store them as text"
@@ -141,7 +143,7 @@ def opened_text(
     with _unpacked_text(path, options, content) as file:
         try:
             if encoding != UTF8:
-                file = as_utf8(file if inner_name(path) == path else _bounded(file), encoding)
+                file = as_utf8(_bounded(file, is_packed=inner_name(path) != path), encoding)
             if file.read(len(BYTE_ORDER_MARK)) != BYTE_ORDER_MARK:
                 file.seek(0)
             yield as_lines(file) if kind == "json" else file
@@ -149,11 +151,13 @@ def opened_text(
             raise InputError(f"{path}: {_shown(exc)}") from exc
 
 
-def _bounded(file: BinaryIO) -> BinaryIO:
-    """A compressed file's text in memory, up to a limit, since a small file can unpack to gigabytes."""
-    text = file.read(MAX_UNPACKED_BYTES + 1)
-    if len(text) > MAX_UNPACKED_BYTES:
-        raise pa.ArrowInvalid(f"is larger than {MAX_UNPACKED_BYTES >> 20} MB unpacked, and not UTF-8; save it as UTF-8")
+def _bounded(file: BinaryIO, is_packed: bool) -> BinaryIO:
+    """A file's text in memory, up to a limit: a small file can be unpacked to gigabytes, or have holes."""
+    most = MAX_UNPACKED_BYTES if is_packed else MAX_DECODED_BYTES
+    text = file.read(most + 1)
+    if len(text) > most:
+        unpacked_size = " unpacked" * is_packed
+        raise pa.ArrowInvalid(f"is larger than {most >> 20:,} MB{unpacked_size}, and not UTF-8; save it as UTF-8")
     return io.BytesIO(text)
 
 

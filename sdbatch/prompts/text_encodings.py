@@ -10,6 +10,7 @@ from typing import BinaryIO
 from charset_normalizer import from_bytes
 
 from sdbatch.errors import InputError
+from sdbatch.prompts.compressed import inner_name
 
 __all__ = ["UTF8", "as_utf8", "find_encoding"]
 
@@ -22,14 +23,15 @@ OTHERS = ("cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp932", "
 SURE = 0.1  # coherence with some language
 MAX_MARKED_SHARE = 1 / 3  # of Western text's characters are beyond ASCII
 SAMPLE_BYTES = 64 << 10
-MAX_LINE_BYTES = 64 << 20
+MAX_LINE_BYTES = 128 << 20  # a .json file may be one line
 
 
 def find_encoding(file: BinaryIO, path: str) -> str:
     """The encoding of a file positioned at its start: UTF-8, that of its byte order mark, or a detected one.
 
     Raises:
-        InputError: it is not UTF-8, and its encoding can't be detected; the message names line and byte.
+        InputError: it is not UTF-8, and its encoding can't be detected, or it has an endless line; the message names
+            line and byte.
     """
     head = file.read(4)
     if mark := next((mark for mark in MARKS if head.startswith(mark)), None):
@@ -38,6 +40,9 @@ def find_encoding(file: BinaryIO, path: str) -> str:
     line, at, sample, bad, has_utf8 = 0, 0, b"", "", False
     while len(sample) < SAMPLE_BYTES and (text := file.readline(MAX_LINE_BYTES)):
         line += 1
+        if len(text) == MAX_LINE_BYTES and not text.endswith(b"\n"):
+            advice = "use JSON Lines" if inner_name(path).endswith(".json") else "is it a text file?"
+            raise InputError(f"{path}: line {line:,} is longer than {MAX_LINE_BYTES >> 20} MB, the maximum; {advice}")
         try:
             text.decode()
         except UnicodeDecodeError as error:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-__all__ = ["as_plain", "plain_schema"]
+__all__ = ["as_plain", "is_text", "plain_schema"]
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
@@ -74,9 +74,9 @@ def _plain_in_list(kind: pa.DataType) -> pa.DataType:
 
 def _plain_array(array: pa.Array, kind: pa.DataType) -> tuple[pa.Array, np.ndarray | None]:
     """The array in a plain type, and the number of repaired texts in each value; None if there are none."""
-    if _is_text(array.type):
+    if is_text(array.type):
         return _readable(array, kind)
-    if isinstance(array.type, pa.BaseExtensionType) and _is_text(array.type.storage_type):
+    if isinstance(array.type, pa.BaseExtensionType) and is_text(array.type.storage_type):
         texts, mended = _readable(array.storage, array.type.storage_type)
         return pa.ExtensionArray.from_storage(array.type, texts), mended
     if pt.is_dictionary(array.type):
@@ -124,7 +124,8 @@ def _looked_up(counts: np.ndarray, indices: pa.Array) -> np.ndarray:
     return np.where(indices.is_null().to_numpy(zero_copy_only=False), 0, counts[places])
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether values of a plain type are text."""
     return pt.is_string(kind) or pt.is_large_string(kind)
 
 

@@ -9,6 +9,7 @@ import pyarrow.types as pt
 
 from sdbatch.errors import InputError
 from sdbatch.prompts.input_file import InputFile
+from sdbatch.prompts.types import is_text
 
 __all__ = ["as_unified", "column_names", "unified_schema"]
 
@@ -102,7 +103,7 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
         return one
     if {one, other} == {pa.int64(), pa.uint64()}:
         return WHOLE_64
-    if any(map(_is_text, kinds)) and all(map(_is_single, kinds)):
+    if any(map(is_text, kinds)) and all(map(_is_single, kinds)):
         return pa.large_string() if any(map(pt.is_large_string, kinds)) else pa.string()
     for flag, number in (kinds, kinds[::-1]):
         if pt.is_boolean(flag) and (pt.is_integer(number) or pt.is_floating(number)):
@@ -116,11 +117,7 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
         return None
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pt.is_string(kind) or pt.is_large_string(kind)
-
-
 def _is_single(kind: pa.DataType) -> bool:
     """Whether a value of the type has a form in text that says all of it."""
     number = pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind) or pt.is_boolean(kind)
-    return number or pt.is_temporal(kind) or _is_text(kind)
+    return number or pt.is_temporal(kind) or is_text(kind)

@@ -19,15 +19,15 @@ def refuse_wide(columns: int) -> None:
 
 
 def too_wide(columns: int) -> str:
-    """Why a table with so many columns is refused."""
+    """The reason for which a table with this many columns is refused."""
     return f"has {columns:,} columns, more than {MAX_COLUMNS:,}; leave out what is not needed"
 
 
 def refuse_many_keys(lines: bytes) -> None:
-    """Refuse JSON with more keys than a table may have columns: Arrow makes a column of each, as long as all lines.
+    """Refuse JSON with more keys than a table may have columns: Arrow makes one full-length column per key.
 
     Raises:
-        pa.ArrowInvalid: it has.
+        pa.ArrowInvalid: there are more keys.
     """
     if lines.count(b":") > MAX_COLUMNS:
         refuse_wide(len({name for name, colon in TEXT.findall(lines) if colon}))

@@ -128,7 +128,7 @@ def _refuse_bombs(path: str, content: bytes) -> None:
         with zipfile.ZipFile(io.BytesIO(content)) as book:
             parts = book.infolist()
             if len(parts) > MAX_FILES:
-                raise InputError(f"{path}: holds {len(parts):,} files; no workbook has so many")
+                raise InputError(f"{path}: holds {len(parts):,} files, more than any workbook has")
             total = 0
             for part in parts:
                 rows, columns, tail = 0, 0, b""

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from sdbatch.diffusion.request import GeneratedImage, Request
+from sdbatch.prompts.picture_cells import Reading
 
 if TYPE_CHECKING:
     from sdbatch.diffusion import Engine
@@ -24,7 +25,8 @@ class _Job:
     """The requests of one shard: submitted in order, delivered as they finish."""
 
     def __init__(self, requests: Sequence[Request], deliver: Callable[[int, GeneratedImage], None]) -> None:
-        self.requests: Iterator[tuple[int, Request]] = iter(enumerate(requests))
+        self.source: Iterator[Request] = iter(requests)  # starts to read the pictures of the first ones
+        self.submitted = 0
         self.deliver = deliver
         self.left = len(requests)
         self.done = threading.Event()
@@ -32,6 +34,15 @@ class _Job:
         self._lock = threading.Lock()
         if not requests:
             self.done.set()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next request needs no waiting."""
+        return not isinstance(self.source, Reading) or self.source.is_ready
+
+    def close(self) -> None:
+        if isinstance(self.source, Reading):
+            self.source.close()
 
     def finish_one(self, error: BaseException | None) -> None:
         with self._lock:
@@ -109,7 +120,10 @@ class EngineLoop:
             self._fail_all(exc)
 
     def _feed(self) -> None:
-        """Pass requests to the engine while it has room; sleep while there is nothing to do."""
+        """Pass requests to the engine while it has room; sleep while there is nothing to do.
+
+        An engine with rows does not wait for the files of others.
+        """
         with self._wake:
             while self._engine.idle and not self._jobs:
                 since = time.monotonic()
@@ -117,12 +131,15 @@ class EngineLoop:
                 self._idle_seconds += time.monotonic() - since
         while self._jobs and self._engine.room > 0:
             job = self._jobs[0]
-            following = next(job.requests, None)
-            if following is None or job.error:
+            if not (self._engine.idle or job.is_ready or job.error):
+                return
+            request = None if job.error else next(job.source, None)
+            if request is None:
+                job.close()
                 self._jobs.popleft()
                 continue
-            position, request = following
-            self._owners[self._engine.submit(request)] = (job, position)
+            self._owners[self._engine.submit(request)] = (job, job.submitted)
+            job.submitted += 1
 
     def _write(self, image: GeneratedImage) -> None:
         job, position = self._owners.pop(image.index)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray import cloudpickle
 from ray.data import ActorPoolStrategy, Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
@@ -17,7 +18,8 @@ from sdbatch.prompts import Columns, InputFile, read_table
 from sdbatch.prompts.shards import ReadGroup, group_reads
 from sdbatch.run.job import Job
 from sdbatch.run.packed_shards import pack
-from sdbatch.run.worker import ShardWorker
+from sdbatch.run.starting import shard_worker
+from sdbatch.run.worker import Worker
 
 __all__ = ["graph"]
 
@@ -51,8 +53,8 @@ def graph(plan: Plan, pool: PoolSize, job: Job, coordinator: Any) -> Dataset:
     # With few shards, the first worker must leave some to the others.
     at_once = SHARDS_AT_ONCE if len(plan.todo) >= SHARDS_AT_ONCE * pool.most else 1
     return shards.map_batches(
-        ShardWorker,
-        fn_constructor_args=(job, coordinator),
+        shard_worker(),
+        fn_constructor_args=(cloudpickle.dumps(partial(Worker, job)), coordinator),
         batch_size=1,
         compute=ActorPoolStrategy(
             # All workers that the backlog can use are requested at once, so that an autoscaler sees them all and

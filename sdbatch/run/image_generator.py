@@ -24,7 +24,7 @@ from sdbatch.prompts import Columns, InputFile, Piece, PromptRow, parse
 from sdbatch.prompts.picture_cells import PicturesAhead
 from sdbatch.prompts.row_readers import row_readers
 from sdbatch.prompts.types import as_plain, plain_schema
-from sdbatch.resolution import refuse_unused, resolved, with_task
+from sdbatch.resolution import refuse_unused, resolved, with_compression, with_task
 from sdbatch.row_networks import Network, finder, inspect_network
 from sdbatch.run.engine_loop import EngineLoop
 from sdbatch.run.job import new_engine
@@ -33,12 +33,12 @@ from sdbatch.settings import RunSettings
 
 __all__ = ["ImageGenerator"]
 
-# Options of runs with an output folder and workers of their own, and of scoring.
+# Options of runs with an output folder and workers of their own.
 NOT_HERE = (
     *("layout", "part", "shard_size", "overwrite", "prompt_per_file", "actors", "address", "start_timeout"),
     *("stall_timeout", "price_per_hour", "same_device"),
-    *("scorer", "scorer_model", "keep", "attempts", "best", "on_exhausted", "on_nsfw"),
 )
+SCORING = ("scorer", "scorer_model", "keep", "attempts", "best", "on_exhausted", "on_nsfw")
 WHERE = "the batch"
 IMAGE = "image"
 
@@ -68,13 +68,15 @@ class ImageGenerator:
     """
 
     def __init__(self, **options: Unpack[RunOptions]) -> None:
+        if odd := next((name for name in SCORING if name in options), None):
+            raise UsageError(f"{odd}: ImageGenerator does not score; use sdbatch.generate, or a stage of your own")
         if odd := next((name for name in NOT_HERE if name in options), None):
             raise UsageError(f"{odd}: not an option of ImageGenerator; use sdbatch.generate, or Ray Data's own")
         settings = RunSettings.from_options({**options, "layout": "parquet"})
         self._model = settings_source(settings).inspect()
         settings = with_task(settings, self._model)
         refuse_unused(settings, self._model)
-        self._settings = resolved(settings, self._model)
+        self._settings = with_compression(resolved(settings, self._model))
         self._label = ModelLabel(self._model.name, model_hash(self._model), self._model.height, self._model.width)
         self._networks: dict[str, Network] = {}
         self._known: dict[pa.Schema, Columns] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from sdbatch.model_source import ModelSource, check_recorded
 from sdbatch.output import ModelLabel
 from sdbatch.output.manifest import versions
 from sdbatch.prompts import Columns, InputFile
-from sdbatch.prompts.lora_cells import LoraReader
+from sdbatch.prompts.lora_cells import LoraReader, recorded_loras
 from sdbatch.resolution import task_name
 from sdbatch.row_networks import finder
 from sdbatch.run.faults.same_packages import check_declared
@@ -74,19 +74,24 @@ def load_engine(job: Job) -> Engine:
     info = job.source.inspect()
     check_recorded(info, job.recorded_model, job.out.url)
     find = finder(job.networks, info, job.out.url, job.settings.storage_options) if job.networks else None
-    engine = new_engine(info, job.settings, job.engine, find)
+    engine = new_engine(info, job.settings, job.engine, find, job.networks)
     # Whoever replaced a file while it was loaded is noticed, too.
     check_recorded(info, job.recorded_model, job.out.url)
     return engine
 
 
 def new_engine(
-    info: ModelInfo, settings: RunSettings, engine: EngineSettings, find: Callable[[str], Path] | None = None
+    info: ModelInfo,
+    settings: RunSettings,
+    engine: EngineSettings,
+    find: Callable[[str], Path] | None = None,
+    networks: Iterable[Mapping[str, str]] = (),
 ) -> Engine:
     """Load a model into this process.
 
     Args:
         find: where on this machine lies what a row calls by a name, such as its ControlNet.
+        networks: the manifest's entries of what rows add to the model.
 
     Raises:
         ModelError, RunError: it cannot be loaded.
@@ -102,8 +107,15 @@ def new_engine(
         share_gpu(gpus)
     merged: tuple[Any, ...] = ()
     if settings.merge_lora:
-        merged = LoraReader(settings.lora_dir, settings.storage_options).merged_files(settings.extra["lora"])
-    return Engine(info, **engine.arguments(), merged=merged, find_adapter=find)
+        reader = LoraReader(settings.lora_dir, settings.storage_options, recorded=recorded_loras(networks))
+        merged = reader.merged_files(settings.extra["lora"])
+    return Engine(
+        info,
+        **engine.arguments(),
+        release_text_encoders=settings.release_text_encoders,
+        merged=merged,
+        find_adapter=find,
+    )
 
 
 def judged(engine: Any, job: Job) -> Any:
@@ -145,7 +157,7 @@ def measure_lanes(job: Job) -> tuple[int, dict[str, Any]]:
 
     Lanes are measured before anything is compiled, so this engine compiles nothing; the workers do.
     """
-    engine = job.make_engine(replace(job, engine=replace(job.engine, compile="off")))
+    engine = job.make_engine(replace(job, engine=replace(job.engine, compile="off", compile_sizes="")))
     return engine.lanes, described(engine)
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, Protocol, Unpack, cast
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from sdbatch.engine_settings import EngineSettings, resolve_engine
 from sdbatch.errors import RunError, UsageError
@@ -128,17 +128,19 @@ def _made(plan: Plan, settings: RunSettings, progress: Progress | None, make_eng
 
 def _with_absolute_model(settings: RunSettings) -> RunSettings:
     """The settings with absolute paths of the model and what belongs to it: workers run in their own folders."""
-    model, tokenizer, vae = settings.model, settings.tokenizer, settings.vae
-    if model != "tiny" and os.path.exists(model):
-        model = os.path.abspath(model)
-    if tokenizer is not None and os.path.exists(tokenizer):
-        tokenizer = os.path.abspath(tokenizer)
-    if vae is not None and os.path.exists(vae):
-        vae = os.path.abspath(vae)
-    embedding = {
-        token: os.path.abspath(path) if os.path.exists(path) else path for token, path in settings.embedding.items()
-    }
-    return dataclasses.replace(settings, model=model, tokenizer=tokenizer, vae=vae, embedding=embedding)
+    return dataclasses.replace(
+        settings,
+        model=settings.model if settings.model == "tiny" else _absolute(settings.model),
+        tokenizer=_absolute(settings.tokenizer),
+        vae=_absolute(settings.vae),
+        text_encoder={part: _absolute(path) for part, path in settings.text_encoder.items()},
+        embedding={token: _absolute(path) for token, path in settings.embedding.items()},
+    )
+
+
+def _absolute(place: Any) -> Any:
+    """The absolute path of what exists on this machine; other places, and None, unchanged."""
+    return os.path.abspath(place) if place is not None and os.path.exists(place) else place
 
 
 def _run(
@@ -151,6 +153,8 @@ def _run(
     """Make the shards to do."""
     capacity = survey()
     engine = resolve_engine(settings, plan.record.engine, plan.model, has_gpus=capacity.has_gpus)
+    if engine.compile_sizes and engine.compile == "off":
+        raise UsageError(f"--compile-sizes: nothing is compiled on {engine.device}; add --compile on, or leave it out")
     if settings.cpus_per_actor is None and engine.threads is not None:
         settings = dataclasses.replace(settings, cpus_per_actor=float(engine.threads))
     pool = pool_size(settings, engine.device, len(plan.todo), capacity)
@@ -193,15 +197,16 @@ def _with_measured_lanes(job: Job, pool: PoolSize) -> tuple[Job, dict[str, Any]]
     Returns the job and the description of that worker's engine.
     """
     task = measure_lanes.options(num_cpus=pool.worker.cpus, num_gpus=pool.worker.gpus).remote(job)
-    ready, _ = ray.wait([task], timeout=job.settings.start_timeout)
-    if not ready:
+    try:
+        lanes, worker = ray.get(task, timeout=job.settings.start_timeout)
+    except GetTimeoutError:
         raise RunError(
             f"no worker to measure lanes started within {job.settings.start_timeout:.0f} seconds (--start-timeout)"
-        )
-    try:
-        lanes, worker = ray.get(task)
+        ) from None
     except RayError as exc:
         raise told(exc) from exc
+    finally:
+        ray.cancel(task, force=True)  # without effect on one that has ended
     return dataclasses.replace(job, engine=dataclasses.replace(job.engine, lanes=lanes)), worker
 
 
@@ -250,13 +255,17 @@ class _Attended:
             raise
         finally:
             self._execution.stop()
+            ray.kill(self._coordinator)  # which ends the workers that are left
             self._report.seconds = time.monotonic() - started
             self._report.totals = self._snapshot.totals
             self._report.engines = self._snapshot.engines
             self._report.findings = self._snapshot.findings
 
     def _look_around(self) -> None:
-        self._snapshot = snapshot = cast(Snapshot, ray.get(self._coordinator.snapshot.remote()))
+        try:
+            self._snapshot = snapshot = cast(Snapshot, ray.get(self._coordinator.snapshot.remote()))
+        except RayError as exc:
+            raise RunError("the process that coordinates the workers ended; run it again to continue") from exc
         if self._progress is not None:
             self._progress.update(snapshot)
         self._execution.avoid(snapshot.avoided_nodes)

@@ -1,4 +1,4 @@
-"""A worker actor: holds an engine, makes shards and writes them."""
+"""A worker: holds an engine, makes shards and writes them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 import numpy as np
 import pyarrow as pa
 import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from sdbatch.diffusion.request import GeneratedImage, Request
-from sdbatch.errors import RunError, SdbatchError
+from sdbatch.errors import RunError, SdbatchError, in_one_line
 from sdbatch.output import DamagedMarker, ShardStats, ShardWriter, marker_name
 from sdbatch.output.json_rows import python_rows
 from sdbatch.output.manifest_files import manifest_id
@@ -33,15 +34,19 @@ from sdbatch.run.packed_shards import unpack
 from sdbatch.scoring.expressions import named_columns
 from sdbatch.scoring.judged import with_carried
 
-__all__ = ["ShardWorker"]
+__all__ = ["Worker"]
 
 REPORT_SECONDS = 0.5
-RESTARTS_IN_A_ROW = 5
 OPENING_POLL_SECONDS = 0.1
 
 
-class ShardWorker:
-    """The class that Ray Data maps over shards. Each call makes one shard; two calls run at a time."""
+class Worker:
+    """Makes shards, one per call; two calls run at a time. `starting.ShardWorker` creates it in an actor.
+
+    Raises:
+        SdbatchError: its engine cannot be made, and could not be on any other node.
+        OtherPackages: this node lacks packages that the run's rows need.
+    """
 
     def __init__(self, job: Job, coordinator: Any) -> None:
         context = ray.get_runtime_context()
@@ -57,25 +62,20 @@ class ShardWorker:
         self._kept_by = named_columns(job.settings.keep)
         self._run: str | None = None
         self._is_open = False
-        coordinator.starting.remote(self._name, self._node)
-        try:
-            self._metrics = WorkerMetrics(self._node)
-            self._engine = judged(job.make_engine(job), job)
-            self._loop = EngineLoop(self._engine, self._guard.progress)
-        except Exception as exc:
-            # One of our own errors would happen again on any other node.
-            everywhere = isinstance(exc, SdbatchError)
-            failure = coordinator.start_failed.remote(self._name, _in_one_line(exc), everywhere)
-            if context.was_current_actor_reconstructed and ray.get(failure) < RESTARTS_IN_A_ROW:
-                # Ray retries on any node with room; an exception would end the run.
-                os._exit(1)
-            # Ray Data starts another worker instead; the coordinator decides how often.
-            ray.get(failure)
-            raise
+        self._metrics = WorkerMetrics(self._node)
+        self._engine = judged(job.make_engine(job), job)
+        self._loop = EngineLoop(self._engine, self._guard.progress)
         self._started = time.monotonic()
-        same_device = job.settings.same_device
         self._described = described(self._engine)
-        refusal = coordinator.register.remote(self._name, self._described, same_device)
+
+    def register(self) -> None:
+        """Tell the coordinator that this worker has started, and report to it from now on.
+
+        Raises:
+            RunError: its device may not make pictures of this run.
+        """
+        same_device = self._job.settings.same_device
+        refusal = self._coordinator.register.remote(self._name, self._described, same_device)
         if same_device and (reason := ray.get(refusal)):
             raise RunError(reason)
         threading.Thread(target=self._report_forever, name="report", daemon=True).start()
@@ -101,7 +101,7 @@ class ShardWorker:
 
         The cause may be this node or one of these shards, so the whole run must not end.
         """
-        ray.get(self._coordinator.engine_failed.remote(self._node, sorted(self._shards), _in_one_line(exc)))
+        ray.get(self._coordinator.engine_failed.remote(self._node, sorted(self._shards), in_one_line(exc)))
         os._exit(1)
 
     def _finished(self, shard: Shard) -> ShardStats | None:
@@ -211,7 +211,7 @@ class ShardWorker:
     def _readable(self, requests: list[Request], runnable: Sequence[int], pieces: Sequence[Piece]) -> Sequence[Request]:
         """The requests; those with pictures or LoRAs read them while others are made."""
         job = self._job
-        readers = row_readers(job.columns, job.settings)
+        readers = row_readers(job.columns, job.settings, job.networks)
         if not readers:
             return requests
         files = [piece.file for piece in pieces for _ in range(piece.rows)]
@@ -227,18 +227,21 @@ class ShardWorker:
         self._guard.progress()
 
     def _report_forever(self) -> None:
+        """Report until the run ends, and with it this process: Ray keeps it while anything, such as the traceback of
+        an error in a notebook, refers to it, and with it a device.
+        """
         while True:
             time.sleep(REPORT_SECONDS)
-            self._report()
+            try:
+                ray.get(self._report())
+            except ActorDiedError:
+                os._exit(1)
+            except ActorUnavailableError:
+                pass  # a fault of the network; the next report may arrive
 
-    def _report(self) -> None:
+    def _report(self) -> ray.ObjectRef[None]:
         with self._lock:
             counters = dict(self._counters)
         counters |= self._loop.counters | self._engine.counters | {"seconds": time.monotonic() - self._started}
         self._metrics.publish(counters)
-        self._coordinator.report.remote(self._name, counters)
-
-
-def _in_one_line(exc: Exception) -> str:
-    text = str(exc).strip().partition("\n")[0]
-    return text if isinstance(exc, SdbatchError) else f"{type(exc).__name__}: {text}"
+        return self._coordinator.report.remote(self._name, counters)

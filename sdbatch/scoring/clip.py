@@ -1,4 +1,4 @@
-"""CLIP score: how well a picture matches its prompt (Radford et al. 2021, Hessel et al. 2021)."""
+"""CLIP score: how well a picture matches its prompt (Radford et al. 2021, Hessel et al. 2021, Zhai et al. 2023)."""
 
 from __future__ import annotations
 
@@ -8,20 +8,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from sdbatch.diffusion.request import Request
-from sdbatch.scoring.networks import load_network, networks_described
+from sdbatch.errors import ModelError
+from sdbatch.scoring.networks import load_network, model_type, networks_described
 from sdbatch.scoring.scorer import Score, Scorer, in_fixed_batches
 
 __all__ = ["Clip", "ClipNetwork"]
 
 BATCH = 8
+# Model, configuration and image processor, by the configuration's `model_type`.
+KINDS = {
+    "clip": (CLIPModel, CLIPConfig, CLIPImageProcessorPil),
+    "siglip": (SiglipModel, SiglipConfig, SiglipImageProcessorPil),
+}
 
 
 class ClipNetwork:
-    """A CLIP model in float32, whose rounding does not depend on the number of pictures per call.
+    """A CLIP or SigLIP model in float32, whose rounding does not depend on the number of pictures per call.
 
     Args:
         folder: a folder in transformers' format, with tokenizer and image processor.
@@ -31,15 +38,19 @@ class ClipNetwork:
         width: the width of its embeddings.
 
     Raises:
-        ModelError: it cannot be read, or is not a CLIP model.
+        ModelError: it cannot be read, or is of another kind.
     """
 
     def __init__(self, folder: Path, device: str) -> None:
         self.device = device
         self.folder = folder
-        self._model = load_network(CLIPModel, CLIPConfig, folder, device)
-        self.width: int = self._model.config.projection_dim
-        self._processor = CLIPImageProcessorPil.from_pretrained(folder)
+        kind = model_type(folder)
+        if kind not in KINDS:
+            raise ModelError(f"{folder}: is a model of type {kind!r}; expected {' or '.join(KINDS)}")
+        model, config, processor = KINDS[kind]
+        self._model = load_network(model, config, folder, device)
+        self.width: int = getattr(self._model.config, "projection_dim", self._model.config.vision_config.hidden_size)
+        self._processor = processor.from_pretrained(folder)
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
 
     @torch.inference_mode()
@@ -57,17 +68,23 @@ class ClipNetwork:
 
     def _picture_batch(self, pixels: list[torch.Tensor]) -> torch.Tensor:
         vision = self._model.vision_model(pixel_values=torch.stack(pixels).to(self.device))
-        return self._model.visual_projection(vision.pooler_output).float().cpu()
+        return self._projected("visual_projection", vision.pooler_output)
 
     def _text_batch(self, texts: list[str]) -> torch.Tensor:
         length = self._model.config.text_config.max_position_embeddings
         tokens = self._tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        text = self._model.text_model(**{name: tensor.to(self.device) for name, tensor in tokens.items()})
-        return self._model.text_projection(text.pooler_output).float().cpu()
+        # SigLIP was trained to attend to padding.
+        named = tokens if isinstance(self._model, CLIPModel) else {"input_ids": tokens.input_ids}
+        text = self._model.text_model(**{name: tensor.to(self.device) for name, tensor in named.items()})
+        return self._projected("text_projection", text.pooler_output)
+
+    def _projected(self, projection: str, pooled: torch.Tensor) -> torch.Tensor:
+        """The embeddings; SigLIP's have no projection."""
+        return getattr(self._model, projection, torch.nn.Identity())(pooled).float().cpu()
 
 
 class Clip(Scorer):
-    """CLIP score: the cosine similarity of a picture and its prompt, typically 0.2 to 0.35 for a match.
+    """CLIP score: the cosine similarity of a picture and its prompt, typically 0.2 to 0.35 for a match (SigLIP: 0.1).
 
     Some evaluations (torchmetrics) multiply it by 100.
     """

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from sdbatch.diffusion.request import Request
-from sdbatch.errors import UsageError
+from sdbatch.errors import UsageError, in_one_line
 from sdbatch.scoring.expressions import Kind
 from sdbatch.scoring.scorer import Score, Scorer
 
@@ -29,11 +29,15 @@ class Function(Scorer):
     Args:
         function: returns the score, or a mapping with a score for each of its columns.
         columns: the columns that it fills.
+        path: `module:name`.
     """
 
-    def __init__(self, function: Callable[[Image.Image, Mapping[str, Any]], Any], columns: Sequence[str]) -> None:
+    def __init__(
+        self, function: Callable[[Image.Image, Mapping[str, Any]], Any], columns: Sequence[str], path: str
+    ) -> None:
         self._function = function
         self._columns = tuple(columns)
+        self._path = path
 
     def score(self, pictures: Sequence[np.ndarray], requests: Sequence[Request]) -> list[Mapping[str, Score]]:
         return [self._one(*pair) for pair in zip(pictures, requests, strict=True)]
@@ -43,7 +47,8 @@ class Function(Scorer):
         return found if isinstance(found, Mapping) else {self._columns[0]: found}
 
     def describe(self) -> Mapping[str, str]:
-        return {"function": f"{self._function.__module__}:{self._function.__qualname__}"}
+        name = getattr(self._function, "__qualname__", None)  # which a partial function lacks
+        return {"function": f"{self._function.__module__}:{name}" if name else self._path}
 
 
 def function_declaration(
@@ -67,7 +72,7 @@ def function_declaration(
         columns = {path.rpartition(":")[2].rpartition(".")[2]: _kind(function)}
     if not isinstance(columns, Mapping) or not columns or not set(columns.values()) <= set(KINDS.values()):
         raise UsageError(f"--scorer {path}: its columns are {columns!r}; expected name to 'number', 'flag' or 'text'")
-    return dict(columns), lambda models: Function(function, tuple(columns))
+    return dict(columns), lambda models: Function(function, tuple(columns), path)
 
 
 def _kind(function: Callable[..., Any]) -> Kind:
@@ -88,9 +93,10 @@ def imported_function(path: str) -> Callable[..., Any]:
         found: Any = import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except Exception as exc:  # importing runs user code
-        reason = str(exc).strip().partition("\n")[0]
-        raise UsageError(f"--scorer {path}: can't be imported: {type(exc).__name__}: {reason}") from exc
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # importing runs user code, which may even exit
+        raise UsageError(f"--scorer {path}: can't be imported: {in_one_line(exc)}") from exc
     if not callable(found):
         raise UsageError(f"--scorer {path}: is not a function")
     return found

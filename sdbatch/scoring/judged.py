@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from sdbatch.diffusion.request import GeneratedImage, Request
+from sdbatch.errors import in_one_line
 from sdbatch.fields import FrozenMapping
 from sdbatch.scoring.attempts import ON_NSFW, Wishes, attempt_seed
 from sdbatch.scoring.registry import Declaration
@@ -202,10 +204,11 @@ def scored(
     """Scores of pictures, or the reasons for missing ones. A picture that a scorer fails on affects no other."""
     try:
         return [(_checked(declaration, scores), None) for scores in _called(scorer, images)]
-    except Exception as exc:  # scorers may be user code
+    except BaseException as exc:  # scorers may be user code, which may even exit
+        if isinstance(exc, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
         if len(images) == 1:
-            reason = str(exc).strip().partition("\n")[0]
-            return [({}, f"scorer {declaration.name}: {type(exc).__name__}: {reason}")]
+            return [({}, f"scorer {declaration.name}: {in_one_line(exc)}")]
     return [outcome for image in images for outcome in scored(declaration, scorer, [image])]
 
 

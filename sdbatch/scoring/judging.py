@@ -17,7 +17,7 @@ from sdbatch.scoring.attempts import Wishes
 from sdbatch.scoring.expressions import Kind
 from sdbatch.scoring.judged import JudgedEngine
 from sdbatch.scoring.registry import Declaration, Models, find_scorers
-from sdbatch.scoring.scorer_weights import weights_hash
+from sdbatch.scoring.scorer_weights import refuse_unused, weight_paths, weights_hash
 
 __all__ = ["Judged", "column_kinds", "judged_columns", "judged_engine", "scorer_weights", "wishes_of"]
 
@@ -70,9 +70,7 @@ def wishes_of(
     scores = score_kinds(find_scorers(settings.scorer) if declared is None else declared)
     if settings.on_nsfw != "keep" and "nsfw" not in scores:
         raise UsageError(f"--on-nsfw {settings.on_nsfw}: needs --scorer nsfw")
-    for name in settings.scorer_model:
-        if name not in settings.scorer and not (name == "clip" and "aesthetic" in settings.scorer):
-            raise UsageError(f"--scorer-model {name}=…: there is no --scorer {name}")
+    refuse_unused(settings.scorer_model, settings.scorer)
     others = {**column_kinds(carried or ()), **row_kinds(ROW_FIELDS)}
     return Wishes.parse(settings.keep, settings.attempts, settings.best, settings.on_exhausted, scores, others)
 
@@ -102,12 +100,9 @@ def scorer_weights(settings: Judged, model: Path) -> dict[str, str]:
     Raises:
         UsageError: a file or folder does not exist.
     """
-    paths = {name: Path(path).expanduser() for name, path in settings.scorer_model.items()}
+    paths = weight_paths(settings.scorer_model)
     if "nsfw" in settings.scorer and (model / "safety_checker").is_dir():
         paths.setdefault("nsfw", model / "safety_checker")
-    for name, path in paths.items():
-        if not path.exists():
-            raise UsageError(f"--scorer-model {name}={path}: there is no such file or folder")
     return {name: weights_hash(path) for name, path in paths.items()}
 
 

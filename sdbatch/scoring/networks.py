@@ -12,7 +12,7 @@ import transformers
 from sdbatch.errors import ModelError
 from sdbatch.scoring.scorer_weights import weights_hash
 
-__all__ = ["load_network", "networks_described"]
+__all__ = ["load_network", "model_type", "networks_described"]
 
 
 def load_network(cls: Any, config_cls: Any, folder: Path, device: str) -> torch.nn.Module:
@@ -27,11 +27,24 @@ def load_network(cls: Any, config_cls: Any, folder: Path, device: str) -> torch.
             folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except Exception as exc:  # the libraries raise all kinds of exceptions for damaged folders
-        reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
-        raise ModelError(f"{folder}: can't be loaded as a scorer's model: {reason}") from exc
+        raise _unusable(folder, exc) from exc
     if report["missing_keys"]:
         raise ModelError(f"{folder}: its weights lack {sorted(report['missing_keys'])[0]}")
     return model.to(device).eval().requires_grad_(False)
+
+
+def model_type(folder: Path) -> str:
+    """The `model_type` of a transformers model's configuration; "" if it has none. Raises `ModelError`."""
+    try:
+        config, _ = transformers.PretrainedConfig.get_config_dict(folder)
+    except Exception as exc:  # as above
+        raise _unusable(folder, exc) from exc
+    return str(config.get("model_type", ""))
+
+
+def _unusable(folder: Path, exc: Exception) -> ModelError:
+    reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
+    return ModelError(f"{folder}: can't be loaded as a scorer's model: {reason}")
 
 
 def networks_described(*paths: Path, device: str) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sdbatch.errors import ModelError, UsageError
+from sdbatch.errors import ModelError, UsageError, in_one_line
 from sdbatch.scoring.expressions import Kind
 from sdbatch.scoring.function import function_declaration, imported_function
 from sdbatch.scoring.scorer import Scorer
@@ -165,13 +165,11 @@ def _find(name: str, functions: Mapping[str, Callable[..., Any]]) -> Declaration
         try:
             declared = installed[name].load()
             return Declaration(name, dict(declared.columns), declared.make, getattr(declared, "about", ""))
-        except Exception as exc:  # third-party code
-            raise UsageError(f"--scorer {name}: {installed[name].value} can't be used: {_line(exc)}") from exc
+        except KeyboardInterrupt:
+            raise
+        except BaseException as exc:  # third-party code, which may even exit
+            raise UsageError(f"--scorer {name}: {installed[name].value} can't be used: {in_one_line(exc)}") from exc
     names = sorted({*known, *installed})
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(names)}"
     raise UsageError(f"--scorer {name!r}: {hint} or give your own as module:function")
-
-
-def _line(exc: Exception) -> str:
-    return f"{type(exc).__name__}: {str(exc).strip().partition(chr(10))[0]}"

@@ -10,5 +10,7 @@ addresses.py        parses addresses
 local_files.py      atomic writes on local disks
 local_copies.py     local copies of remote files
 parquet.py          reads and writes Parquet files
+held_writes.py      holds writes back until they are committed together
+hub_repositories.py the Hugging Face hub as a file system
 claims.py           lets one run at a time remove replaced files
 """

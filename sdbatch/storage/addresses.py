@@ -31,6 +31,10 @@ def split_address(address: str) -> tuple[str | None, str]:
         raise UsageError("a path is empty; name a file, a folder or a URL")
     if "\0" in address:
         raise UsageError(f"{address!r}: a path must not contain the character NUL")
+    try:
+        address.encode()
+    except UnicodeEncodeError as exc:
+        raise UsageError(f"{address!r}: is not UTF-8; rename it") from exc
     before, _, _ = address.partition("://")
     chained = "::" in before and re.fullmatch(r"[a-z0-9_+.:\-]+", before) and URL.fullmatch(address.rpartition("::")[2])
     if chained:

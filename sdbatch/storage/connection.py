@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,8 @@ CLIENT_ATTEMPTS = 3  # of the S3 client itself, within each of ours
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 20.0
 BUCKETED = ("s3", "s3a", "gs", "gcs")
 SHOWN_CHARACTERS = 40
+
+BUCKETS = "hf://buckets/"  # storage of the Hugging Face hub without commits
 
 T = TypeVar("T")
 
@@ -72,6 +75,11 @@ class Connection:
     def is_local(self) -> bool:
         return self._protocol is None
 
+    @property
+    def has_commits(self) -> bool:
+        """Whether each write is a commit: to repositories of the Hugging Face hub, which limits their number."""
+        return self._protocol == "hf" and not self._address.startswith(BUCKETS)
+
     @cached_property
     def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
         if self.is_local:
@@ -80,7 +88,7 @@ class Connection:
         options = {"use_listings_cache": False, **self.options}
         try:
             # Not `url_to_fs`, which treats `::` in a key as the start of another URL.
-            kind = fsspec.get_filesystem_class(self._protocol)
+            kind = _file_system_of(self._protocol)
             check_options(self.url, kind, options)
             if is_s3 := self._protocol in ("s3", "s3a"):
                 retries = {"retries": {"mode": "standard", "max_attempts": CLIENT_ATTEMPTS}}
@@ -99,6 +107,13 @@ class Connection:
     def _fs(self) -> fsspec.AbstractFileSystem:
         return self._opened[0]
 
+    @cached_property
+    def _whole(self) -> dict[str, int]:
+        """Arguments of `cat_file` for one request a file: by default s3fs asks for the size, and reads parts."""
+        reads = getattr(type(self._fs), "_cat_file", None)
+        in_parts = reads is not None and "max_concurrency" in inspect.signature(reads).parameters
+        return {"max_concurrency": 1} if in_parts else {}
+
     def _path(self, name: str) -> str:
         root = self._opened[1]
         return f"{root.rstrip('/')}/{name}" if name else root
@@ -115,17 +130,12 @@ class Connection:
         except client_errors() as exc:
             raise self._explained(verb, name, exc) from exc
 
-    def _url_of(self, path: str) -> str:
-        return path if self.is_local else self._fs.unstrip_protocol(path)
-
     def retried(self, verb: str, name: str, act: Callable[[], T]) -> T:
         """The result of `act`, retried on transient failures. Raises `StorageError`."""
         attempt = 1
         while True:
             try:
                 result = act()
-            except FileExistsError:
-                raise
             except client_errors() as exc:
                 # A server that has never answered probably does not exist: fail soon, while the user is waiting.
                 most = ATTEMPTS if self._reached or was_answered(exc) else FIRST_ATTEMPTS
@@ -139,3 +149,12 @@ class Connection:
 
     def _explained(self, verb: str, name: str, exc: BaseException) -> StorageError:
         return StorageError(without_secrets(f"cannot {verb} {self.name(name)}: {explain(exc)}", self.options))
+
+
+def _file_system_of(protocol: str | None) -> type[fsspec.AbstractFileSystem]:
+    kind = fsspec.get_filesystem_class(protocol)
+    if kind.__module__.startswith("huggingface_hub."):
+        from sdbatch.storage.hub_repositories import HubFileSystem  # its imports take most of a second
+
+        return HubFileSystem
+    return kind

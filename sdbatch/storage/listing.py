@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-__all__ = ["Listing", "StoredFile", "kind_of", "size_of", "stamp_of"]
+__all__ = [
+    "Listing",
+    "StoredFile",
+    "list_local",
+    "list_matches",
+    "list_stored",
+    "local_stamp",
+    "size_of",
+    "stamp_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +50,77 @@ def size_of(entry: os.DirEntry[str]) -> int:
         return 0
 
 
-def kind_of(info: Mapping[str, Any]) -> str:
-    """The kind: "file", "directory" or "other". A local link has its target's kind, unlike in fsspec's listing."""
-    if info.get("islink") and info["type"] == "other":
-        name = info["name"]
-        return "directory" if os.path.isdir(name) else "file" if os.path.isfile(name) else "other"
-    return str(info["type"])
+def list_local(path: str) -> Listing:
+    """A local file, or the direct contents of a folder; links are followed. Raises `FileNotFoundError`.
+
+    Looks at each file once: for 100,000 files, fsspec's listing takes ten times as long.
+    """
+    found = os.stat(path)
+    if not stat.S_ISDIR(found.st_mode):
+        return _listing({path: found}, is_folder=False)
+    with os.scandir(path) as entries:
+        return _listing({entry.path: _state(entry.path, entry.stat) for entry in entries}, is_folder=True)
+
+
+def list_matches(paths: Iterable[str]) -> Listing:
+    """These local files and folders; links are followed."""
+    paths = [path.rstrip("/") for path in paths]
+    return _listing({path: _state(path, partial(os.stat, path)) for path in paths}, is_folder=False)
+
+
+def _state(path: str, look: Callable[[], os.stat_result]) -> os.stat_result | None:
+    """The state of a file; None for a link without target, or a file that has been removed in the meantime."""
+    try:
+        return look()
+    except FileNotFoundError:
+        return None
+    except OSError:
+        if os.path.islink(path):  # a circle of links, or a target that this user may not see
+            return None
+        raise
+
+
+def _listing(found: Mapping[str, os.stat_result | None], is_folder: bool) -> Listing:
+    listing = Listing([], [], is_folder, [])
+    for path, state in sorted(found.items()):
+        if state is not None and stat.S_ISREG(state.st_mode):
+            listing.files.append(StoredFile(path, state.st_size, local_stamp(state)))
+        elif state is not None and stat.S_ISDIR(state.st_mode):
+            listing.folders.append(path)
+        elif state is not None or os.path.islink(path):
+            listing.others.append(path)
+    return listing
+
+
+def local_stamp(state: os.stat_result) -> str:
+    """The stamp of a local file: the modification time in ns."""
+    return str(state.st_mtime_ns)
+
+
+def list_stored(infos: Iterable[Mapping[str, Any]], url_of: Callable[[str], str], folder: str | None = None) -> Listing:
+    """What fsspec found in a store.
+
+    Args:
+        folder: path of the folder whose contents these are; some stores list it among them.
+    """
+    files, folders, others = [], set(), []
+    for info in infos:
+        name, kind = info["name"], info["type"]
+        if kind == "file":
+            files.append(StoredFile(url_of(name), int(info["size"] or 0), stamp_of(info)))
+        elif kind != "directory":
+            others.append(url_of(name.rstrip("/")))
+        elif folder is None or name.rstrip("/") != folder.rstrip("/"):
+            folders.add(url_of(name.rstrip("/")))
+    files.sort(key=lambda file: file.path)
+    return Listing(files, sorted(folders), folder is not None, sorted(others))
 
 
 def stamp_of(info: Mapping[str, Any]) -> str:
+    """The stamp of a file, from what its store says of it."""
     for field in ("ETag", "etag", "md5Hash", "content_md5", "blob_id"):  # the last of the Hugging Face hub
         if info.get(field):
             return str(info[field]).strip('"')
-    if isinstance(info.get("ino"), int):
-        return str(os.stat(info["name"]).st_mtime_ns)  # the listing's time is only a float
     for field in ("LastModified", "last_modified", "updated", "created", "mtime"):
         if info.get(field):
             return str(info[field])

@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import threading
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 
 from sdbatch.errors import StorageError
 from sdbatch.once_per_node import once_per_node
 from sdbatch.storage.store import Store, StoredFile
 
-__all__ = ["copied", "local_copy", "only_file", "sha256_of"]
+__all__ = ["ChangedFile", "content_stamp", "copied", "local_copy", "only_file"]
 
 BLOCK_BYTES = 32 << 20
 MARKER = ".complete"
-_HASHING = threading.Lock()
+
+
+class ChangedFile(Exception):
+    """A file is not the one that was recorded."""
 
 
 def only_file(store: Store) -> StoredFile:
@@ -29,26 +30,35 @@ def only_file(store: Store) -> StoredFile:
     return found.files[0]
 
 
-def local_copy(store: Store, cache: Path) -> Path:
+def local_copy(store: Store, cache: Path, recorded: str | None = None) -> Path:
     """The local path of the file that a store's address names; it is downloaded if needed.
 
     Safe to call from several threads and processes at once: one downloads, the others wait for it.
 
     Args:
         cache: the folder of copies.
+        recorded: what `content_stamp` was; None for any content.
 
     Raises:
+        ChangedFile: the store's file is not the recorded one.
         StorageError: it is missing, cannot be read, or the copy cannot be written.
     """
     file = only_file(store)
     if store.is_local:
         return Path(file.path)
+    if recorded not in (None, content_stamp(file)):
+        raise ChangedFile(store.url)
     target = cache / _key(f"{file.path}\n{file.size}\n{file.stamp}") / file.path.rpartition("/")[2]
     try:
         once_per_node(target.parent, target, lambda: download(store, "", target))
     except OSError as exc:
         raise StorageError(f"cannot keep {store.url} in {target.parent}: {exc.strerror or exc}") from exc
     return target
+
+
+def content_stamp(file: StoredFile) -> str:
+    """What a store says of a file's content, without reading it."""
+    return f"{file.size} {file.stamp}"
 
 
 def copied(store: Store, files: Mapping[str, StoredFile], cache: Path) -> Path:
@@ -76,22 +86,6 @@ def copied(store: Store, files: Mapping[str, StoredFile], cache: Path) -> Path:
     except OSError as exc:
         raise StorageError(f"cannot keep {store.url} in {entry}: {exc.strerror or exc}") from exc
     return folder
-
-
-def sha256_of(path: Path) -> str:
-    """The hash of a file; it is computed again only if the file's size or time changes."""
-    try:
-        status = path.stat()
-        with _HASHING:
-            return _sha256(path, status.st_size, status.st_mtime_ns)
-    except OSError as exc:
-        raise StorageError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
-
-
-@lru_cache(4096)
-def _sha256(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def download(store: Store, name: str, target: Path) -> None:

@@ -1,13 +1,56 @@
-"""Atomic writes on local disks: a file is complete or absent, even if a process is killed."""
+"""Reads and writes whole files on local disks. A written file is complete or absent, even if a process is killed."""
 
 from __future__ import annotations
 
+import errno
+import math
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from uuid import uuid4
 
-__all__ = ["create_whole", "remove_folder", "replace_whole"]
+__all__ = ["check_regular", "clear_place", "create_whole", "read_whole", "remove_folder", "replace_whole"]
+
+
+def check_regular(path: str, most: float = math.inf) -> None:
+    """Reject what could block or fill memory without opening it: pipes, devices, and files that are too large."""
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    if found.st_size > most:
+        raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, more than the maximum of {most:,}")
+
+
+def clear_place(folder: str, name: str) -> None:
+    """Remove a symbolic link at the place of a file or of its folders below `folder`: a write would go elsewhere.
+
+    Raises:
+        OSError: a pipe is there, which would block.
+    """
+    path = folder
+    for part in name.split("/"):
+        path = f"{path}/{part}"
+        try:
+            mode = os.lstat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        if stat.S_ISLNK(mode):
+            with suppress(FileNotFoundError):  # another thread has removed it
+                os.unlink(path)
+            return
+    if stat.S_ISFIFO(mode):
+        raise OSError(errno.EINVAL, "it is a pipe")
+
+
+def read_whole(path: str, most: int) -> tuple[bytes, os.stat_result]:
+    """The content of a regular file of at most `most` bytes, and its state when it was opened."""
+    check_regular(path, most)
+    with open(path, "rb", buffering=0) as file:
+        state = os.fstat(file.fileno())
+        return file.readall() if state.st_size else b"", state  # some files of /proc have no size, and block
 
 
 def create_whole(path: str, data: bytes) -> None:

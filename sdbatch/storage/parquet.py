@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -18,7 +18,6 @@ __all__ = ["dictionary_bytes", "opened_parquet", "parquet_bytes", "write_parquet
 MAGIC = b"PAR1"
 PAGE_BYTES = 1 << 20
 ROWS_BETWEEN_PAGE_CHECKS = 16
-IMAGE_BYTES = "image.bytes"
 SMALL_CHUNK = 1 << 20
 PAGE_HEADER_BYTES = 64
 
@@ -37,7 +36,7 @@ def opened_parquet(
     Raises:
         StorageError: the store failed.
     """
-    with store.open(name) if content is None else io.BytesIO(content) as file:
+    with store.open(name) if content is None else pa.BufferReader(content) as file:
         try:
             # Arrow reads local files itself, without the GIL.
             source = store.name(name) if store.is_local and content is None else file
@@ -88,14 +87,22 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return file.getvalue()
 
 
-def write_parquet(file: BinaryIO, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
-    """Write each table as a row group. The bytes depend only on the tables."""
-    # For image files, compression, dictionaries and statistics would only cost time.
-    others = [path for path in _leaves(schema) if path != IMAGE_BYTES]
+def write_parquet(
+    file: BinaryIO, schema: pa.Schema, groups: Iterable[pa.Table], pictures: Collection[str] = ("image",)
+) -> None:
+    """Write each table as a row group. The bytes depend only on the arguments.
+
+    Args:
+        pictures: columns that hold image files, in structs of bytes and path. For these files, compression,
+            dictionaries and statistics would only cost time.
+    """
+    leaves = _leaves(schema)
+    files = [path for path in leaves if path.partition(".")[0] in pictures and path.endswith(".bytes")]
+    others = [path for path in leaves if path not in files]
     writer = pq.ParquetWriter(
         file,
         schema,
-        compression=dict.fromkeys(others, "zstd") | {IMAGE_BYTES: "none"},
+        compression=dict.fromkeys(others, "zstd") | dict.fromkeys(files, "none"),
         use_dictionary=others,
         write_statistics=others,
         data_page_size=PAGE_BYTES,

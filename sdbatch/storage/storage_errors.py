@@ -58,12 +58,16 @@ MEANINGS = {
     "InvalidAccessKeyId": "the store does not know this access key",
     "SignatureDoesNotMatch": "the secret key is wrong",
     "NoSuchBucket": "there is no such bucket",
+    "RepositoryNotFoundError": "the Hugging Face hub has no such repository, or this user may not see it; create it "
+    "(hf repos create), or log in (hf auth login)",
+    "RevisionNotFoundError": "the repository on the Hugging Face hub has no such branch",
     "NoCredentialsError": "no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
     "or AWS_PROFILE, or give --storage-options",
 }
+STATUSES = ("status", "status_code", "code")
 SHORTEST_SECRET = 4  # shorter values would match parts of ordinary words
 SECRET_OPTIONS = ("key", "secret", "token", "password", "credential", "sas", "conn")
-SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN")
 
 
 def client_errors() -> tuple[type[BaseException], ...]:
@@ -109,8 +113,14 @@ def knows_no_conditions(exc: BaseException) -> bool:
 
 def is_absence(exc: FileNotFoundError) -> bool:
     """Whether the file is missing, rather than its bucket, its server, or the permission to look for it."""
-    codes = {code for cause in _chain(exc) for code in _answer(cause)}
-    return not codes & {"NoSuchBucket", 401, 403} and not is_transient(exc)
+    codes = {code for cause in _chain(exc) for code in (*_answer(cause), type(cause).__name__)}
+    return not codes & {
+        "NoSuchBucket",
+        401,
+        403,
+        "RepositoryNotFoundError",
+        "RevisionNotFoundError",
+    } and not is_transient(exc)
 
 
 def explain(exc: BaseException) -> str:
@@ -157,13 +167,12 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
 
 
 def _answer(exc: BaseException) -> tuple[str | None, int | None]:
-    """Error code and HTTP status of a server's answer, from exceptions of botocore, aiohttp, gcsfs and azure."""
+    """Error code and HTTP status of a server's answer, from exceptions of botocore, aiohttp, gcsfs, azure, the hub."""
     response = getattr(exc, "response", None)
     if isinstance(response, Mapping):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return str(response.get("Error", {}).get("Code")), status
-    for name in ("status", "status_code", "code"):
-        status = getattr(exc, name, None)
+    for status in (*(getattr(exc, name, None) for name in STATUSES), getattr(response, "status_code", None)):
         if isinstance(status, int):
             return str(status), status
     return None, None

@@ -5,25 +5,38 @@ Dataset files are never renamed, and listings are limited to one folder's top le
 
 from __future__ import annotations
 
-import errno
 import io
-import math
 import os
-import stat
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 from uuid import uuid4
 
 from fsspec.spec import AbstractBufferedFile
 
 from sdbatch.errors import StorageError
+from sdbatch.storage.concurrent_reads import READERS, in_order
 from sdbatch.storage.connection import Connection
-from sdbatch.storage.listing import Listing, StoredFile, kind_of, size_of, stamp_of
-from sdbatch.storage.local_files import create_whole, remove_folder, replace_whole
+from sdbatch.storage.listing import (
+    Listing,
+    StoredFile,
+    list_local,
+    list_matches,
+    list_stored,
+    local_stamp,
+    size_of,
+    stamp_of,
+)
+from sdbatch.storage.local_files import (
+    check_regular,
+    clear_place,
+    create_whole,
+    read_whole,
+    remove_folder,
+    replace_whole,
+)
 from sdbatch.storage.retried_file import RetriedFile
 from sdbatch.storage.storage_errors import (
     client_errors,
@@ -32,14 +45,22 @@ from sdbatch.storage.storage_errors import (
     was_condition,
 )
 
-__all__ = ["Listing", "Store", "StoredFile"]
+__all__ = ["Fetched", "Listing", "Store", "StoredFile"]
 
 PART_BYTES = 16 << 20  # per part of a multipart upload
 READ_AHEAD = 1 << 20
-READERS = 32  # concurrent requests while reading many small files
 MAX_BYTES = 2 << 30  # of a file that is read as a whole
 GLOB_CHARACTERS = "*?["
 REMOVED_AT_ONCE = 1000
+LOCAL_READS = 8  # that one thread makes after another
+
+
+class Fetched(NamedTuple):
+    """The content of a file with its size and stamp."""
+
+    content: bytes
+    size: int
+    stamp: str
 
 
 class Store(Connection):
@@ -51,31 +72,34 @@ class Store(Connection):
         On a local disk, anything but a regular file of at most `most` bytes is rejected without opening it.
         """
 
-        def attempt() -> bytes:
-            self._check_local(name, most)
-            return self._fs.cat_file(self._path(name))
+        return self.retried("read", name, lambda: self._content(name, most))
+
+    def _content(self, name: str, most: int = MAX_BYTES) -> bytes:
+        path = self._path(name)
+        return read_whole(path, most)[0] if self.is_local else self._fs.cat_file(path, **self._whole)
+
+    def fetch(self, name: str) -> Fetched:
+        """The content of a file with the size and the stamp that `files` gives. Raises `StorageError`, as `read` does.
+
+        A file that changes meanwhile may have a newer stamp than its content, never an older one.
+        """
+
+        def attempt() -> Fetched:
+            path = self._path(name)
+            if self.is_local:
+                content, state = read_whole(path, MAX_BYTES)
+                return Fetched(content, state.st_size, local_stamp(state))
+            content, info = self._fs.cat_file(path, **self._whole), self._fs.info(path)
+            return Fetched(content, int(info["size"] or 0), stamp_of(info))
 
         return self.retried("read", name, attempt)
-
-    def _check_local(self, name: str, most: float = math.inf) -> None:
-        """Reject what could block or fill memory: pipes, devices, and files that are too large."""
-        if not self.is_local:
-            return
-        found = os.stat(self._path(name))
-        if stat.S_ISDIR(found.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file")
-        if found.st_size > most:
-            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, more than the maximum of {most:,}")
 
     def read_if_there(self, name: str) -> bytes | None:
         """The content of a file; None if it does not exist."""
 
         def attempt() -> bytes | None:
             try:
-                self._check_local(name, MAX_BYTES)
-                return self._fs.cat_file(self._path(name))
+                return self._content(name)
             except FileNotFoundError as exc:
                 if not is_absence(exc):
                     raise
@@ -85,36 +109,39 @@ class Store(Connection):
 
     def read_many(self, names: Iterable[str]) -> Iterator[bytes]:
         """The contents of many small files, in order, read concurrently."""
-        for future in self._under_way(names):
-            yield future.result()
+        return in_order(self.read, names, self._together)
+
+    def fetch_many(self, names: Iterable[str]) -> Iterator[Fetched]:
+        """`fetch` for many small files, in order, concurrently."""
+        return in_order(self.fetch, names, self._together)
 
     def read_each(self, names: Iterable[str]) -> Iterator[bytes | StorageError]:
         """Like `read_many`, with the error in place of a file that cannot be read."""
-        for future in self._under_way(names):
-            error = future.exception()
-            if error is not None and not isinstance(error, StorageError):
-                raise error
-            yield error or future.result()
 
-    def _under_way(self, names: Iterable[str]) -> Iterator[Future[bytes]]:
-        pool = ThreadPoolExecutor(READERS)
-        under_way: deque[Future[bytes]] = deque()
-        ahead = 1  # few at first, because some consumers need only the first files
-        try:
-            for name in names:
-                under_way.append(pool.submit(self.read, name))
-                if len(under_way) > ahead:
-                    yield under_way.popleft()
-                    # Bounded, or a slow consumer would fill memory.
-                    ahead = min(2 * ahead, 2 * READERS)
-            while under_way:
-                yield under_way.popleft()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        def attempt(name: str) -> bytes | StorageError:
+            try:
+                return self.read(name)
+            except StorageError as error:
+                return error
+
+        return in_order(attempt, names, self._together)
+
+    @property
+    def _together(self) -> int:
+        return LOCAL_READS if self.is_local else 1
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file as a whole; on a local disk, create its parent folders."""
-        self.retried("write", name, lambda: self._fs.pipe_file(self._path(name), data))
+
+        def attempt() -> None:
+            self._clear(name)
+            self._fs.pipe_file(self._path(name), data)
+
+        self.retried("write", name, attempt)
+
+    def _clear(self, name: str) -> None:
+        if self.is_local and name:
+            clear_place(self._path(""), name)
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a file that does not exist; returns whether it now exists with exactly this content.
@@ -125,13 +152,13 @@ class Store(Connection):
         path = self._path(name)
 
         def attempt() -> None:
-            if self.is_local:
-                create_whole(path, data)
-            elif not self._fs.exists(path):
-                self._put_new(path, data)
+            with suppress(FileExistsError):
+                if self.is_local:
+                    create_whole(path, data)
+                elif not self._fs.exists(path):
+                    self._put_new(path, data)
 
-        with suppress(FileExistsError):
-            self.retried("create", name, attempt)
+        self.retried("create", name, attempt)
         # The answer to a write can be lost, and some stores lack conditional writes: the existing content decides.
         return self.read(name) == data
 
@@ -154,7 +181,14 @@ class Store(Connection):
 
     def head(self, name: str, size: int) -> bytes:
         """The first bytes of a file. Raises `StorageError`, also if the file does not exist."""
-        return self.retried("read", name, lambda: self._fs.cat_file(self._path(name), start=0, end=size))
+
+        def attempt() -> bytes:
+            path = self._path(name)
+            if self.is_local:
+                check_regular(path)
+            return self._fs.cat_file(path, start=0, end=size)
+
+        return self.retried("read", name, attempt)
 
     def write_stream(self, name: str, produce: Callable[[BinaryIO], None]) -> None:
         """Write a large file piece by piece: `produce(file)`, called again from the start if the store
@@ -164,6 +198,7 @@ class Store(Connection):
         """
 
         def attempt() -> None:
+            self._clear(name)
             with self._fs.open(self._path(name), "wb", block_size=PART_BYTES) as file:
                 try:
                     produce(file)
@@ -180,7 +215,8 @@ class Store(Connection):
         """
         path = self._path(name)
         # fsspec's default cache would read 50 MB ahead at every seek, and Parquet readers seek often.
-        self.retried("open", name, lambda: self._check_local(name))
+        if self.is_local:
+            self.retried("open", name, lambda: check_regular(path))
         file = self.retried("open", name, lambda: self._fs.open(path, "rb", cache_type="none"))
         return file if self.is_local else io.BufferedReader(RetriedFile(self, name, file), block_size)
 
@@ -272,30 +308,24 @@ class Store(Connection):
     def listing(self) -> Listing:
         """The same files, and the folders directly in the folder or matching the glob."""
 
-        def attempt() -> tuple[list[dict[str, Any]], bool]:
-            fs, path = self._opened
-            try:
-                info = fs.info(path)
-            except FileNotFoundError as exc:
-                if not is_absence(exc):
-                    raise
-                is_glob = any(c in path for c in GLOB_CHARACTERS)
-                return list(fs.glob(path, detail=True).values()) if is_glob else [], False
-            is_folder = info["type"] == "directory"
-            return fs.ls(path, detail=True) if is_folder else [info], is_folder
+        return self.retried("list", "", self._listing)
 
-        found, is_folder = self.retried("list", "", attempt)
-        kinds = [kind_of(info) for info in found]
-        files = [
-            StoredFile(self._url_of(i["name"]), int(i["size"] or 0), stamp_of(i))
-            for i, kind in zip(found, kinds, strict=True)
-            if kind == "file"
-        ]
-        urls = [self._url_of(info["name"].rstrip("/")) for info in found]
-        folders = {url for url, kind in zip(urls, kinds, strict=True) if kind == "directory"}
-        folders.discard(self._url_of(self._path("").rstrip("/")))  # some stores list the folder itself
-        others = sorted(url for url, kind in zip(urls, kinds, strict=True) if kind not in ("file", "directory"))
-        return Listing(sorted(files, key=lambda file: file.path), sorted(folders), is_folder, others)
+    def _listing(self) -> Listing:
+        fs, path = self._opened
+        try:
+            if self.is_local:
+                return list_local(path)
+            info = fs.info(path)
+        except FileNotFoundError as exc:
+            if not is_absence(exc):
+                raise
+            is_glob = any(c in path for c in GLOB_CHARACTERS)
+            if self.is_local:
+                return list_matches(fs.glob(path) if is_glob else [])
+            return list_stored(fs.glob(path, detail=True).values() if is_glob else [], fs.unstrip_protocol)
+        if info["type"] != "directory":
+            return list_stored([info], fs.unstrip_protocol)
+        return list_stored(fs.ls(path, detail=True), fs.unstrip_protocol, path)
 
     def probe(self) -> None:
         """Write and delete a small object, to find out before the run whether the store accepts the output.
@@ -304,6 +334,8 @@ class Store(Connection):
             StorageError: wrong keys, a missing bucket, no permission to write, a disk that is full or
                 read-only.
         """
+        if self.has_commits:  # a probe would be two commits
+            return self.retried("write to", "", lambda: self._fs.may_write(self._path("")))
         path = self._path(f".sdbatch-probe-{uuid4().hex}")
         try:
             self.retried("write to", "", lambda: self._fs.pipe_file(path, b"probe"))
@@ -312,6 +344,14 @@ class Store(Connection):
                 self._fs.rm_file(path)
             raise
         self.retried("delete from", "", lambda: self._fs.rm_file(path))
+        return None
+
+    def commit(self, *, when_due: bool = False) -> None:
+        """Make visible what a store holds back (`held_writes.HeldStore`); other stores write at once.
+
+        Args:
+            when_due: only if there is much of it.
+        """
 
 
 def _abandon(file: Any) -> None:

@@ -8,7 +8,7 @@ const MAX_CHOICES = 100;
 const MAX_NUMBER_CHOICES = 24;
 const OPEN_AT_FIRST = 5;
 
-/** The filter panel: one facet a column, each a list of values, a range or a text. */
+/** The filter panel: one facet per column, each a list of values, a range or a text. */
 class Filters {
   constructor(container, table, onChange) {
     this.container = container;
@@ -17,7 +17,7 @@ class Filters {
     this.facets = [];
   }
 
-  /** Makes the facets anew, from all rows of the table. */
+  /** Rebuilds the facets from all rows of the table. */
   build() {
     const names = [...this.table.columns.keys()].filter((name) => !UNFILTERED.has(name));
     const rank = (name) => (FIRST.includes(name) ? FIRST.indexOf(name) : LAST.includes(name) ? 200 + LAST.indexOf(name) : 100);
