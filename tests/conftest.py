@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from tests.stand_in import STAND_IN
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Several processes share the cores: a thread of torch that waits must not spin. Read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Ray Data's usage statistics take a process of their own.
+os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
 # A busy machine is no finding.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
@@ -62,18 +65,41 @@ def ray_session() -> Iterator[str]:
     make_ray_folder()
     # Ray's socket paths must stay below 107 bytes, which pytest's own temporary folders do not.
     with tempfile.TemporaryDirectory(prefix="sdb-ray-") as folder:
-        cluster = Cluster(
-            initialize_head=True,
-            # The monitor of logs reads those of all workers that ever ran, and takes a twentieth of a core.
-            head_node_args={
-                "num_cpus": 2,
-                "include_dashboard": False,
-                "include_log_monitor": False,
-                "temp_dir": folder,
-            },
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            # Workers import the tests' own modules, such as the stand-in, from whichever folder a test runs in.
+            patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])))
+            cluster = Cluster(
+                initialize_head=True,
+                # The monitor of logs reads those of all workers that ever ran, and takes a twentieth of a core.
+                head_node_args={
+                    "num_cpus": 2,
+                    "include_dashboard": False,
+                    "include_log_monitor": False,
+                    "temp_dir": folder,
+                },
+            )
         yield cluster.address
+        disconnect()
         cluster.shutdown()
+
+
+_connection = contextlib.ExitStack()
+
+
+def connect(address: str) -> None:
+    """Connect this process to Ray as a run does, for all runs that follow: each connection starts processes anew."""
+    import ray
+
+    from sdbatch.run.cluster import connected
+
+    if not ray.is_initialized():
+        disconnect()
+        _connection.enter_context(connected(address))
+
+
+def disconnect() -> None:
+    """End the connection of `connect`, for what connects in its own way."""
+    _connection.close()
 
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -83,18 +109,14 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 def sdbatch_command(ray_session: str) -> Command:
     """The real command on the session's Ray: `sdbatch_command("generate", …)`.
 
-    Runs have a process of their own. Other commands and refused runs use this one, which saves seconds of imports,
-    unless the test sets a variable of the environment.
+    It runs in this process, which saves seconds of imports, unless the test sets a variable of the environment.
     """
     return _command("sdbatch", ray_session)
 
 
 @pytest.fixture(scope="session")
 def stand_in_command(ray_session: str) -> Command:
-    """`sdbatch_command` with an engine that makes noise, where everything but the pictures is the subject.
-
-    Its runs use this process, too.
-    """
+    """`sdbatch_command` with an engine that makes noise, where everything but the pictures is the subject."""
     return _command("tests.stand_in", ray_session)
 
 
@@ -103,27 +125,38 @@ def _command(module: str, address: str) -> Command:
 
     def run(*arguments: object, status: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
         command = [str(argument) for argument in arguments]
-        if not env and (command[0] != "generate" or status == 2 or module != "sdbatch"):
-            process = in_process(command)
-        else:
-            process = subprocess.run(
-                [sys.executable, "-m", module, *command],
-                capture_output=True,
-                text=True,
-                env=os.environ | environment | env,
-                timeout=600,
-            )
+        process = in_process(command, status == 2) if not env else in_its_own(command, env)
         assert process.returncode == status, f"exit {process.returncode}\n{process.stdout}\n{process.stderr}"
         return process
 
-    def in_process(command: list[str]) -> subprocess.CompletedProcess[str]:
+    def in_its_own(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", module, *command]
+        return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment | env, timeout=600)
+
+    def in_process(command: list[str], is_refused: bool) -> subprocess.CompletedProcess[str]:
         with pytest.MonkeyPatch.context() as patch, threads_kept():
             patch.setenv("RAY_ADDRESS", address)
+            if "--address" in command:
+                disconnect()
+            elif command[0] == "generate" and not is_refused:
+                connect(address)
             if module != "sdbatch":
                 patch.setitem(generate.__kwdefaults__, "make_engine", STAND_IN)
             return run_here(command)
 
     return run
+
+
+def stand_in_process(*arguments: object, address: str, **changes: float) -> subprocess.Popen[str]:
+    """The command with the stand-in engine in a process of its own; `changes` are attributes of its `StandIn`."""
+    environment = {"RAY_ADDRESS": address, "PYTHONPATH": str(REPOSITORY), "SDBATCH_STAND_IN": json.dumps(changes)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.stand_in", *map(str, arguments)],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def run_here(command: list[str]) -> subprocess.CompletedProcess[str]:

@@ -45,7 +45,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["plan", "http://127.0.0.1:1/p.parquet", "out"], "Connect call failed"),
         (["plan", "p.parquet", "out", "--model", "x" * 5000], "no such folder"),
         (["plan", "p.parquet", "out", "--model", "loop"], "no such folder"),
-        (["plan", "p.parquet", "out", "--model", ""], "the model's name is empty"),
+        (["plan", "p.parquet", "out", "--model", ""], "--model is empty"),
+        (["status", "hf://x"], "cannot read hf://x"),
+        (["plan", "hf://x", "out"], "cannot list hf://x: Repository id must be"),
+        (["verify", "out", "--model", "tiny"], "--model tiny: requires --remake"),
+        (["plan", "p.parquet", "out", "--controlnet", "x" * 5000, "--control-image", "i.png"], "no such folder"),
+        (["plan", "p.parquet", "out", "--ip-adapter", "x/" * 3000, "--ip-adapter-image", "i.png"], "no such file"),
         (["plan", "p.parquet", "out", "--storage-options", '{"a":' + "[" * 100_000], "is not JSON"),
     ],
 )

@@ -64,21 +64,21 @@ def test_a_mistake_is_told_in_one_line_with_what_to_do(tmp_path, monkeypatch, ar
     assert not list(tmp_path.iterdir())
 
 
-def test_one_prompt_makes_one_picture_and_again_nothing(tmp_path, sdbatch_command):
+def test_one_prompt_makes_one_picture_and_again_nothing(tmp_path, stand_in_command):
     arguments = ("generate", "a red circle", tmp_path / "out", "--steps", 2)
-    said = sdbatch_command(*arguments)
+    said = stand_in_command(*arguments)
     assert said.stderr.splitlines()[0].startswith("1 image with tiny → ")
     with Image.open(tmp_path / "out/00000/000000000.png") as picture:
         assert picture.size == (64, 64)
     assert [(row["prompt"], row["status"]) for row in metadata(tmp_path / "out")] == [("a red circle", "ok")]
-    assert "0 of them made now" in sdbatch_command(*arguments).stdout
-    error = sdbatch_command("generate", "a blue square", *arguments[2:], status=2).stderr
+    assert "0 of them made now" in stand_in_command(*arguments).stdout
+    error = stand_in_command("generate", "a blue square", *arguments[2:], status=2).stderr
     assert "a red circle" in error and "--overwrite" in error
 
 
-def test_a_quiet_run_says_what_failed_and_nothing_else(tmp_path, sdbatch_command):
+def test_a_quiet_run_says_what_failed_and_nothing_else(tmp_path, stand_in_command):
     prompts = write_table(tmp_path / "p.parquet", {"prompt": ["a red circle", ""]})
-    said = sdbatch_command("generate", prompts, tmp_path / "out", "--steps", 1, "--quiet", status=1)
+    said = stand_in_command("generate", prompts, tmp_path / "out", "--steps", 1, "--quiet", status=1)
     assert said.stderr == ""
     assert "1 failed: prompt is empty" in said.stdout
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from benchmarks.standin import StandInEngine
 from sdbatch.diffusion.request import Request
+from sdbatch.fields import FrozenMapping
+from sdbatch.prompts.picture_cells import PicturesAhead
 from sdbatch.run.engine_loop import WAITING_PER_WRITER, WRITER_THREADS, EngineLoop
 
 MOST = WRITER_THREADS * WAITING_PER_WRITER
@@ -96,3 +99,46 @@ def test_two_shards_share_the_lanes_and_both_end_when_the_engine_fails():
     assert (50, "CUDA error") in ended
     with pytest.raises(RuntimeError, match="CUDA error"):
         loop.run(requests(1), lambda position, image: None)
+
+
+class Slow:
+    """A reader of files: from the third row on, its store does not answer until it may."""
+
+    def __init__(self) -> None:
+        self.may_read = threading.Event()
+
+    def read(self, request: Request, folder: str) -> Request:
+        if request.seed >= 2:
+            assert self.may_read.wait(60)
+        return request
+
+
+def test_an_engine_with_rows_does_not_wait_for_the_files_of_others():
+    reader, made, first_two = Slow(), Counter(), threading.Event()
+    loop = EngineLoop(StandInEngine(LANES, 0.001, lambda _: None), lambda: None)
+    rows = [replace(row, extra=FrozenMapping({"number": row.seed})) for row in requests(6)]
+
+    def deliver(position, image):
+        made[position] += 1
+        if made[0] and made[1]:
+            first_two.set()
+
+    ahead = PicturesAhead([(row, "") for row in rows], [reader])
+    run = threading.Thread(target=loop.run, args=(ahead, deliver))
+    run.start()
+    assert first_two.wait(60) and set(made) == {0, 1}
+    reader.may_read.set()
+    run.join(60)
+    assert not run.is_alive() and made == Counter(range(6))
+
+
+def test_a_shard_is_read_while_another_is_made():
+    started = threading.Event()
+
+    class Reader:
+        def read(self, request: Request, folder: str) -> Request:
+            started.set()
+            return request
+
+    iter(PicturesAhead([(row, "") for row in requests(2)], [Reader()]))
+    assert started.wait(60)

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pyarrow as pa
 
+from sdbatch.diffusion import Engine, Request
 from tests.outputs import markers, write_table
 from tests.test_cli import sdbatch
 
@@ -62,11 +63,22 @@ def test_measuring_says_time_and_memory(tmp_path):
     assert re.search(r"time +\d+:\d\d with one worker, \d+:\d\d with 2", said)
 
 
-def test_what_is_done_is_not_planned_again(tmp_path, sdbatch_command):
+def test_passes_with_deep_cache_are_those_of_the_engine(tmp_path):
+    """Cached calls are passes, too; the measured speed is that of full and cached ones together."""
+    prompts = write_table(tmp_path / "prompts.parquet", {"prompt": ["a red circle"] * 12})
+    options = ("--steps", 4, "--deep-cache", 3, "--measure", "--lanes", 4)
+    said = sdbatch("plan", prompts, tmp_path / "out", *options).stdout
+    assert "12 images, 96 calls of the model" in said and "in 24 passes of 4 lanes" in said
+    engine = Engine("tiny", lanes=4, deep_cache=3)
+    assert len(list(engine.generate([Request("a red circle", seed=i, steps=4) for i in range(12)]))) == 12
+    assert engine.counters["lane_calls"] == 24 * 4
+
+
+def test_what_is_done_is_not_planned_again(tmp_path, stand_in_command):
     columns = {"prompt": ["a red circle"] * 24, "steps": [1] * 8 + [2] * 16}
     prompts = write_table(tmp_path / "prompts.parquet", columns)
     arguments = (prompts, tmp_path / "out", "--sampler", "ddim", "--guidance-scale", 1, "--shard-size", 8)
-    sdbatch_command("generate", *arguments, "--part", "1/3")
+    stand_in_command("generate", *arguments, "--part", "1/3")
     assert len(markers(tmp_path / "out")) == 1
     said = sdbatch("plan", *arguments).stdout
     assert "3 of up to 8 rows; 2 to do, with 16 rows" in said

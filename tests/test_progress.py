@@ -106,7 +106,8 @@ def screens(columns, command, env):
     """Run a command on a terminal of that width; returns what stood there after each thing that it wrote."""
     keyboard, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    process = subprocess.Popen(command, env=env, stdin=terminal, stdout=terminal, stderr=terminal)
+    # Ray's workers import what this folder has, such as the stand-in.
+    process = subprocess.Popen(command, env=env, cwd=REPOSITORY, stdin=terminal, stdout=terminal, stderr=terminal)
     os.close(terminal)
     screen = pyte.Screen(columns, 40)
     stream, shown = pyte.ByteStream(screen), []
@@ -125,10 +126,12 @@ def screens(columns, command, env):
 @pytest.mark.parametrize("columns", [50, 160])
 def test_a_real_terminal_shows_a_line_that_moves_and_in_the_end_only_what_stays(tmp_path, ray_session, columns):
     table = write_table(tmp_path / "prompts.parquet", {"prompt": [f"a red circle {i}" for i in range(64)]})
-    command = [sys.executable, "-m", "sdbatch", "generate", str(table), "out", "--steps", "20", "--shard-size", "4"]
+    options = ("--shard-size", "4", "--actors", "1", "--lanes", "4")
+    command = [sys.executable, "-m", "tests.stand_in", "generate", str(table), str(tmp_path / "out"), *options]
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     environment |= {"RAY_ADDRESS": ray_session, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm-256color"}
-    shown = screens(columns, ["env", "-C", str(tmp_path), *command], environment)
+    environment["SDBATCH_STAND_IN"] = '{"step_seconds": 0.2}'
+    shown = screens(columns, command, environment)
     bars = [screen for screen in shown if screen and "▏" in screen[-1]]
     assert len({bar[-1] for bar in bars}) >= 3
     assert all("of 64 images" in bar[-1] for bar in bars)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -143,3 +144,21 @@ def test_credentials_in_an_endpoint_are_refused_at_once_and_not_printed(options)
     with pytest.raises(UsageError, match="must not contain a user or a password") as caught:
         Store("s3://bucket/out", options)
     assert "hidden" not in str(caught.value)
+
+
+def test_nothing_is_written_through_a_link_or_into_a_pipe(tmp_path: Path) -> None:
+    mine, out = tmp_path / "mine", tmp_path / "out"
+    (mine / "folder").mkdir(parents=True)
+    (mine / "file").write_bytes(b"mine")
+    out.mkdir()
+    (out / "file").symlink_to(mine / "file")
+    (out / "folder").symlink_to(mine / "folder")
+    os.mkfifo(out / "pipe")
+    store = Store(str(out))
+    store.write("file", b"ours")
+    store.write("folder/file", b"ours")
+    store.write_stream("file", lambda file: file.write(b"ours"))
+    with pytest.raises(StorageError, match="it is a pipe"):
+        store.write("pipe", b"ours")
+    assert (mine / "file").read_bytes() == b"mine" and not list((mine / "folder").iterdir())
+    assert (out / "file").read_bytes() == (out / "folder/file").read_bytes() == b"ours"

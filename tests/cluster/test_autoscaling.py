@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import ray
 import yaml
@@ -11,6 +9,7 @@ import yaml
 from tests.cluster.conftest import ROWS, events
 from tests.cluster.head import started_head
 from tests.outputs import markers
+from tests.processes import wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -62,13 +61,6 @@ def address(tmp_path_factory):
 
 def gpu_nodes() -> list[str]:
     return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
-
-
-def wait_for(condition, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.5)
 
 
 def test_nodes_come_for_a_run_and_go_after_it(address, start):

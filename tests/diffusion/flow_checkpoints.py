@@ -6,6 +6,7 @@ All weights are drawn again: as the libraries initialise them, zeros and near-ze
 from __future__ import annotations
 
 import functools
+import inspect
 from pathlib import Path
 
 import torch
@@ -15,18 +16,24 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SanaPipeline,
+    SanaSprintPipeline,
     SanaTransformer2DModel,
+    SCMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     ZImagePipeline,
@@ -35,9 +42,11 @@ from diffusers import (
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
+from sdbatch.diffusion.families.lumina_2 import INSTRUCTION
 from tests.diffusion import checkpoints
 
 VOCABULARY = 400
+SANA_INSTRUCTION = "\n".join(inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default)
 CORPUS = [
     "a red fox in the snow",
     "misty forest at dawn, volumetric light",
@@ -69,16 +78,21 @@ def drawn(module: torch.nn.Module, seed: int) -> torch.nn.Module:
 
 @functools.cache
 def tokenizer(kind: str) -> transformers.PreTrainedTokenizerFast:
-    """A byte-level BPE, trained here; T5's appends an end, Gemma's begins with a beginning, Qwen's knows chats."""
+    """A byte-level BPE, trained here; T5's appends an end, Gemma's begins with a beginning, Qwen's knows chats.
+
+    Gemma's are one for Lumina and one for Sana, which know the words of the pipelines' instructions: with these, short
+    prompts stay short.
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet)
-    bpe.train_from_iterator(CORPUS, trainer)
+    instructions = {"lumina": INSTRUCTION, "gemma": SANA_INSTRUCTION}
+    bpe.train_from_iterator([*CORPUS, *[instructions.get(kind, "")] * 9], trainer)
     if kind == "t5":
         bpe.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    if kind == "gemma":
+    if kind in ("gemma", "lumina"):
         bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 2)])
     names = {"pad_token": "<pad>", "eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
     fast = transformers.PreTrainedTokenizerFast(
@@ -167,6 +181,31 @@ def build_flux(folder: Path, *, dev: bool = True) -> Path:
     return folder
 
 
+def build_chroma(folder: Path, **scheduler) -> Path:
+    transformer = ChromaTransformer2DModel(
+        patch_size=1,
+        in_channels=64,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=4,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 6, 6),
+        approximator_num_channels=16,
+        approximator_hidden_dim=32,
+        approximator_layers=2,
+    )
+    pipeline = ChromaPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**({"shift": 1.0} | scheduler)),
+        vae=autoencoder(scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=t5(),
+        tokenizer=tokenizer("t5"),
+        transformer=drawn(transformer, 3),
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
 def build_sd3(folder: Path, **scheduler) -> Path:
     tokens, first = clip(folder, 1, CLIPTextModelWithProjection)
     _, second = clip(folder, 2, CLIPTextModelWithProjection)
@@ -248,6 +287,47 @@ def build_klein(folder: Path, *, distilled: bool) -> Path:
         tokenizer=tokenizer("qwen"),
         transformer=drawn(transformer, 3),
         is_distilled=distilled,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def gemma2(seed: int = 5, layers: int = 2) -> transformers.Gemma2Model:
+    config = transformers.Gemma2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+    )
+    return drawn(transformers.Gemma2Model(config), seed)
+
+
+def build_lumina_2(folder: Path, **scheduler) -> Path:
+    transformer = Lumina2Transformer2DModel(
+        sample_size=16,
+        in_channels=16,
+        hidden_size=48,
+        num_layers=3,
+        num_refiner_layers=1,
+        num_attention_heads=4,
+        num_kv_heads=2,
+        multiple_of=16,
+        axes_dim_rope=(4, 4, 4),
+        axes_lens=(300, 64, 64),
+        cap_feat_dim=32,
+    )
+    pipeline = Lumina2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**({"shift": 6.0} | scheduler)),
+        vae=autoencoder(scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=gemma2(layers=3),
+        tokenizer=tokenizer("lumina"),
+        transformer=drawn(transformer, 3),
     )
     pipeline.save_pretrained(folder)
     return folder
@@ -354,7 +434,7 @@ def build_pixart(folder: Path) -> Path:
     return folder
 
 
-def build_sana(folder: Path) -> Path:
+def build_sana(folder: Path, *, sprint: bool = False) -> Path:
     vae = AutoencoderDC(
         latent_channels=8,
         attention_head_dim=2,
@@ -372,18 +452,6 @@ def build_sana(folder: Path) -> Path:
         decoder_act_fns="silu",
         scaling_factor=0.41407,
     )
-    encoder = transformers.Gemma2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=2,
-    )
     transformer = SanaTransformer2DModel(
         patch_size=1,
         in_channels=8,
@@ -396,12 +464,20 @@ def build_sana(folder: Path) -> Path:
         cross_attention_dim=64,
         caption_channels=32,
         sample_size=32,
+        guidance_embeds=sprint,
+        qk_norm="rms_norm_across_heads" if sprint else None,
     )
+    parts = {
+        "tokenizer": tokenizer("gemma"),
+        "text_encoder": gemma2(),
+        "vae": drawn(vae, 4),
+        "transformer": drawn(transformer, 3),
+    }
+    if sprint:
+        SanaSprintPipeline(**parts, scheduler=SCMScheduler()).save_pretrained(folder)
+        return folder
     pipeline = SanaPipeline(
-        tokenizer=tokenizer("gemma"),
-        text_encoder=drawn(transformers.Gemma2Model(encoder), 5),
-        vae=drawn(vae, 4),
-        transformer=drawn(transformer, 3),
+        **parts,
         scheduler=DPMSolverMultistepScheduler(
             flow_shift=3.0, use_flow_sigmas=True, prediction_type="flow_prediction", algorithm_type="dpmsolver++"
         ),

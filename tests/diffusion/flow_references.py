@@ -32,11 +32,13 @@ from sdbatch.diffusion.samplers.coefficients import build_scheduler
 from tests.diffusion.picture_rows import photo
 
 SOLVER = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "final_sigmas_type": "zero"}
+# A checkpoint may have one of these of its own.
+UNSPACED = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
 SCHEDULERS = {
     "flow_euler": (FlowMatchEulerDiscreteScheduler, {}),
-    "flow_euler_karras": (FlowMatchEulerDiscreteScheduler, {"use_karras_sigmas": True}),
-    "flow_euler_exponential": (FlowMatchEulerDiscreteScheduler, {"use_exponential_sigmas": True}),
-    "flow_euler_beta": (FlowMatchEulerDiscreteScheduler, {"use_beta_sigmas": True}),
+    "flow_euler_karras": (FlowMatchEulerDiscreteScheduler, UNSPACED | {"use_karras_sigmas": True}),
+    "flow_euler_exponential": (FlowMatchEulerDiscreteScheduler, UNSPACED | {"use_exponential_sigmas": True}),
+    "flow_euler_beta": (FlowMatchEulerDiscreteScheduler, UNSPACED | {"use_beta_sigmas": True}),
     "flow_euler_stochastic": (FlowMatchEulerDiscreteScheduler, {"stochastic_sampling": True}),
     "flow_heun": (FlowMatchHeunDiscreteScheduler, {}),
     "flow_lcm": (FlowMatchLCMScheduler, {}),
@@ -108,7 +110,7 @@ class Reference:
     ):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        self.pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype)
+        self.pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype)
         self.pipeline.set_progress_bar_config(disable=True)
         self._from_picture = from_picture and from_picture(
             **{name: part for name, part in self.pipeline.components.items() if part is not None}

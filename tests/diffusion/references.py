@@ -41,7 +41,7 @@ class Reference:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         options = {"add_watermarker": False} if cls is StableDiffusionXLPipeline else {"safety_checker": None}
-        self.pipeline = cls.from_pretrained(folder, torch_dtype=dtype, **options)
+        self.pipeline = cls.from_pretrained(folder, dtype=dtype, **options)
         self.pipeline.set_progress_bar_config(disable=True)
         self.config = dict(self.pipeline.scheduler.config)
 

@@ -104,7 +104,7 @@ def build_original(folder: Path, kind: str, *, in_channels: int = 4, prediction_
         ).eval(),
         "tokenizer": tokenizer,
         "unet": unet,
-        "scheduler": DDIMScheduler(),
+        "scheduler": DDIMScheduler(clip_sample=False, steps_offset=1),
     }
     if is_xl:
         second = text | {"hidden_size": 128, "num_attention_heads": 2, "projection_dim": 96, "hidden_act": "gelu"}

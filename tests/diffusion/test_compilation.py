@@ -15,7 +15,8 @@ from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.families import stable_diffusion
 from sdbatch.diffusion.models.inspection import inspect_model
 from sdbatch.diffusion.models.loading import load_family
-from sdbatch.errors import RunError
+from sdbatch.diffusion.request import Request
+from sdbatch.errors import RunError, UsageError
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_a_torch_without_the_option_compiles_without_it(calls, monkeypatch):
 def test_the_decoder_is_compiled_on_a_gpu_only(sd, calls, device, networks):
     family = load(sd)
     family.device = torch.device(device)
-    family.compile((2, 4, 8, 8))
+    family.compile([(4, 8, 8)], 2)
     assert [call["call"] for call in calls] == [family.denoiser, family.vae.decode][:networks]
 
 
@@ -67,7 +68,7 @@ def test_only_the_batch_that_was_warmed_up_is_decoded_by_compiled_code(sd, monke
     family.device = torch.device("cuda")
     shapes = []
 
-    def compiled(call, device):
+    def compiled(call, device, sizes):
         def counted(latents, **options):
             shapes.append(tuple(latents.shape))
             return call(latents, **options)
@@ -75,7 +76,7 @@ def test_only_the_batch_that_was_warmed_up_is_decoded_by_compiled_code(sd, monke
         return counted
 
     monkeypatch.setattr(stable_diffusion, "compiled", compiled)
-    family.compile((2, 4, 8, 8))
+    family.compile([(4, 8, 8)], 2)
     for shape in ((2, 4, 8, 8), (1, 4, 8, 8), (2, 4, 8, 16)):
         family.decode(torch.zeros(shape))
     assert shapes == [(2, 4, 8, 8)]
@@ -102,16 +103,17 @@ def test_a_machine_that_cannot_compile_is_told_of_the_option(sd, monkeypatch, er
 
 @pytest.mark.parametrize("model", ["sd", "sdxl", "tiny"])
 def test_one_graph_without_breaks_serves_all_calls_in_all_threads(model, request, monkeypatch):
-    def whole(call, device):
+    def whole(call, device, sizes):
         return torch.compile(call, backend="eager", fullgraph=True, dynamic=False)
 
     monkeypatch.setattr(stable_diffusion, "compiled", whole)
     torch._dynamo.reset()
     family = load("tiny" if model == "tiny" else request.getfixturevalue(model))
-    shape = (2, *family.latent_shape(family.info.height, family.info.width))
+    own = family.latent_shape(family.info.height, family.info.width)
+    shape = (2, *own)
     plain = torch.inference_mode()(family.decode)(torch.ones(shape))
     family.device = torch.device("cuda")
-    family.compile(shape)
+    family.compile([own], 2)
     family.device = torch.device("cpu")
     pictures = []
 
@@ -131,6 +133,68 @@ def test_one_graph_without_breaks_serves_all_calls_in_all_threads(model, request
     work()
     assert counters["stats"]["unique_graphs"] == compiled
     assert len(pictures) == 6 and all(torch.equal(picture, plain) for picture in pictures)
+
+
+@pytest.fixture
+def shapes_compiled(monkeypatch) -> set[tuple[int, ...]]:
+    """The shapes of latents that a compiled UNet runs; it runs as it is."""
+    shapes = set()
+
+    def compiled(call, device, sizes):
+        def noted(latents, *args, **named):
+            shapes.add(tuple(latents.shape))
+            return call(latents, *args, **named)
+
+        return noted
+
+    monkeypatch.setattr(stable_diffusion, "compiled", compiled)
+    return shapes
+
+
+def test_further_sizes_are_compiled_if_named_and_warmed_up_with_their_own_lanes(sd, shapes_compiled):
+    engine = Engine(sd, lanes=4, compile="on", compile_sizes="96x64, 64x128")
+    assert shapes_compiled == {(4, 4, 8, 8), (2, 4, 8, 12), (2, 4, 16, 8)}
+    assert engine.describe()["compile_sizes"] == "64x128,96x64"
+    rows = [Request("a fox", steps=1, height=h, width=w) for h, w in ((64, 64), (64, 96), (128, 64), (64, 128))]
+    assert all(image.error is None for image in engine.generate(rows))
+    assert shapes_compiled == {(4, 4, 8, 8), (2, 4, 8, 12), (2, 4, 16, 8)}  # not 64 high, 128 wide
+
+
+def test_torch_compiles_as_many_shapes_as_there_are(sd, monkeypatch):
+    monkeypatch.setattr(compilation, "SHAPES_PER_SIZE", 1)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    plain = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda call, **_: plain(call, backend=backend, dynamic=False))
+    # Not monkeypatch: putting its value back, it removes a setting of torch's.
+    with torch._dynamo.config.patch(recompile_limit=2):
+        Engine(sd, lanes=2, compile="on", compile_sizes="64x72,64x80,64x88,64x96")
+    assert len(graphs) == 5
+
+
+@pytest.mark.parametrize(
+    "sizes, reason",
+    [
+        ("96x63", "height must be a multiple of 8"),
+        ("64", "expected sizes WxH"),
+        ("64x64 128x128", "expected sizes WxH"),
+        (",".join(f"64x{64 + 8 * i}" for i in range(17)), "17 sizes are too many, 16 at most"),
+        ("64x99992", "is too large"),
+    ],
+)
+def test_sizes_that_cannot_be_compiled_are_refused(sd, sizes, reason):
+    with pytest.raises(UsageError, match=reason):
+        Engine(sd, lanes=2, compile="on", compile_sizes=sizes)
+
+
+def test_sizes_are_refused_where_nothing_is_compiled(sd):
+    with pytest.raises(UsageError, match="nothing is compiled"):
+        Engine(sd, lanes=2, compile="off", compile_sizes="96x64")
 
 
 def test_kernels_are_kept_where_other_workers_find_them(tmp_path, monkeypatch):

@@ -10,10 +10,11 @@ from dataclasses import replace
 import diffusers
 import numpy as np
 import pytest
+import torch
 from control_checkpoints import SD, SDXL, ControlPipelines, build_controlnet, edges
 from picture_rows import Picture, mask, photo
 
-from sdbatch.diffusion.adapters.control_rows import MAX_NETS
+from sdbatch.diffusion.adapters.net_settings import MAX_NETS
 from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.request import Request
 
@@ -137,7 +138,7 @@ def test_more_nets_than_are_kept_take_turns(sd, nets, tmp_path):
     images = list(engine.generate(rows))
     assert [image.error for image in images] == [None] * 6
     assert all(np.array_equal(image.pixels, images[0].pixels) for image in images)
-    assert len(engine.family.controls.loaded) == MAX_NETS
+    assert len(engine.family.nets.controls.loaded) == MAX_NETS
 
 
 def test_what_can_not_be_run_fails_its_own_row(sd, sdxl, nets, tmp_path):
@@ -174,3 +175,24 @@ def test_neighbours_change_no_byte_with(options, sd, nets):
     engine = Engine(sd, lanes=4, device="cpu", **options)
     together, alone = made(engine, rows), [made(engine, [row]) for row in rows]
     assert all(np.array_equal(together[seed], pixels) for one in alone for seed, pixels in one.items())
+
+
+def test_a_net_that_does_not_fit_into_memory_costs_lanes_or_its_rows(sd, nets, monkeypatch):
+    way = {"controlnet": nets["sd"][0]}
+    rows = [row("text-to-image", i, way if i % 2 else {}, guidance_scale=1.0) for i in range(4)]
+    engine, load = Engine(sd, lanes=8), diffusers.ControlNetModel.from_pretrained
+
+    def fits(lanes: int) -> None:
+        def limited(*arguments, **named):
+            if engine.lanes > lanes:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return load(*arguments, **named)
+
+        monkeypatch.setattr(diffusers.ControlNetModel, "from_pretrained", limited)
+
+    fits(lanes=4)
+    assert [image.error for image in engine.generate(rows)] == [None] * 4 and engine.lanes == 4
+    engine = Engine(sd, lanes=8)
+    fits(lanes=0)
+    made = {image.index: image.error for image in engine.generate(rows)}
+    assert all("out of memory with only 2 lanes" in made[i] for i in (1, 3)) and (made[0], made[2]) == (None, None)

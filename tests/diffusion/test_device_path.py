@@ -32,6 +32,7 @@ from sdbatch.diffusion.pictures import picture_encoders, picture_encodings
 from sdbatch.diffusion.pictures.picture import Picture
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.sampling import Sampling
+from sdbatch.diffusion.sampling_row import sampling_row
 
 META = torch.device("meta")
 WAITS = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "unique", "equal", "allclose")
@@ -98,7 +99,7 @@ def run(family: StableDiffusion, rows: list[Request], deep_interval: int = 1) ->
     lanes = Lanes(4, family.latent_shape(family.info.height, family.info.width)[1:], deep_interval)
     work = Sampling(family)
     for index, request in enumerate(rows):
-        lanes.submit(work.row(index, request))
+        lanes.submit(sampling_row(family, index, request))
     pictures = 0
     with NoHostScalars(), NoCrossings():
         while (lane_set := lanes.select()) is not None:

@@ -19,11 +19,14 @@ from sdbatch.errors import ModelError
 BUILD = {
     "sd3": flow_checkpoints.build_sd3,
     "flux": flow_checkpoints.build_flux,
+    "chroma": flow_checkpoints.build_chroma,
     "flux2-klein": partial(flow_checkpoints.build_klein, distilled=True),
     "z-image": flow_checkpoints.build_z_image,
+    "lumina2": flow_checkpoints.build_lumina_2,
     "qwen-image": flow_checkpoints.build_qwen_image,
     "pixart-sigma": flow_checkpoints.build_pixart,
     "sana": flow_checkpoints.build_sana,
+    "sana-sprint": partial(flow_checkpoints.build_sana, sprint=True),
 }
 NAMES = (
     "model_index.json",
@@ -63,7 +66,14 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_line(model, data):
         ("flux", "transformer/config.json", {"in_channels": 384}, "384 input channels is not text-to-image"),
         ("flux", "model_index.json", {"text_encoder_2": [None, None]}, "names no text_encoder_2"),
         ("flux", "model_index.json", {"_class_name": "FluxFillPipeline"}, "FluxFillPipeline is not a pipeline"),
-        ("flux", "model_index.json", {"_class_name": "ChromaPipeline"}, "ChromaPipeline is not .*no family has been"),
+        (
+            "flux",
+            "model_index.json",
+            {"_class_name": "AuraFlowPipeline"},
+            "AuraFlowPipeline is not .*no family has been",
+        ),
+        ("chroma", "transformer/config.json", {"in_channels": 128}, "128 input channels is not text-to-image"),
+        ("chroma", "text_encoder/config.json", {"d_model": 64}, "joint_attention_dim is 32, but the output width"),
         ("flux", "transformer/config.json", {"num_layers": 10**9}, "expected a whole number"),
         ("sd3", "scheduler/scheduler_config.json", {"invert_sigmas": True}, "inverted sigmas"),
         ("flux2-klein", "transformer/config.json", {"guidance_embeds": True}, "is not FLUX.2 klein"),
@@ -75,9 +85,13 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_line(model, data):
             {"cap_feat_dim": 64},
             "cap_feat_dim is 64, but the output width of the text encoder is 32",
         ),
+        ("lumina2", "transformer/config.json", {"axes_lens": [256, 64, 64]}, "256 places for texts of 256 tokens"),
+        ("lumina2", "scheduler/scheduler_config.json", {"use_dynamic_shifting": True}, "has no shift by the picture"),
         ("qwen-image", "transformer/config.json", {"zero_cond_t": True}, "zero_cond_t is not supported"),
         ("pixart-sigma", "transformer/config.json", {"use_additional_conditions": True}, "PixArt-α"),
         ("sana", "transformer/config.json", {"guidance_embeds": True}, "Sana-Sprint"),
+        ("sana-sprint", "transformer/config.json", {"guidance_embeds": False}, "is not Sana-Sprint"),
+        ("sana-sprint", "scheduler/scheduler_config.json", {"prediction_type": "epsilon"}, "trigflow"),
     ],
 )
 def test_what_a_family_does_not_run_is_named(family, name, changes, reason, tmp_path):

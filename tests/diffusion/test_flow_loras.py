@@ -40,7 +40,12 @@ def guided(request: Request) -> dict:
 
 KINDS = {
     "flux": Kind(flow_checkpoints.build_flux, guided),
+    "chroma": Kind(flow_checkpoints.build_chroma, guided),
     "klein": Kind(lambda folder: flow_checkpoints.build_klein(folder, distilled=False), guided),
+    "sd3": Kind(
+        flow_checkpoints.build_sd3,
+        lambda request: {"guidance_scale": request.guidance_scale, "negative_prompt": request.negative_prompt},
+    ),
     "z-image": Kind(flow_checkpoints.build_z_image, guided, kohya=True),
     "qwen-image": Kind(
         flow_checkpoints.build_qwen_image,
@@ -207,9 +212,9 @@ def test_kohyas_first_layer_of_a_single_block_is_four(kohya_flux, tmp_path):
         assert torch.equal(one[layer].down, factors.down) and torch.equal(one[layer].up, factors.up)
 
 
-@pytest.fixture(scope="module")
-def kohya_flux(tmp_path_factory) -> tuple[Path, Path]:
-    """FLUX.1, and a file in kohya's names for some layers of its blocks."""
+@pytest.fixture(scope="module", params=["flux", "chroma"])
+def kohya_flux(request, tmp_path_factory) -> tuple[Path, Path]:
+    """FLUX.1 or Chroma, and a file in kohya's names for some layers of its blocks."""
     folder = tmp_path_factory.mktemp("kohya")
     shapes = {
         "double_blocks_0_img_attn_qkv": (64, 192),
@@ -223,8 +228,10 @@ def kohya_flux(tmp_path_factory) -> tuple[Path, Path]:
     generator = torch.Generator().manual_seed(1)
     tensors = {}
     for name, (inputs, outputs) in shapes.items():
+        if request.param == "chroma" and "_mod" in name:
+            continue  # Chroma has none
         tensors[f"lora_unet_{name}.lora_down.weight"] = torch.randn(4, inputs, generator=generator) / inputs**0.5
         tensors[f"lora_unet_{name}.lora_up.weight"] = torch.randn(outputs, 4, generator=generator) / 4
         tensors[f"lora_unet_{name}.alpha"] = torch.tensor(6.0)
     save_file(tensors, folder / "kohya.safetensors")
-    return flow_checkpoints.build_flux(folder / "flux"), folder / "kohya.safetensors"
+    return KINDS[request.param].build(folder / "model"), folder / "kohya.safetensors"

@@ -12,7 +12,7 @@ from sdbatch.diffusion.families import FAMILIES
 from sdbatch.diffusion.families.flow import evenly_spaced, shift_by_tokens
 from sdbatch.diffusion.models.inspection import inspect_model
 from sdbatch.diffusion.request import Request
-from sdbatch.diffusion.samplers.catalogue import EVERY_SAMPLER, FLOW_SAMPLERS, SAMPLERS
+from sdbatch.diffusion.samplers.catalogue import EVERY_SAMPLER, FLOW_SAMPLERS, SAMPLERS, TRIGFLOW_SAMPLERS
 from sdbatch.diffusion.samplers.coefficients import MAX_DEPTH, build_scheduler, compile_table, start, step
 from sdbatch.diffusion.validation import validate
 
@@ -62,7 +62,10 @@ def test_noise_levels_are_numpys():
 def test_every_family_has_samplers_of_its_own_kind():
     assert set(flow_references.SCHEDULERS) == set(FLOW_SAMPLERS)
     for family in FAMILIES:
-        flows = family.name in ("sd3", "flux", "flux2-klein", "z-image", "qwen-image", "sana")
+        if family.name == "sana-sprint":
+            assert set(family.samplers) == set(TRIGFLOW_SAMPLERS)
+            continue
+        flows = family.name in ("sd3", "flux", "chroma", "flux2-klein", "z-image", "lumina2", "qwen-image", "sana")
         kind = FLOW_SAMPLERS if flows else SAMPLERS
         assert family.samplers and set(family.samplers) <= set(kind)
         assert family.defaults["sampler"] in family.samplers

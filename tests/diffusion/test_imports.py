@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 
@@ -56,3 +58,18 @@ def test_a_package_that_does_more_than_import_is_left_alone():
     assert exported("from .a import B\nif x:\n    from .c import D, E\n") == {"B": "a", "D": "c", "E": "c"}
     assert exported("from .a import B\nB.patch()\n") is None
     assert exported("from .a import B as C\n") is None
+
+
+def test_threads_spin_briefly_unless_the_environment_says_how_they_wait():
+    own = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    code = "import sdbatch.diffusion; sdbatch.diffusion.Engine; import torch; torch.ones(1 << 20).exp().sum()"
+
+    def spins(**chosen: str) -> int:
+        # The library of threads itself prints what it goes by.
+        shown = own | {"OMP_DISPLAY_ENV": "VERBOSE"} | chosen
+        run = subprocess.run([sys.executable, "-c", code], env=shown, stderr=subprocess.PIPE, text=True, check=True)
+        return int(re.search(r"GOMP_SPINCOUNT\s*=\s*'(\d+)'", run.stderr).group(1))
+
+    assert spins() == 10_000
+    assert spins(GOMP_SPINCOUNT="5") == 5
+    assert spins(OMP_WAIT_POLICY="PASSIVE") == 0

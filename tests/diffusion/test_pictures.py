@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import pickle
+import threading
 
 import numpy as np
 import PIL.Image
 import PIL.ImageFile
 import pytest
+import torch
 from diffusers.utils import load_image
 from picture_rows import mask, photo
 
 from sdbatch.diffusion.pictures import picture as pictures
 from sdbatch.diffusion.pictures.picture import Picture
+from sdbatch.diffusion.pictures.picture_encoders import PictureEncoder
+from sdbatch.diffusion.pictures.picture_encodings import PictureEncodings
+from sdbatch.diffusion.tasks import Need
 from sdbatch.errors import PictureError
 
 
@@ -177,3 +182,29 @@ def test_a_soft_mask_is_refused_and_soft_edges_are_not():
         Picture(VEIL).load_mask()
     small = mask(40, 56, 1).resize((20, 14)).resize((56, 40), PIL.Image.Resampling.BICUBIC)
     assert Picture(small).load_mask().size == (56, 40)
+
+
+def test_the_pictures_of_rows_to_come_are_decoded_by_other_threads():
+    decoded: dict[str, str] = {}
+
+    class Plain(PictureEncoder):
+        batch = 1
+
+        def pixels(self, need):
+            decoded[need.picture.key] = threading.current_thread().name
+            return torch.full((3, *need.size), float(need.picture.load().getpixel((0, 0))[0]))
+
+        def result(self, need, encoded):
+            return encoded["pixels"][0, 0, 0].item()
+
+    needs = [Need("plain", Picture(PIL.Image.new("RGB", (8, 8), (shade, 0, 0))), (8, 8)) for shade in range(6)]
+    broken = Need("plain", Picture(b"no picture"), (8, 8))
+    encodings = PictureEncodings({"plain": Plain()}, torch.device("cpu"))
+    for i, need in enumerate(needs):
+        assert encodings.get([need], [*needs[i + 1 :], broken]) == [i]
+    own = threading.current_thread().name
+    assert [decoded[need.picture.key] == own for need in needs] == [True] + [False] * 5
+    with pytest.raises(PictureError, match="not a picture"):
+        encodings.get([broken])
+    encodings.get([Need("plain", Picture(PIL.Image.new("RGB", (8, 8), (9, 9, 9))), (8, 8))], needs[:1])
+    encodings.clear()

@@ -13,7 +13,7 @@ import transformers
 
 from sdbatch.diffusion.calls import count_parameters
 from sdbatch.diffusion.checkpoints.configs import read_config
-from sdbatch.diffusion.device.gpu_room import room_on_gpus
+from sdbatch.diffusion.device.gpu_room import WeightBytes, room_on_gpus
 from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.models.inspection import headers, inspect_model
 from sdbatch.diffusion.models.loading import _check_shapes
@@ -88,6 +88,15 @@ KL_16 = (
         "use_post_quant_conv": False,
     },
 )
+DC_AE = (
+    "AutoencoderDC",
+    {
+        "encoder_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3,
+        "decoder_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3,
+        "encoder_qkv_multiscales": [[], [], [], [5], [5], [5]],
+        "decoder_qkv_multiscales": [[], [], [], [5], [5], [5]],
+    },
+)
 DYNAMIC = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "shift": 3.0}
 FLOW = ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0})
 
@@ -127,6 +136,16 @@ MODELS = {
         },
         (1024, 16, 16.9),
     ),
+    "chroma1-hd": (
+        "ChromaPipeline",
+        {
+            "transformer": ("ChromaTransformer2DModel", {}),
+            "vae": KL_16,
+            "text_encoder": T5_XXL,
+            "scheduler": (FLOW[0], {"shift": 1.0, "use_beta_sigmas": True}),
+        },
+        (1024, 16, 13.7),
+    ),
     "flux2-klein-4b": (
         "Flux2KleinPipeline",
         {
@@ -156,6 +175,16 @@ MODELS = {
         },
         (1024, 16, 10.3),
     ),
+    "lumina-image-2.0": (
+        "Lumina2Pipeline",
+        {
+            "transformer": ("Lumina2Transformer2DModel", {"cap_feat_dim": 2304}),
+            "vae": KL_16,
+            "text_encoder": ("Gemma2Model", {}),
+            "scheduler": (FLOW[0], {"shift": 6.0}),
+        },
+        (1024, 16, 5.3),
+    ),
     "qwen-image": (
         "QwenImagePipeline",
         {
@@ -183,20 +212,25 @@ MODELS = {
         "SanaPipeline",
         {
             "transformer": ("SanaTransformer2DModel", {}),
-            "vae": (
-                "AutoencoderDC",
-                {
-                    "encoder_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3,
-                    "decoder_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3,
-                    "encoder_qkv_multiscales": [[], [], [], [5], [5], [5]],
-                    "decoder_qkv_multiscales": [[], [], [], [5], [5], [5]],
-                },
-            ),
+            "vae": DC_AE,
             "text_encoder": ("Gemma2Model", {}),
             "scheduler": (
                 "DPMSolverMultistepScheduler",
                 {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"},
             ),
+        },
+        (1024, 32, 4.5),
+    ),
+    "sana-sprint-1.6b": (
+        "SanaSprintPipeline",
+        {
+            "transformer": (
+                "SanaTransformer2DModel",
+                {"guidance_embeds": True, "qk_norm": "rms_norm_across_heads"},
+            ),
+            "vae": DC_AE,
+            "text_encoder": ("Gemma2Model", {}),
+            "scheduler": ("SCMScheduler", {}),
         },
         (1024, 32, 4.5),
     ),
@@ -264,7 +298,9 @@ def test_a_real_model_is_read_without_its_weights(model, tmp_path):
 
 
 def test_what_fits_on_a_gpu():
-    assert room_on_gpus(5_100_000_000) is None
-    assert room_on_gpus(16_000_000_000) == "leaves 8 of 24 GB, 32 of 48 GB, 64 of 80 GB for sampling"
-    assert room_on_gpus(33_800_000_000) == ("too much for a GPU of 24 GB; leaves 14 of 48 GB, 46 of 80 GB for sampling")
-    assert room_on_gpus(100_000_000_000) == "too much for a GPU of 24 or 48 or 80 GB"
+    assert room_on_gpus(WeightBytes(0, 5_100_000_000)) is None
+    assert room_on_gpus(WeightBytes(0, 16_000_000_000)) == "leaves 8 of 24 GB, 32 of 48 GB, 64 of 80 GB for sampling"
+    assert room_on_gpus(WeightBytes(0, 33_800_000_000)) == (
+        "too much for a GPU of 24 GB; leaves 14 of 48 GB, 46 of 80 GB for sampling"
+    )
+    assert room_on_gpus(WeightBytes(0, 100_000_000_000)) == "too much for a GPU of 24 or 48 or 80 GB"

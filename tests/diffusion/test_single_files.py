@@ -108,20 +108,20 @@ ONE = torch.zeros(1)
 CONV = "model.diffusion_model.input_blocks.0.0.weight"
 FOREIGN = {
     "is a LoRA": {"lora_unet_down_blocks_0.lora_down.weight": ONE},
-    "is an embedding of textual inversion": {"emb_params": ONE},
+    "is a textual inversion embedding": {"emb_params": ONE},
     "is a ControlNet": {"control_model.time_embed.0.weight": ONE},
     "is a FLUX model": {"model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale": ONE},
     "is Stable Diffusion 3": {"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": ONE},
-    "holds one component": {"down_blocks.0.resnets.0.conv1.weight": ONE},
+    "is one component": {"down_blocks.0.resnets.0.conv1.weight": ONE},
     "is a VAE": {"decoder.conv_in.weight": ONE, "encoder.conv_in.weight": ONE},
-    "is no checkpoint of Stable Diffusion": {"weight": ONE},
+    "is not a Stable Diffusion checkpoint": {"weight": ONE},
     r"8 input channels \(editing by instruction\)": {CONV: torch.zeros(1, 8, 1, 1)},
-    "holds no text encoder": {CONV: torch.zeros(1, 4, 1, 1)},
+    "has no text encoder": {CONV: torch.zeros(1, 4, 1, 1)},
     "SDXL refiner": {
         CONV: torch.zeros(1, 4, 1, 1),
         "conditioner.embedders.0.model.text_projection": ONE,
     },
-    "holds no VAE": {
+    "has no VAE": {
         CONV: torch.zeros(1, 4, 1, 1),
         "cond_stage_model.model.token_embedding.weight": ONE,
     },
@@ -166,7 +166,7 @@ def test_missing_and_unused_tensors_are_told(models, tmp_path):
     less = {name: tensor for name, tensor in tensors.items() if name != f"{UNET}out.0.weight"}
     for name, changed, reason in (
         ("less", less, "tensors of its UNet, its VAE or a text encoder are missing"),
-        ("more", tensors | {f"{UNET}adapter.weight": ONE}, "its UNet has .* tensors, one of its kind"),
+        ("more", tensors | {f"{UNET}adapter.weight": ONE}, "its UNet has .* tensors; expected"),
         ("other", tensors | {f"{UNET}out.0.weight": torch.zeros(7)}, "can't be converted by diffusers"),
     ):
         save_file(changed, tmp_path / f"{name}.safetensors")
@@ -179,11 +179,11 @@ def test_a_vocabulary_is_asked_for_and_compared(models, tmp_path):
     file = models["sd1"][1]
     with pytest.raises(ModelError, match="--tokenizer"):
         inspect_model(file)
-    with pytest.raises(ModelError, match=r"holds neither vocab\.json"):
+    with pytest.raises(ModelError, match=r"has neither vocab\.json"):
         inspect_model(file, tokenizer=tmp_path)
     (tmp_path / "vocab.json").write_text('{"a": 0}')
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
-    with pytest.raises(ModelError, match=r"text encoder has 518 tokens, the vocabulary in .* 1"):
+    with pytest.raises(ModelError, match=r"text encoder has 518 tokens, but the vocabulary in .* has 1"):
         inspect_model(file, tokenizer=tmp_path)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import flow_checkpoints
 import pytest
-from flow_references import assert_no_farther_in_bf16, assert_same_pictures, rows
+from diffusers import StableDiffusion3Img2ImgPipeline
+from flow_references import assert_no_farther_in_bf16, assert_same_pictures, from_pictures, rows
 
 from sdbatch.diffusion.models.inspection import inspect_model
 from sdbatch.diffusion.request import Request
@@ -24,6 +25,12 @@ def arguments(request: Request) -> dict:
 
 def test_it_makes_the_pipelines_pictures(sd3):
     assert_same_pictures(sd3, rows(inspect_model(sd3).samplers, (7.0, 1.0, 3.0)), arguments)
+
+
+def test_from_pictures(sd3):
+    samplers = ("flow_euler", "flow_euler_stochastic", "flow_euler_karras")
+    requests = from_pictures(rows(samplers, (7.0, 3.0), steps=(3, 5)))
+    assert_same_pictures(sd3, requests, arguments, from_picture=StableDiffusion3Img2ImgPipeline)
 
 
 def test_in_bf16(sd3):

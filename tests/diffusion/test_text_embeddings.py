@@ -104,16 +104,16 @@ def test_what_does_not_fit_is_refused_by_its_header(sd, sdxl, singles, pair, tmp
     ):
         save_file(tensors, tmp_path / f"{name}.safetensors")
     for folder, token, path, reason in (
-        (sd, "<x>", tmp_path / "x.pt", "are pickled"),
+        (sd, "<x>", tmp_path / "x.pt", "pickled files can run code"),
         (sd, "<x>", tmp_path / "absent.safetensors", "is missing"),
-        (sd, "<x>", tmp_path / "two.safetensors", "is no embedding"),
-        (sd, "<x>", tmp_path / "wide.safetensors", f"vectors of {dim + 1} numbers, the text encoder has {dim}"),
+        (sd, "<x>", tmp_path / "two.safetensors", "is not an embedding"),
+        (sd, "<x>", tmp_path / "wide.safetensors", f"vectors of {dim + 1} numbers, but the text encoder needs {dim}"),
         (sd, "<x>", tmp_path / "none.safetensors", "has 0 vectors"),
         (sd, "<x>", tmp_path / "whole.safetensors", "I32"),
         (sd, "<x>", pair["<toy>"], "is for Stable Diffusion XL"),
-        (sdxl, "<x>", singles["<toy>"], "lacks clip_l and clip_g"),
-        (sd, "re", singles["<toy>"], "vocabulary has this token"),
-        (sd, "a b", singles["<toy>"], "one word"),
+        (sdxl, "<x>", singles["<toy>"], "has no clip_l and clip_g"),
+        (sd, "re", singles["<toy>"], "vocabulary already has this token"),
+        (sd, "a b", singles["<toy>"], "without blanks"),
     ):
         with pytest.raises(AdapterError, match=reason) as refused:
             inspect_model(folder, embeddings={token: path})

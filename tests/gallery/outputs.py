@@ -66,7 +66,7 @@ def write_output(
                 writer.add(key, _picture(start + index, outcome.request))
         table = own.slice(start, len(outcomes)) if names else pa.table({"": pa.nulls(len(outcomes))})
         metadata = metadata_table(table, columns, keys, outcomes, model, writer.columns(made))
-        writer.finish(metadata, metadata_schema(columns, layout))
+        writer.finish(metadata, metadata_schema(columns, layout), {})
         ok = sum(made.values())
         stats = ShardStats(shard, len(made), len(made), ok, len(made) - ok, run=record.id)
         store.write(marker_name(shard), stats.to_json())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from sdbatch.errors import UsageError
+from sdbatch.errors import StorageError, UsageError
 from sdbatch.gallery.lettering import Style, set_text
 from sdbatch.gallery.sheet import COLUMN_GAP, MARGIN, write_sheet
 from tests.gallery.outputs import png, write_output
@@ -108,3 +109,10 @@ def test_text_is_wrapped_to_its_width_and_cut_with_an_ellipsis():
 def test_the_same_dataset_gives_the_same_sheet(tmp_path):
     out = write_output(tmp_path / "out", [{"prompt": text} for text in HOSTILE])
     assert sheet_of(out).tobytes() == sheet_of(out).tobytes()
+
+
+def test_a_pipe_in_the_place_of_the_sheet_is_refused_and_does_not_block(tmp_path):
+    out = write_output(tmp_path / "out", [{"prompt": "a"}])
+    os.mkfifo(tmp_path / "sheet.png")
+    with pytest.raises(StorageError, match="is not a regular file"):
+        write_sheet(str(out), str(tmp_path / "sheet.png"))

@@ -11,8 +11,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-import gpu
 from engine_models import model_folder
+from gpu_bench import Bench
+from gpu_check import bits_of_three_processes
 
 from sdbatch.diffusion.device.headroom import MAX_LANES
 from sdbatch.diffusion.engine import Engine
@@ -91,7 +92,7 @@ def test_lanes_are_measured():
 
 
 def test_three_processes_make_the_same_bits(tmp_path):
-    hashes = gpu.bits_of_three_processes(gpu.Bench("digest", tmp_path, smoke=False))
+    hashes = bits_of_three_processes(Bench("digest", tmp_path, smoke=False))
     assert hashes[0] and len(set(hashes)) == 1
 
 

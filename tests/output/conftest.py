@@ -1,16 +1,12 @@
-"""A connection to the session's Ray, closed at the end of a file, so that other files may connect in their own way."""
+"""A connection to the session's Ray."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
+from tests.conftest import connect
 
-@pytest.fixture(scope="module")
-def ray_driver(ray_session: str) -> Iterator[None]:
-    import ray
 
-    ray.init(ray_session, log_to_driver=False)
-    yield
-    ray.shutdown()
+@pytest.fixture
+def ray_driver(ray_session: str) -> None:
+    connect(ray_session)

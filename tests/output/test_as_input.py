@@ -51,7 +51,7 @@ def test_only_what_is_finished_and_of_this_output_counts(tmp_path, capsys):
     (first / "00001_stats.json").unlink()
     assert main(["plan", str(first), str(tmp_path / "second")]) == 0
     said = capsys.readouterr().out
-    assert "1 of its 2 shards are not finished" in said and "1 rows in 1 file" in said
+    assert "1 of its 2 shards are not finished" in said and "1 row in 1 file" in said
     (first / "00000.parquet").unlink()
     with pytest.raises(InputError, match=r"00000\.parquet: is missing"):
         made_table(str(first))

@@ -125,3 +125,31 @@ def test_it_writes_over_nobodys_files(tmp_path, capsys):
     assert main(["export", str(out), str(tmp_path / "other"), "--where", "weight > 1"]) == 2
     assert "with other options" in capsys.readouterr().err
     assert names(tmp_path / "dest") == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("dest", "words"),
+    [
+        (".", "lies in the output itself"),
+        ("new/folder", "lies in the output itself"),
+        ("../link/x", "lies in the output itself"),
+        ("../dangling", "File exists"),
+        ("../file", "Not a directory"),
+        ("../pipe", "Not a directory"),
+        ("../" + "x" * 300, "File name too long"),
+        ("../taken", "holds files that no export"),
+    ],
+)
+@pytest.mark.parametrize("form", ["imagefolder", "webdataset", "geneval"])
+def test_a_destination_that_cannot_be_is_named(tmp_path, capsys, dest, words, form):
+    out = write_rows(tmp_path / "out", ROWS[:2], layout="files")
+    before = names(out)
+    (tmp_path / "file").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine").write_bytes(b"")
+    (tmp_path / "link").symlink_to(out)
+    (tmp_path / "dangling").symlink_to("/nowhere/at/all")
+    assert main(["export", str(out), str(out / dest), "--for", form]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line and names(out) == before

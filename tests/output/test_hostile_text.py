@@ -129,7 +129,7 @@ ROW = {
 )
 def test_any_text_comes_back_out_of_an_image(prompt: str, negative: str, image_format: str) -> None:
     row = ROW | {"prompt": prompt, "negative_prompt": negative}
-    data = encode(np.zeros((8, 8, 3), np.uint8), image_format, None, row)
+    data = encode(np.zeros((8, 8, 3), np.uint8), image_format, None, "fast", row)
     text = read_parameters(Image.open(io.BytesIO(data)))
     assert text.startswith(prompt)
     assert text.splitlines()[-1] == (

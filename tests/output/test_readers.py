@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -144,8 +145,9 @@ def test_sd_parsers_reads_the_parameters(output: Callable[..., Path], image_form
     out = output(image_format=image_format, **settings)
     files = sorted(path for path in (out / "00000").iterdir() if path.suffix != ".parquet")
     # All open at once: it keeps what it read last by the image's id(), which a closed one leaves to the next.
-    images = [Image.open(path) for path in files]
-    found = [sd_parsers.ParserManager().parse(image) for image in images]
+    with contextlib.ExitStack() as stack:
+        images = [stack.enter_context(Image.open(path)) for path in files]
+        found = [sd_parsers.ParserManager().parse(image) for image in images]
     assert [info.full_prompt for info in found] == ["a red circle", "ein Bär 🐻"]
     assert {info.full_negative_prompt for info in found} == {"blurry, dark"}
     (sampler,) = found[0].samplers

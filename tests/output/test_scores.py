@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+import sys
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -87,13 +91,132 @@ def test_what_cannot_be_is_told(out, capsys, tmp_path):
         assert word in capsys.readouterr().err
 
 
+STRANGE = {
+    "no key": lambda table: table.drop_columns("key"),
+    "numbers for keys": lambda table: table.set_column(0, "key", pa.array([1, 2])),
+    "two columns of one name": lambda table: pa.Table.from_arrays(
+        [*table.columns, table.columns[-1]], ["key", "e", "e"]
+    ),
+    "lists": lambda table: table.append_column("x", pa.array([[1], None])),
+    "another type than beside other shards": lambda table: table.set_column(1, "entropy", pa.array(["a", None])),
+    "too few rows": lambda table: table.slice(1),
+    "too many rows": lambda table: pa.concat_tables([table, table]),
+    "other keys": lambda table: table.set_column(0, "key", pa.array(["x", "y"])),
+}
+
+
+@pytest.mark.parametrize("change", STRANGE.values(), ids=STRANGE)
+def test_a_strange_table_of_scores_is_named(out, capsys, tmp_path, change):
+    score(str(out), ["entropy"])
+    path = out / "__scores__" / "00001.parquet"
+    pq.write_table(change(table := pq.read_table(path)).replace_schema_metadata(table.schema.metadata), path)
+    for arguments in (["export", out, tmp_path / "dest"], ["gallery", out], ["sheet", out, tmp_path / "s.png"]):
+        assert main([*map(str, arguments)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "00001.parquet: " in line and "score again" in line and "unexpected" not in line
+    assert main(["verify", str(out)]) == 1  # one row has no image
+
+
+def test_no_content_of_a_table_of_scores_ends_its_readers(out, capsys, tmp_path):
+    score(str(out), ["entropy"])
+    path = out / "__scores__" / "00001.parquet"
+    content, table = path.read_bytes(), pq.read_table(path)
+    for name in (".00001.parquet-0f", "_SUCCESS", "notes.parquet", "٣٣٣٣٣.parquet", "9" * 40 + ".parquet"):
+        (path.parent / name).write_bytes(b"")
+    for note in (b"", b"[" * 200_000, b'{"run": 5}', b'{"scorers": []}', b"\xff"):  # no table of this output
+        pq.write_table(table.replace_schema_metadata({b"sdbatch": note}), path)
+        assert main(["export", str(out), str(tmp_path / "dest")]) == 0
+    path.write_bytes(content.replace(b"entropy", b"\xff\xfetropy"))
+    assert main(["export", str(out), str(tmp_path / "dest")]) == 2
+    assert "00001.parquet: is damaged; remove it" in capsys.readouterr().err
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(out, capsys):
+    (out / "__scores__").write_bytes(b"")
+    assert main(["score", str(out), "--scorer", "entropy"]) == 2
+    assert "cannot write" in (line := capsys.readouterr().err) and "File exists" in line
+
+
+WEIGHTS = {
+    "pipe": "no such file",
+    "/dev/zero": "no such file",
+    "~nobody/x": "no such file",
+    "x" * 5000: "no such file",
+    "sparse": "is a file; expected",
+    "many": "holds more than",
+    "endless": "config.json: is not a regular file",
+    "large": "config.json: has 214,748,364,800 bytes",
+    "huge": "holds more than",
+}
+
+
+@pytest.mark.parametrize("place", WEIGHTS)
+def test_no_path_of_a_scorers_weights_hangs(out, capsys, tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    for name in ("many", "endless", "large", "huge"):
+        os.mkdir(name)
+    for number in range(1_001):
+        (tmp_path / "many" / f"{number}").touch()
+    os.symlink("/dev/zero", "endless/config.json")
+    for name in ("sparse", "large/config.json", "huge/model.safetensors"):
+        with open(name, "wb") as file:
+            file.truncate(200 << 30)
+    (tmp_path / "p.csv").write_text("prompt\na\n")
+    for arguments in (["plan", "p.csv", "new"], ["score", str(out)]):
+        assert main([*arguments, "--scorer", "clip", "--scorer-model", f"clip={place}"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert place in line and WEIGHTS[place] in line
+
+
 def broken(picture: Image.Image, row) -> float:
     if row["prompt"].endswith("2"):
         raise RuntimeError("no idea")
     return float(picture.width)
 
 
+def sized(factor: float, picture: Image.Image, row) -> float:
+    return factor * picture.width
+
+
+double = functools.partial(sized, 2.0)
+
+
+def test_a_partial_function_scores(out, capsys):
+    for pictures in ("4 pictures", "0 pictures"):
+        assert main(["score", str(out), "--scorer", "tests.output.test_scores:double"]) == 0
+        assert pictures in capsys.readouterr().out
+    assert [row["double"] for row in sdbatch.open(str(out))] == [128.0, 128.0, 128.0, None, 128.0]
+
+
 def test_a_picture_that_a_scorer_fails_on_costs_itself(out, capsys):
-    assert main(["score", str(out), "--scorer", "tests.output.test_scores:broken"]) == 1
-    assert "1 without a score: scorer tests.output.test_scores:broken: RuntimeError: no idea" in capsys.readouterr().out
+    for pictures in ("4 pictures", "0 pictures"):  # the second time from the tables
+        assert main(["score", str(out), "--scorer", "tests.output.test_scores:broken"]) == 1
+        said = capsys.readouterr().out
+        assert "1 without a score: scorer tests.output.test_scores:broken: RuntimeError: no idea" in said
+        assert pictures in said
+    assert main(["score", str(out), "--scorer", "entropy"]) == 0  # another scorer's failures are not its own
     assert [row["broken"] for row in sdbatch.open(str(out))] == [64.0, 64.0, None, None, 64.0]
+
+
+@pytest.mark.parametrize("ending", ["SystemExit(3)", "GeneratorExit", "type('Own', (BaseException,), {})('mine')"])
+def test_a_scorer_that_ends_the_process_costs_its_pictures(out, capsys, tmp_path, monkeypatch, ending):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "endings.py").write_text(f"def ends(picture, row):\n    raise {ending}\n")
+    monkeypatch.delitem(sys.modules, "endings", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["score", str(out), "--scorer", "endings:ends"]) == 1
+    assert "without a score: scorer endings:ends: " in capsys.readouterr().out
+
+
+def test_a_scorer_whose_module_exits_is_named(out, capsys, tmp_path, monkeypatch):
+    (tmp_path / "exiting.py").write_text("raise SystemExit(4)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["score", str(out), "--scorer", "exiting:f"]) == 2
+    assert "can't be imported: SystemExit: 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "words"), [("clip=x", "there is no --scorer clip"), ("phash=", "no such file")])
+def test_weights_that_no_scorer_reads_are_refused(out, capsys, given, words):
+    assert main(["score", str(out), "--scorer", "phash", "--scorer-model", given]) == 2
+    assert words in capsys.readouterr().err

@@ -5,24 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.outputs import as_before_fields, content, markers, metadata, write_table
-
-FAST = ("--steps", 1, "--sampler", "ddim", "--guidance-scale", 1, "--shard-size", 4, "--actors", 1)
-
-
-def test_files_that_come_later_are_numbered_after_those_that_are_known(tmp_path, stand_in_command):
-    folder, out = tmp_path / "in", tmp_path / "out"
-    write_table(folder / "m.parquet", {"prompt": [f"m{i}" for i in range(6)]})
-    stand_in_command("generate", folder, out, *FAST)
-    before = content(out)
-
-    write_table(folder / "a.parquet", {"prompt": [f"a{i}" for i in range(5)]})
-    process = stand_in_command("generate", folder, out, *FAST)
-    assert "11 of 11 images" in process.stdout
-    assert "5 of them made now" in process.stdout
-    after = content(out)
-    assert {name: after[name] for name in before} == before
-    assert [row["prompt"] for row in metadata(out)] == [f"m{i}" for i in range(6)] + [f"a{i}" for i in range(5)]
-    assert len(markers(out)) == 4
+from tests.pipeline.conftest import FAST
 
 
 def test_a_file_that_changed_is_refused_and_nothing_is_lost(tmp_path, stand_in_command):
@@ -57,15 +40,14 @@ def test_a_table_that_moved_goes_on_where_it_is_now(tmp_path, stand_in_command):
     assert "a.parquet was an input of OUT" in process.stderr
 
 
-def test_a_dataset_from_before_a_setting_existed_goes_on(tmp_path, stand_in_command):
-    prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one"] * 8}), tmp_path / "out"
-    stand_in_command("generate", prompts, out, *FAST)
+def test_a_dataset_from_before_a_setting_existed_goes_on(made, stand_in_command):
+    prompts, out = made
     before = content(out)
     (out / "00001_stats.json").unlink()
     record = json.loads((out / "run.json").read_text())
     for part, names in {
         "settings": ("guidance_start", "guidance_stop"),
-        "engine": ("quantization", "deep_cache"),
+        "engine": ("quantization", "deep_cache", "compile_sizes"),
     }.items():
         for name in names:
             del record[part][name]
@@ -75,49 +57,35 @@ def test_a_dataset_from_before_a_setting_existed_goes_on(tmp_path, stand_in_comm
     assert content(out) == before and len(markers(out)) == 2
 
 
-def test_a_dataset_from_before_guidance_had_columns_goes_on_with_its_own(tmp_path, sdbatch_command):
+def test_a_dataset_from_before_guidance_had_columns_goes_on_with_its_own(tmp_path, stand_in_command):
     prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one"] * 8, "id": list(range(8))}), tmp_path / "out"
     options = ("--steps", 4, "--sampler", "ddim", "--shard-size", 4, "--actors", 1, "--guidance-start", 0.3)
-    sdbatch_command("generate", prompts, out, *options, "--guidance-stop", 0.7)
+    stand_in_command("generate", prompts, out, *options, "--guidance-stop", 0.7)
     as_before_fields(out)
     before = content(out)
-    assert "0 of them different" in sdbatch_command("verify", out, "--remake", 2).stdout
     (out / "00001_stats.json").unlink()
-    sdbatch_command("generate", prompts, out, *options, "--guidance-stop", 0.6, status=2)
-    sdbatch_command("generate", prompts, out, *options, "--guidance-stop", 0.7)
+    stand_in_command("generate", prompts, out, *options, "--guidance-stop", 0.6, status=2)
+    stand_in_command("generate", prompts, out, *options, "--guidance-stop", 0.7)
     assert content(out) == before and len(markers(out)) == 2
     assert "guidance_stop" not in metadata(out)[0]
 
 
-def test_what_would_make_other_pictures_is_refused(tmp_path, stand_in_command):
-    prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one"] * 8}), tmp_path / "out"
-    stand_in_command("generate", prompts, out, *FAST, "--lanes", 4)
+def test_what_would_make_other_pictures_is_refused(made, stand_in_command):
+    prompts, out = made
+    lanes = json.loads((out / "run.json").read_text())["engine"]["lanes"]
     (out / "00001_stats.json").unlink()
-    changed = {"--lanes": 8, "--dtype": "bf16", "--shard-size": 8, "--image-format": "jpeg", "--cpus-per-actor": 2}
-    changed |= {"--deep-cache": 2, "--quantization": "int8"}
+    changed = {
+        "--lanes": lanes + 2,
+        "--dtype": "bf16",
+        "--shard-size": 8,
+        "--image-format": "jpeg",
+        "--cpus-per-actor": 2,
+    }
+    changed |= {"--deep-cache": 2, "--quantization": "int8", "--compile-sizes": "96x64"}
     for option, value in changed.items():
         process = stand_in_command("generate", prompts, out, *FAST, option, value, status=2)
         assert option.removeprefix("--").split("-")[0] in process.stderr
-    assert "--lanes 4" in stand_in_command("plan", prompts, out, *FAST, "--lanes", 8, status=2).stderr
+    refused = stand_in_command("plan", prompts, out, *FAST, "--lanes", lanes + 2, status=2).stderr
+    assert f"--lanes {lanes}" in refused
     stand_in_command("generate", prompts, out, *FAST)
     assert len(markers(out)) == 2
-
-
-def test_overwrite_removes_what_runs_wrote_and_nothing_else(tmp_path, stand_in_command):
-    prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one"] * 8}), tmp_path / "out"
-    stand_in_command("generate", prompts, out, *FAST)
-    (out / "notes.txt").write_text("mine")
-    write_table(prompts, {"prompt": ["two"] * 3})
-    stand_in_command("generate", prompts, out, *FAST, "--overwrite")
-    assert (out / "notes.txt").read_text() == "mine"
-    assert [row["prompt"] for row in metadata(out)] == ["two"] * 3
-    assert not (out / "00001").exists()
-
-
-def test_parts_fill_one_output_as_one_run_would(tmp_path, stand_in_command):
-    prompts = write_table(tmp_path / "p.parquet", {"prompt": [f"number {i}" for i in range(18)]})
-    stand_in_command("generate", prompts, tmp_path / "whole", *FAST)
-    stand_in_command("generate", prompts, tmp_path / "parts", *FAST, "--part", "2/2")
-    assert set(markers(tmp_path / "parts")) == {"00001_stats.json", "00003_stats.json"}
-    stand_in_command("generate", prompts, tmp_path / "parts", *FAST, "--part", "1/2")
-    assert content(tmp_path / "parts") == content(tmp_path / "whole")

@@ -13,25 +13,27 @@ import pyarrow.parquet as pq
 import pytest
 
 from sdbatch.diffusion import inspect_model
+from tests.conftest import Command
 from tests.outputs import content, markers, metadata, write_table
 
 FAST = ("--steps", 1, "--sampler", "ddim", "--actors", 1)
+MANY = {"prompt": [f"a red circle {i}" for i in range(48)]}
 
 
-def test_weights_that_cannot_be_loaded(tmp_path, sdbatch_command):
+def test_weights_that_cannot_be_loaded(tmp_path, stand_in_command):
     prompts = write_table(tmp_path / "p.parquet", {"prompt": ["a red circle"] * 3})
     folder = tmp_path / "model"
     shutil.copytree(inspect_model("tiny").folder, folder)
     (weights,) = (folder / "unet").glob("*.safetensors")
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
-    process = sdbatch_command("generate", prompts, tmp_path / "out", *FAST, "--model", folder, status=2)
+    process = stand_in_command("generate", prompts, tmp_path / "out", *FAST, "--model", folder, status=2)
     assert "unet/diffusion_pytorch_model.safetensors: not a complete safetensors file" in process.stderr
     assert len(process.stderr.strip().splitlines()) == 1
     assert "Traceback" not in process.stderr
 
     weights.write_bytes(whole)
-    sdbatch_command("generate", prompts, tmp_path / "out", *FAST, "--model", folder, "--overwrite")
+    stand_in_command("generate", prompts, tmp_path / "out", *FAST, "--model", folder, "--overwrite")
     assert [row["status"] for row in metadata(tmp_path / "out")] == ["ok"] * 3
 
 
@@ -68,8 +70,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def test_a_disk_that_fills_up_ends_the_run_with_its_reason_and_costs_nothing(tmp_path, small_disk, stand_in_command):
-    prompts = write_table(tmp_path / "p.parquet", {"prompt": [f"a red circle {i}" for i in range(48)]})
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, stand_in_command: Command) -> dict[str, str]:
+    """What is in an output of `MANY` that had room."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    prompts = write_table(folder / "p.parquet", MANY)
+    stand_in_command("generate", prompts, folder / "out", *FAST, "--shard-size", 4)
+    return content(folder / "out")
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_its_reason_and_costs_nothing(
+    tmp_path, small_disk, undisturbed, stand_in_command
+):
+    prompts = write_table(tmp_path / "p.parquet", MANY)
     out = small_disk / "out"
     process = stand_in_command("generate", prompts, out, *FAST, "--shard-size", 4, status=3)
     assert "No space left on device" in process.stderr
@@ -79,8 +92,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_its_reason_and_costs_nothing(tmp
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
     stand_in_command("generate", prompts, out, *FAST, "--shard-size", 4)
     assert markers(out).items() >= done.items()
-    stand_in_command("generate", prompts, tmp_path / "undisturbed", *FAST, "--shard-size", 4)
-    assert content(out) == content(tmp_path / "undisturbed")
+    assert content(out) == undisturbed
 
 
 def test_a_disk_without_room_leaves_what_an_overwrite_would_replace(tmp_path, small_disk, stand_in_command):
@@ -96,10 +108,12 @@ def test_a_disk_without_room_leaves_what_an_overwrite_would_replace(tmp_path, sm
     assert content(out) == before
 
 
-def test_a_disk_that_fills_up_during_an_overwrite_costs_nothing_new(tmp_path, small_disk, stand_in_command):
+def test_a_disk_that_fills_up_during_an_overwrite_costs_nothing_new(
+    tmp_path, small_disk, undisturbed, stand_in_command
+):
     prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["old"] * 8}), small_disk / "out"
     stand_in_command("generate", prompts, out, *FAST, "--shard-size", 4)
-    write_table(tmp_path / "p.parquet", {"prompt": [f"a red circle {i}" for i in range(48)]})
+    write_table(tmp_path / "p.parquet", MANY)
     arguments = ("generate", prompts, out, *FAST, "--shard-size", 4)
     assert "No space left on device" in stand_in_command(*arguments, "--overwrite", status=3).stderr
     for cut_short in [path for path in out.glob("*") if path.is_file() and not path.stat().st_size]:
@@ -112,11 +126,10 @@ def test_a_disk_that_fills_up_during_an_overwrite_costs_nothing_new(tmp_path, sm
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
     stand_in_command(*arguments)
     assert markers(out).items() >= done.items()
-    stand_in_command("generate", prompts, tmp_path / "fresh", *FAST, "--shard-size", 4)
-    assert content(out) == content(tmp_path / "fresh")
+    assert content(out) == undisturbed
 
 
-@pytest.mark.parametrize("options", [("--lanes", 7), ("--deep-cache", 2)])
+@pytest.mark.parametrize("options", [("--lanes", 7), ("--deep-cache", 2), ("--compile-sizes", "96x60")])
 def test_engine_settings_that_cannot_be_are_refused_before_anything_is_written(tmp_path, stand_in_command, options):
     model = tmp_path / "model"
     shutil.copytree(inspect_model("tiny").folder, model)
@@ -128,3 +141,12 @@ def test_engine_settings_that_cannot_be_are_refused_before_anything_is_written(t
         said = stand_in_command(command, prompts, out, "--model", model, *options, status=2).stderr
         assert len(said.splitlines()) == 1 and options[0].strip("-") in said
     assert not out.exists()
+
+
+def test_sizes_to_compile_are_refused_where_nothing_is_compiled(tmp_path, stand_in_command):
+    prompts, out = write_table(tmp_path / "prompts.parquet", {"prompt": ["a"]}), tmp_path / "out"
+    said = stand_in_command("generate", prompts, out, "--device", "cpu", "--compile-sizes", "96x64", status=2).stderr
+    assert "--compile-sizes: nothing is compiled on cpu; add --compile on" in said and len(said.splitlines()) == 1
+    assert not list(out.iterdir())
+    stand_in_command("generate", prompts, out, *FAST, "--compile", "on", "--compile-sizes", "96x64, 64x96,96x64")
+    assert json.loads((out / "run.json").read_text())["engine"]["compile_sizes"] == "64x96,96x64"

@@ -46,6 +46,7 @@ def test_rows_name_their_own_nets(nets, folder, tmp_path, sdbatch_command):
     table |= {name: pa.array(values, TEXTS) for name, values in lists.items()}
     prompts = write_table(folder / "p.parquet", table)
     few = ("--steps", 4, "--sampler", "ddim", "--actors", 1, "--shard-size", 3, "--control-guidance-end", 0.5)
+    few += ("--keep-input-images",)
     out = tmp_path / "out"
     plan = sdbatch_command("plan", prompts, out, *few).stdout
     assert "and 18 calls of ControlNets" in plan  # two of four calls: of 1, 2, 1 and 1 nets, in guess mode one lane
@@ -54,7 +55,9 @@ def test_rows_name_their_own_nets(nets, folder, tmp_path, sdbatch_command):
     assert [row["status"] for row in rows] == ["ok"] * 4 + ["failed"]
     assert "none.png" in rows[4]["error"]
     assert [row["controlnet"] for row in rows] == lists["controlnet"]
-    assert [row["input_control_image"] for row in rows] == lists["control_image"]
+    kept = [row["input_control_image"] for row in rows]
+    assert [cells and [cell["path"] for cell in cells] for cells in kept] == lists["control_image"]
+    assert [cell["bytes"] for cell in kept[2]] == [(folder / name).read_bytes() for name in ("a.png", "b.png")]
     assert [row["control_guidance_end"] for row in rows] == [[0.5], None, *[[0.5]] * 3]
     networks = {entry["name"]: entry for entry in json.loads((out / "run.json").read_text())["networks"]}
     assert rows[2]["controlnet_sha256"] == [networks[canny]["sha256"], networks[depth]["sha256"]]
@@ -68,8 +71,12 @@ def test_rows_name_their_own_nets(nets, folder, tmp_path, sdbatch_command):
         (out / row["file_name"]).unlink()
     sdbatch_command("generate", prompts, out, *few, status=1)
     assert content(out) == before
+    (folder / "a.png").unlink()
+    (folder / "b.png").unlink()
     checked = sdbatch_command("verify", out, "--remake", 4)
-    assert "4 images made again from their metadata, 0 of them different" in checked.stdout
+    assert (
+        "0 bad" in checked.stdout and "4 images made again from their metadata, 0 of them different" in checked.stdout
+    )
 
 
 def test_rows_without_a_net_are_as_in_a_table_without_the_columns(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,20 @@ def test_engines_that_always_fail_end_the_run_and_say_why(prompts, tmp_path, ray
     with pytest.raises(RunError, match=r"repeatedly.*CUDNN_STATUS_EXECUTION_FAILED") as caught:
         run(prompts, tmp_path / "out", ray_session, StandIn(faulty="every"), actors=(1, 1))
     assert "\n" not in str(caught.value)
+
+
+def test_a_worker_that_lacks_a_package_of_the_driver_says_so_and_the_run_ends(
+    prompts, tmp_path, ray_session, monkeypatch
+):
+    """Ray Data alone would start it again and again, without a word."""
+    (tmp_path / "driver_only").mkdir()
+    (tmp_path / "driver_only" / "engine_of_the_driver.py").write_text("def make_engine(job): ...")
+    monkeypatch.syspath_prepend(tmp_path / "driver_only")
+    make_engine = importlib.import_module("engine_of_the_driver").make_engine
+    with pytest.raises(RunError) as caught:
+        run(prompts, tmp_path / "out", ray_session, make_engine, start_timeout=60.0)
+    assert "no worker can start: ModuleNotFoundError: No module named 'engine_of_the_driver'" in str(caught.value)
+    assert "packages" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut short"])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime
 import decimal
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
 
-from tests.outputs import content, markers, metadata, report, write_table
+from tests.outputs import markers, metadata, report, write_table
 
 ALONE = ("--actors", 1)
 FAST = ("--steps", 2, "--sampler", "ddim", "--shard-size", 8, *ALONE)
@@ -44,11 +45,11 @@ def test_every_setting_of_a_row_is_obeyed_and_every_column_carried(tmp_path, sdb
             "円 🔴 قرمز",
             "word " * 4000,
         ],
-        "negative_prompt": ["blue", None, "", "red", None, None],
+        "negative_prompt": ["blue", "fog", "", "red", None, None],
         "seed": pa.array([1, 2, 3, None, 2**32 - 1, 6], pa.uint32()),
-        "num_inference_steps": pa.array([1, 2, None, 4, 2, 2], pa.uint16()),
+        "num_inference_steps": pa.array([1, 10, None, 4, 2, 2], pa.uint16()),
         "cfg": pa.array([1.0, 7.5, 3.0, None, 0.0, 12.5], pa.float32()),
-        "sampler": ["ddim", "euler", None, "dpmpp_2m", "ddpm", "euler_a"],
+        "sampler": ["ddim", "ddpm", None, "dpmpp_2m", "euler", "euler_a"],
         "height": pa.array([64, None, 64, 32, 64, 64], pa.uint16()),
         "width": pa.array([64, 96, 64, 64, None, 64], pa.uint16()),
         **EXTRA_COLUMNS,
@@ -61,15 +62,8 @@ def test_every_setting_of_a_row_is_obeyed_and_every_column_carried(tmp_path, sdb
     rows = metadata(tmp_path / "out")
     assert [r["status"] for r in rows] == ["ok"] * 6
     assert [r["prompt"] for r in rows] == table["prompt"]
-    assert [r["num_inference_steps"] if "num_inference_steps" in r else r["steps"] for r in rows] == [
-        1,
-        2,
-        3,
-        4,
-        2,
-        2,
-    ]
-    assert [r["sampler"] for r in rows] == ["ddim", "euler", "pndm", "dpmpp_2m", "ddpm", "euler_a"]
+    assert [r["steps"] for r in rows] == [1, 10, 3, 4, 2, 2]
+    assert [r["sampler"] for r in rows] == ["ddim", "ddpm", "pndm", "dpmpp_2m", "euler", "euler_a"]
     assert [r["guidance_scale"] for r in rows] == [1.0, 7.5, 3.0, 7.5, 0.0, 12.5]
     assert [r["seed"] for r in rows][:3] == [1, 2, 3]
     assert [(r["width"], r["height"]) for r in rows] == [
@@ -87,9 +81,33 @@ def test_every_setting_of_a_row_is_obeyed_and_every_column_carried(tmp_path, sdb
         with Image.open(tmp_path / "out" / row["file_name"]) as picture:
             assert picture.size == (row["width"], row["height"])
             assert picture.text["parameters"].startswith(row["prompt"])
+    assert_is_diffusers_picture(tmp_path / "out", rows[1])
 
 
-def test_rows_that_cannot_be_run_fail_alone_with_their_reason(tmp_path, sdbatch_command):
+def assert_is_diffusers_picture(out: Path, row: dict) -> None:
+    """Of a row with the scheduler of the packaged model."""
+    import diffusers
+    import torch
+
+    from sdbatch.diffusion import inspect_model
+
+    with Image.open(out / row["file_name"]) as picture:
+        ours = np.asarray(picture, np.int16)
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(inspect_model("tiny").folder)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        row["prompt"],
+        negative_prompt=row["negative_prompt"],
+        num_inference_steps=row["steps"],
+        guidance_scale=row["guidance_scale"],
+        height=row["height"],
+        width=row["width"],
+        generator=torch.Generator("cpu").manual_seed(row["seed"]),
+    ).images[0]
+    assert row["negative_prompt"] == "fog" and abs(ours - np.asarray(theirs, np.int16)).max() <= 2
+
+
+def test_rows_that_cannot_be_run_fail_alone_with_their_reason(tmp_path, stand_in_command):
     bad = [
         ({"prompt": ""}, "prompt"),
         ({"prompt": None}, "prompt"),
@@ -106,7 +124,7 @@ def test_rows_that_cannot_be_run_fail_alone_with_their_reason(tmp_path, sdbatch_
     rows.insert(4, good | {"guidance_scale": 3.0})
     table = pa.Table.from_pylist(rows)
     prompts = write_table(tmp_path / "prompts.parquet", {n: table[n] for n in table.column_names})
-    process = sdbatch_command("generate", prompts, tmp_path / "out", *ALONE, status=1)
+    process = stand_in_command("generate", prompts, tmp_path / "out", *ALONE, status=1)
 
     made = metadata(tmp_path / "out")
     assert [r["status"] for r in made] == ["ok" if i == 4 else "failed" for i in range(10)]
@@ -184,20 +202,6 @@ def test_one_row_and_several_images_a_prompt_use_seed_plus_i(tmp_path, stand_in_
     assert metadata(tmp_path / "one")[0]["sha256"] == rows[1]["sha256"]
 
 
-def test_the_output_does_not_depend_on_the_actors(tmp_path, sdbatch_command):
-    table = {
-        "prompt": [f"a {colour} {shape}" for colour in ("red", "green", "blue") for shape in ("circle", "square")] * 8,
-        "steps": [1 + i % 5 for i in range(48)],
-        "guidance_scale": [(1.0, 3.0, 7.5)[i % 3] for i in range(48)],
-        "sampler": [("ddpm", "euler_a", "pndm", "dpmpp_2m")[i % 4] for i in range(48)],
-    }
-    prompts = write_table(tmp_path / "prompts.parquet", table, row_group_size=7)
-    for actors in (1, 2):
-        sdbatch_command("generate", prompts, tmp_path / f"{actors}", "--shard-size", 6, "--actors", actors)
-    assert len(markers(tmp_path / "1")) == 8
-    assert content(tmp_path / "1") == content(tmp_path / "2")
-
-
 def test_a_thousand_rows_over_three_files_are_all_accounted_for(tmp_path, stand_in_command):
     sizes = (625, 500, 125)
     for number, rows in enumerate(sizes):
@@ -218,15 +222,10 @@ def test_a_thousand_rows_over_three_files_are_all_accounted_for(tmp_path, stand_
     assert len(list(out.rglob("*.png"))) == 1236
     assert len({r["key"] for r in rows}) == 1250
     assert all(r["error"] for r in rows if r["status"] == "failed")
-
-
-def test_a_marker_follows_its_last_image_within_seconds(tmp_path, sdbatch_command):
-    prompts = write_table(tmp_path / "prompts.parquet", {"prompt": ["a red circle"] * 48})
-    sdbatch_command("generate", prompts, tmp_path / "out", "--steps", 6, "--shard-size", 8, *ALONE)
-    for marker in (tmp_path / "out").glob("*_stats.json"):
-        folder = tmp_path / "out" / marker.name.removesuffix("_stats.json")
-        last = max(p.stat().st_mtime for p in folder.glob("*.png"))
-        assert 0 <= marker.stat().st_mtime - last < 5
+    # A shard is finished when its images are: two workers have at most four shards in progress.
+    last_begun = min(p.stat().st_mtime_ns for p in (out / "00016").glob("*.png"))
+    finished = [p for p in out.glob("*_stats.json") if p.stat().st_mtime_ns < last_begun]
+    assert len(finished) >= 17 - 4
 
 
 def test_a_second_run_makes_nothing_again(tmp_path, stand_in_command):
@@ -241,24 +240,3 @@ def test_a_second_run_makes_nothing_again(tmp_path, stand_in_command):
     stand_in_command("generate", prompts, tmp_path / "out", *FAST, "--seed", 9, "--overwrite", status=1)
     remade = [p for p in before if p.parent.name != "__reports"]
     assert {p.stat().st_mtime_ns for p in remade}.isdisjoint(before.values())
-
-
-def test_the_picture_is_the_one_that_diffusers_makes(tmp_path, sdbatch_command):
-    import diffusers
-    import torch
-
-    from sdbatch.diffusion import inspect_model
-
-    prompts = write_table(tmp_path / "prompts.parquet", {"prompt": ["a big red circle"], "seed": [7]})
-    sdbatch_command("generate", prompts, tmp_path / "out", "--steps", 10, *ALONE)
-    with Image.open(tmp_path / "out" / "00000" / "000000000.png") as picture:
-        ours = np.asarray(picture, np.int16)
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(inspect_model("tiny").folder)
-    pipeline.set_progress_bar_config(disable=True)
-    theirs = pipeline(
-        "a big red circle",
-        num_inference_steps=10,
-        guidance_scale=7.5,
-        generator=torch.Generator("cpu").manual_seed(7),
-    ).images[0]
-    assert abs(ours - np.asarray(theirs, np.int16)).max() <= 2

@@ -33,12 +33,13 @@ def folder(tmp_path) -> Path:
 
 
 def test_rows_name_loras(folder, tmp_path, sdbatch_command):
-    table = "prompt,seed,lora\na red circle,1,\na red circle,1,loras/one.safetensors:0.8\n"
-    table += "a blue cross,2,loras/one.safetensors:-0.5;loras/two.safetensors\n"
-    table += "a blue cross,2,loras/one.safetensors:0.5:0.1\na blue cross,3,loras/one.safetensors:1e999\n"
+    table = "prompt,seed,lora,prompt_syntax\na red circle,1,,\na red circle,1,loras/one.safetensors:0.8,\n"
+    table += "a blue cross,2,loras/one.safetensors:-0.5;loras/two.safetensors,\n"
+    table += "a blue cross,2,loras/one.safetensors:0.5:0.1,\na blue cross,3,loras/one.safetensors:1e999,\n"
+    table += "a (red:1.3) circle <lora:loras/one:0.8>,4,,a1111\n"
     (folder / "p.csv").write_text(table)
     out = tmp_path / "out"
-    sdbatch_command("generate", folder / "p.csv", out, *FEW, status=1)
+    sdbatch_command("generate", folder / "p.csv", out, *FEW, "--lora-dir", folder, status=1)
     rows = metadata(out)
     one, two = (
         hashlib.sha256((folder / "loras" / f"{n}.safetensors").read_bytes()).hexdigest() for n in ("one", "two")
@@ -49,8 +50,9 @@ def test_rows_name_loras(folder, tmp_path, sdbatch_command):
         "loras/one.safetensors:-0.5;loras/two.safetensors:1",
         "loras/one.safetensors:0.5:0.1",
         None,
+        "loras/one.safetensors:0.8",
     ]
-    assert [row["lora_sha256"] for row in rows] == [None, one, f"{one};{two}", one, None]
+    assert [row["lora_sha256"] for row in rows] == [None, one, f"{one};{two}", one, None, one]
     assert "expected finite numbers as weights" in rows[4]["error"]
     text = Image.open(out / rows[2]["file_name"]).text["parameters"]
     assert text.startswith("a blue cross <lora:one:-0.5> <lora:two:1>\n")
@@ -64,29 +66,48 @@ def test_rows_name_loras(folder, tmp_path, sdbatch_command):
     for name in ("one", "two"):
         pipeline.load_lora_weights(folder / "loras" / f"{name}.safetensors", adapter_name=name)
     pipeline.set_adapters(["one", "two"], [-0.5, 1.0])
-    seed = torch.Generator().manual_seed(2)
-    wanted = pipeline("a blue cross", num_inference_steps=8, generator=seed, output_type="np").images[0]
-    made = np.asarray(Image.open(out / rows[2]["file_name"]))
-    assert np.abs(made - (wanted * 255).round()).max() <= 2
 
-    assert "4 images made again from their metadata, 0 of them different" in (
-        sdbatch_command("verify", out, "--remake", 4).stdout
+    def check(row: dict, **prompt) -> None:
+        seed = torch.Generator().manual_seed(row["seed"])
+        wanted = pipeline(**prompt, num_inference_steps=8, generator=seed, output_type="np").images[0]
+        made = np.asarray(Image.open(out / row["file_name"]))
+        assert np.abs(made - (wanted * 255).round()).max() <= 2
+
+    check(rows[2], prompt="a blue cross")
+    pipeline.set_adapters(["one", "two"], [0.8, 0.0])
+    embeds, empty = pipeline.encode_prompt("a red circle", "cpu", 1, True)
+    weights = torch.ones(embeds.shape[1])
+    weights[2] = 1.3  # after the start of the text, "a" is its first token and "red" its second
+    weighted = embeds * weights[:, None]
+    # stable-diffusion-webui keeps the mean.
+    check(rows[5], prompt_embeds=weighted * (embeds.mean() / weighted.mean()), negative_prompt_embeds=empty)
+
+    assert "5 images made again from their metadata, 0 of them different" in (
+        sdbatch_command("verify", out, "--remake", 5).stdout
     )
-    # In prompts, with a folder of LoRAs; an option for all rows is another. Rows without are those of a plain run.
+
+
+def test_prompts_name_loras_of_a_folder(folder, tmp_path, stand_in_command):
     prompts = ["a red circle", "a red <lora:one:0.8>circle"]
-    write_table(folder / "q.parquet", {"prompt": prompts, "seed": [1, 1]})
-    again = tmp_path / "again"
-    sdbatch_command("generate", folder / "q.parquet", again, *FEW, "--lora-dir", folder / "loras")
-    tagged = metadata(again)
-    assert [row["prompt"] for row in tagged] == ["a red circle", "a red circle"]
-    assert [row["lora"] for row in tagged] == [None, "one.safetensors:0.8"]
-    pictures = [
-        np.asarray(Image.open(o / row["file_name"])) for o, r in ((out, rows), (again, tagged)) for row in r[:2]
-    ]
-    assert np.array_equal(pictures[0], pictures[2]) and np.array_equal(pictures[1], pictures[3])
-    before = content(again)
-    sdbatch_command("generate", folder / "q.parquet", again, *FEW, "--lora-dir", folder / "loras")
-    assert content(again) == before
+    table, out = write_table(folder / "q.parquet", {"prompt": prompts, "seed": [1, 1]}), tmp_path / "out"
+    command = ("generate", table, out, *FEW, "--lora-dir", folder / "loras")
+    stand_in_command(*command)
+    rows = metadata(out)
+    assert [row["prompt"] for row in rows] == ["a red circle", "a red circle"]
+    assert [row["lora"] for row in rows] == [None, "one.safetensors:0.8"]
+    one = hashlib.sha256((folder / "loras" / "one.safetensors").read_bytes()).hexdigest()
+    assert [row["lora_sha256"] for row in rows] == [None, one]
+    before = content(out)
+    stand_in_command(*command)
+    assert content(out) == before
+    # Another file in its place would make a dataset of two; the same one written again does not.
+    file = folder / "loras" / "one.safetensors"
+    file.write_bytes(file.read_bytes())
+    stand_in_command(*command)
+    file.write_bytes((folder / "loras" / "two.safetensors").read_bytes())
+    refused = stand_in_command(*command, status=2).stderr
+    assert f"{str(file)!r} has changed since OUT was started: its content differs" in refused
+    assert content(out) == before
 
 
 def test_a_file_that_does_not_fit_is_refused_before_anything_is_loaded(folder, tmp_path, sdbatch_command):

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import stand_in_process
 from tests.output.writing import write_output
 from tests.outputs import as_version_1, content, markers, metadata, report, write_table
+from tests.pipeline.conftest import FAST
 from tests.test_cli import sdbatch
 
-FAST = ("--steps", 1, "--sampler", "ddim", "--guidance-scale", 1, "--shard-size", 4, "--actors", 1)
-
 ENGINE = {"device": "cpu", "dtype": "fp32", "lanes": 8, "threads": 1, "compile": "off"}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, sdbatch_command) -> Path:
-    folder = tmp_path_factory.mktemp("finished")
-    write_table(folder / "in" / "m.parquet", {"prompt": ["one"] * 8, "id": list(range(8))})
-    sdbatch_command("generate", folder / "in", folder / "out", *FAST)
-    return folder
-
-
-@pytest.fixture
-def made(tmp_path, finished) -> tuple[Path, Path]:
-    """A folder of one table, and its finished output of two shards: copies for one test."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    return tmp_path / "in", tmp_path / "out"
 
 
 def test_reports_and_appends_are_files_of_their_own(made, stand_in_command):
@@ -54,21 +34,23 @@ def test_reports_and_appends_are_files_of_their_own(made, stand_in_command):
     assert "0 bad" in stand_in_command("verify", out).stdout
 
 
-def test_an_output_of_version_1_is_read_and_continued(made, sdbatch_command):
+def test_an_output_of_version_1_is_read_and_continued(made, stand_in_command):
     table, out = made
     as_version_1(out)
     before = content(out)
     (out / "00001_stats.json").unlink()
     manifest = (out / "run.json").read_bytes()
     write_table(table / "a.parquet", {"prompt": ["a"] * 2, "id": [1] * 2})
-    assert "2 to do" in sdbatch_command("plan", table, out, *FAST).stdout
-    sdbatch_command("generate", table, out, *FAST)
+    assert "2 to do" in stand_in_command("plan", table, out, *FAST).stdout
+    refused = stand_in_command("plan", table, out, *FAST, "--compression", "fast", status=2).stderr
+    assert "OUT was started with --compression 'small', this run has 'fast'" in refused
+    stand_in_command("generate", table, out, *FAST)
     assert (out / "run.json").read_bytes() == manifest
     assert {name: content(out)[name] for name in before} == before
-    assert "3 of 3 shards done" in sdbatch_command("status", out).stdout
-    assert "0 bad" in sdbatch_command("verify", out, "--remake", 2).stdout
-    sdbatch_command("gallery", out)
-    sdbatch_command("generate", table, out, *FAST, "--seed", 3, "--overwrite")
+    assert "3 of 3 shards done" in stand_in_command("status", out).stdout
+    assert "0 bad" in stand_in_command("verify", out).stdout
+    stand_in_command("gallery", out)
+    stand_in_command("generate", table, out, *FAST, "--seed", 3, "--overwrite")
     assert json.loads((out / "run.json").read_text())["version"] == 2
 
 
@@ -98,6 +80,7 @@ def test_an_appended_table_with_other_columns_is_refused(made, stand_in_command,
         ({"inputs": {}}, "inputs"),
         ({"starts": [-1]}, "starts"),
         ({"settings": []}, "settings"),
+        ({"fields": [{"name": "prompt", "type": "string"}]}, "fields"),
         ({"settings": {"layout": "floppy"}}, "settings.layout"),
         ({"model": {"name": 3}}, "model.name"),
         ({"engine": ENGINE | {"lanes": 0}}, "engine.lanes"),
@@ -124,14 +107,8 @@ def test_a_manifest_of_nonsense_is_one_line_that_names_file_and_key(tmp_path, ch
 def test_of_two_runs_at_once_on_a_new_out_with_different_settings_one_is_refused(tmp_path, ray_session):
     prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one"] * 24}), tmp_path / "out"
     both = [
-        subprocess.Popen(
-            [sys.executable, "-m", "sdbatch", "generate", prompts, out, *map(str, FAST), "--seed", seed],
-            env={**os.environ, "RAY_ADDRESS": ray_session, "PYTHONPATH": str(REPOSITORY)},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
-        for seed in ("1", "2")
+        stand_in_process("generate", prompts, out, *FAST, "--seed", seed, address=ray_session, start_seconds=2.0)
+        for seed in (1, 2)
     ]
     said = [process.communicate(timeout=300)[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], said
@@ -141,12 +118,12 @@ def test_of_two_runs_at_once_on_a_new_out_with_different_settings_one_is_refused
     assert {marker["run"] for marker in markers(out).values()} == {identity}
 
 
-def test_a_marker_of_another_run_does_not_count(made, sdbatch_command):
+def test_a_marker_of_another_run_does_not_count(made, stand_in_command):
     table, out = made
     before = content(out)
     marker = json.loads((out / "00001_stats.json").read_text())
     (out / "00001_stats.json").write_text(json.dumps(marker | {"run": "0" * 32}))
-    assert "1 of 2 shards done" in sdbatch_command("status", out, status=1).stdout
-    assert "4 of them made now" in sdbatch_command("generate", table, out, *FAST).stdout
+    assert "1 of 2 shards done" in stand_in_command("status", out, status=1).stdout
+    assert "4 of them made now" in stand_in_command("generate", table, out, *FAST).stdout
     assert content(out) == before
-    assert "2 of 2 shards done" in sdbatch_command("status", out).stdout
+    assert "2 of 2 shards done" in stand_in_command("status", out).stdout

@@ -33,6 +33,7 @@ def test_shards_span_files_whatever_part_made_them_and_what_was_lost(tmp_path, s
 
     for part in ("2/2", "1/2"):
         stand_in_command("generate", folder, parts, *FAST, "--part", part)
+        assert "00001_stats.json" in markers(parts) and (part == "1/2") == ("00000_stats.json" in markers(parts))
     assert content(parts) == whole
     (out / "00001_stats.json").unlink()
     shutil.rmtree(out / "00001")
@@ -41,7 +42,7 @@ def test_shards_span_files_whatever_part_made_them_and_what_was_lost(tmp_path, s
 
     small_files(folder, ["a", "z"], rows=3)
     process = stand_in_command("generate", folder, out, *FAST)
-    assert "6 of them made now" in process.stdout
+    assert "17 of 17 images" in process.stdout and "6 of them made now" in process.stdout
     after = content(out)
     assert {name: after[name] for name in whole} == whole
     assert [m["rows"] for m in markers(out).values()] == [4, 4, 3, 4, 2]
@@ -51,7 +52,7 @@ def test_shards_span_files_whatever_part_made_them_and_what_was_lost(tmp_path, s
 def test_a_dataset_that_was_cut_file_by_file_goes_on_that_way(tmp_path, stand_in_command):
     folder, out = tmp_path / "in", tmp_path / "out"
     small_files(folder, ["a"], rows=6)
-    stand_in_command("generate", folder, out, *FAST)  # of one file, both rules make the same
+    stand_in_command("generate", folder, out, *FAST, "--compression", "small")  # of one file, both rules make the same
     assert json.loads((out / "run.json").read_text())["starts"] == [0]
     as_version_1(out)
     assert "source_file" not in metadata(out)[0]

@@ -29,11 +29,11 @@ def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_another_scheduler_or_tokenizer_is_another_model(tmp_path, model, sdbatch_command):
+def test_another_scheduler_or_tokenizer_is_another_model(tmp_path, model, stand_in_command):
     prompts = write_table(tmp_path / "p.parquet", {"prompt": ["a red circle"] * 2})
     out, scheduler = tmp_path / "out", model / "scheduler" / "scheduler_config.json"
     command = ("generate", prompts, out, *FAST, "--model", model)
-    sdbatch_command(*command, "--part", "1/1")
+    stand_in_command(*command)
     manifest = json.loads((out / "run.json").read_text())
     assert len(manifest["model"]["identity"]) == 64
     assert "scheduler/scheduler_config.json" in manifest["model"]["files"]
@@ -41,19 +41,19 @@ def test_another_scheduler_or_tokenizer_is_another_model(tmp_path, model, sdbatc
 
     before = scheduler.read_text()
     edit(scheduler, beta_end=0.02)
-    refused = sdbatch_command(*command, status=2).stderr
+    refused = stand_in_command(*command, status=2).stderr
     assert "scheduler/scheduler_config.json differ" in refused and len(refused.strip().splitlines()) == 1
-    assert "scheduler/scheduler_config.json" in sdbatch_command("verify", out, "--remake", 1, status=2).stderr
+    assert "scheduler/scheduler_config.json" in stand_in_command("verify", out, "--remake", 1, status=2).stderr
     scheduler.write_text(before)
     merges = model / "tokenizer" / "merges.txt"
     merges.write_text(merges.read_text() + "\n")
-    assert "tokenizer/merges.txt" in sdbatch_command(*command, status=2).stderr
+    assert "tokenizer/merges.txt" in stand_in_command(*command, status=2).stderr
 
     # A manifest from before: the weights alone decide, as they did.
     for name in ("identity", "files", "revision", "commit", "variant"):
         del manifest["model"][name]
     (out / "run.json").write_text(json.dumps(manifest))
-    sdbatch_command(*command)
+    stand_in_command(*command)
     assert [row["status"] for row in metadata(out)] == ["ok"] * 2
 
 

@@ -11,14 +11,17 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.standin import StandInEngine
 from sdbatch.diffusion import inspect_model
+from sdbatch.errors import ModelError, RunError
 from sdbatch.output.manifest_files import load_manifest, replace_manifest
 from sdbatch.plan.planning import make_plan
 from sdbatch.run import pipeline
 from sdbatch.settings import RunSettings
 from sdbatch.storage.store import Store
+from tests.conftest import stand_in_process
 from tests.outputs import content, markers, metadata, write_table
 from tests.pipeline.test_manifest import as_version_1
 from tests.pipeline.test_ownership import snapshot
+from tests.processes import wait_for
 
 FAST = ("--steps", 1, "--sampler", "ddim", "--guidance-scale", 1, "--shard-size", 4, "--actors", 1)
 
@@ -28,13 +31,15 @@ def finished(tmp_path_factory, stand_in_command) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     prompts = write_table(folder / "p.parquet", {"prompt": ["one"] * 12})
     stand_in_command("generate", prompts, folder / "out", *FAST)
+    stand_in_command("score", folder / "out", "--scorer", "entropy")
     (folder / "out" / "00000" / "notes.txt").write_text("mine")
+    (folder / "out" / "__scores__" / "99999.parquet").write_text("mine")
     return folder
 
 
 @pytest.fixture
 def made(tmp_path, finished) -> tuple[Path, Path]:
-    """A table, and its finished output of three shards, with a file of somebody else in one of them: copies."""
+    """Copies of a table and its finished, scored output of three shards, with two files of somebody else in it."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     return tmp_path / "p.parquet", tmp_path / "out"
 
@@ -65,12 +70,16 @@ def test_a_run_that_cannot_be_leaves_everything_as_it_was(made, tmp_path, sdbatc
         assert snapshot(out) == before, options
 
 
-def test_a_new_out_is_not_marked_by_a_run_that_never_started(tmp_path, sdbatch_command):
-    prompts = write_table(tmp_path / "p.parquet", {"prompt": ["one"] * 4})
-    broken = model_that_only_a_worker_can_refuse(tmp_path / "model")
-    sdbatch_command("generate", prompts, tmp_path / "out", *FAST, "--model", broken, status=3)
-    assert not (tmp_path / "out" / "run.json").exists()
-    sdbatch_command("generate", prompts, tmp_path / "out", *FAST, "--lanes", 8)
+def test_a_new_out_is_not_marked_by_a_run_that_never_started(tmp_path, ray_session, stand_in_command):
+    prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one"] * 4}), tmp_path / "out"
+
+    def refuse(job):
+        raise ModelError("its weights lack a tensor")
+
+    with pytest.raises(RunError, match="its weights lack a tensor"):
+        pipeline.generate(str(prompts), str(out), make_engine=refuse, address=ray_session, actors=(1, 1))
+    assert not (out / "run.json").exists()
+    stand_in_command("generate", prompts, out, *FAST, "--lanes", 8)
 
 
 def test_an_overwrite_leaves_no_orphan_and_what_is_not_ours(made, tmp_path, stand_in_command):
@@ -81,7 +90,9 @@ def test_an_overwrite_leaves_no_orphan_and_what_is_not_ours(made, tmp_path, stan
     stand_in_command("generate", prompts, out, *FAST, "--overwrite", "--image-format", "jpeg")
     stand_in_command("generate", prompts, tmp_path / "fresh", *FAST, "--image-format", "jpeg")
     own = content(out)
-    assert {own.pop("00000/notes.txt"), own.pop("gallery/mine.txt")} and own == content(tmp_path / "fresh")
+    for name in ("00000/notes.txt", "__scores__/99999.parquet", "gallery/mine.txt"):
+        assert own.pop(name)
+    assert own == content(tmp_path / "fresh")
     assert len(list(out.glob("__reports/*.json"))) == 1
 
 
@@ -101,7 +112,7 @@ def test_an_overwrite_killed_midway_is_finished_by_the_next_run(made, tmp_path, 
     stand_in_command("generate", prompts, out, *FAST)
     stand_in_command("generate", prompts, tmp_path / "fresh", *FAST)
     own = content(out)
-    assert own.pop("00000/notes.txt")
+    assert own.pop("00000/notes.txt") and own.pop("__scores__/99999.parquet")
     assert own == content(tmp_path / "fresh")
     assert [row["prompt"] for row in metadata(out)] == ["two"] * 3
     before = snapshot(out)
@@ -132,17 +143,15 @@ def test_lanes_that_a_worker_measures_are_those_of_the_new_output(made, ray_sess
 
 def test_a_worker_does_not_write_beside_another_run_s_shards(tmp_path, ray_session):
     """The manifest changes under a running worker: the run ends, and no marker of it is left as this OUT's."""
-    from tests.pipeline.test_resume import started, wait_for
-
     prompts = write_table(tmp_path / "p.parquet", {"prompt": [f"a red circle {i}" for i in range(96)]})
     out = tmp_path / "out"
-    process = started(prompts, out, ray_session)
-    try:
-        wait_for(lambda: len(markers(out)) >= 1)
-        store = Store(str(out))
-        replace_manifest(store, dataclasses.replace(load_manifest(store), id="f" * 32))
-        assert process.wait(timeout=120) == 3
-        assert all(marker["run"] != "f" * 32 for marker in markers(out).values())
-    finally:
-        process.kill()
-        process.wait()
+    command = ("generate", prompts, out, *FAST, "--lanes", 4)
+    with stand_in_process(*command, address=ray_session, step_seconds=0.3) as process:
+        try:
+            wait_for(lambda: len(markers(out)) >= 1)
+            store = Store(str(out))
+            replace_manifest(store, dataclasses.replace(load_manifest(store), id="f" * 32))
+            assert process.wait(timeout=120) == 3
+            assert all(marker["run"] != "f" * 32 for marker in markers(out).values())
+        finally:
+            process.kill()

@@ -12,8 +12,7 @@ from sdbatch.diffusion import inspect_model
 from sdbatch.plan.planning import make_plan
 from sdbatch.settings import RunSettings
 from tests.outputs import markers, metadata, write_table
-
-FAST = ("--steps", 1, "--sampler", "ddim", "--guidance-scale", 1, "--shard-size", 4, "--actors", 1)
+from tests.pipeline.conftest import FAST
 
 
 def snapshot(folder: Path) -> dict[str, str]:
@@ -126,31 +125,28 @@ def test_a_glob_that_would_match_the_output_later_is_refused(tmp_path):
     make_plan(str(tmp_path / "set/in/*.parquet"), str(tmp_path / "set" / "out"), RunSettings())
 
 
-def test_a_folder_s_name_is_not_a_url_chain(tmp_path, prompts, stand_in_command):
-    stand_in_command("generate", prompts, tmp_path / "run", *FAST)
-    before = snapshot(tmp_path / "run")
-    stand_in_command("generate", prompts, tmp_path / "run::2", *FAST, "--overwrite")
-    assert snapshot(tmp_path / "run") == before
-    assert len(markers(tmp_path / "run::2")) == 2
-
-
-def test_a_later_table_is_refused_where_a_stranger_has_its_shard_s_name(tmp_path, stand_in_command):
-    table, out = tmp_path / "in", tmp_path / "out"
-    write_table(table / "a.parquet", {"prompt": ["a"] * 4})
-    stand_in_command("generate", table, out, *FAST)
-    (out / "00001.parquet").write_text("mine")
-    write_table(table / "b.parquet", {"prompt": ["b"] * 4})
+def test_a_folder_s_name_is_not_a_url_chain(tmp_path, made, stand_in_command):
+    prompts, out = made
     before = snapshot(out)
-    assert "00001.parquet" in refusal(stand_in_command("generate", table, out, *FAST, status=2))
+    stand_in_command("generate", prompts, tmp_path / "out::2", *FAST, "--overwrite")
+    assert snapshot(out) == before
+    assert len(markers(tmp_path / "out::2")) == 2
+
+
+def test_a_later_table_is_refused_where_a_stranger_has_its_shard_s_name(made, stand_in_command):
+    table, out = made
+    (out / "00002.parquet").write_text("mine")
+    write_table(table / "n.parquet", {"prompt": ["b"] * 4, "id": [1] * 4})
+    before = snapshot(out)
+    assert "00002.parquet" in refusal(stand_in_command("generate", table, out, *FAST, status=2))
     assert snapshot(out) == before
 
 
-def test_sheet_and_gallery_write_over_nothing_that_is_not_theirs(tmp_path, prompts, stand_in_command):
-    out = tmp_path / "out"
-    stand_in_command("generate", prompts, out, *FAST, "--layout", "files")
+def test_sheet_and_gallery_write_over_nothing_that_is_not_theirs(tmp_path, made, stand_in_command):
+    prompts, out = made
     before = snapshot(out)
     (tmp_path / "text.png").write_text("not a picture")
-    for path in ("out/00000.parquet", "out/00000/000000000.png", "out/run.json", "text.png", "p.parquet", "out"):
+    for path in ("out/00000.parquet", "out/00000/000000000.png", "out/run.json", "text.png", "in/m.parquet", "out"):
         refusal(stand_in_command("sheet", out, tmp_path / path, status=2))
     (tmp_path / "link").symlink_to(out)
     refusal(stand_in_command("sheet", out, tmp_path / "link" / "00001" / "000010003.png", status=2))

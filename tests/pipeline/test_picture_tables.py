@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import re
 from pathlib import Path
 
@@ -15,14 +17,17 @@ from PIL import Image
 
 import sdbatch.tiny
 from sdbatch.cli import main
+from sdbatch.diffusion import Engine
+from sdbatch.diffusion.pictures.picture import Picture
 from sdbatch.diffusion.request import Request
 from sdbatch.fields import FrozenMapping
 from sdbatch.prompts.picture_cells import PictureReader, PicturesAhead
 from sdbatch.tiny.reader import read
+from tests.conftest import threads_kept
 from tests.outputs import content, metadata, write_table
 
 TINY = Path(sdbatch.tiny.__file__).parent / "model"
-FEW = ("--sampler", "ddim", "--steps", 20, "--actors", 1, "--shard-size", 8)
+FEW = ("--sampler", "ddim", "--steps", 20, "--actors", 1, "--shard-size", 9)
 DATASET_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
@@ -44,12 +49,37 @@ def encoded(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
+def with_pictures(folder: Path) -> Path:
+    (folder / "pictures").mkdir(parents=True)
+    square().save(folder / "pictures" / "square.png")
+    right_half().save(folder / "pictures" / "half.png")
+    square().resize((100, 75)).save(folder / "pictures" / "wide.png")
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    (tmp_path / "in" / "pictures").mkdir(parents=True)
-    square().save(tmp_path / "in" / "pictures" / "square.png")
-    right_half().save(tmp_path / "in" / "pictures" / "half.png")
-    return tmp_path / "in"
+    return with_pictures(tmp_path / "in")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, sdbatch_command) -> tuple[Path, str]:
+    """A folder of a table and its output `out`, and what the command said."""
+    folder = with_pictures(tmp_path_factory.mktemp("made") / "in")
+    table = "prompt,init_image,denoising strength,seed,resize,tag\n"
+    table += "a blue circle on white,pictures/square.png,0.6,1,,x\n"
+    table += "a yellow cross on black,,,2,,x\n"
+    table += "a green triangle on white,pictures/square.png,,3,,x\n"
+    table += "a red square,pictures/nowhere.png,,4,,x\n"
+    table += "a red square,/etc/hostname,,5,,x\n"
+    table += "a red square,http://127.0.0.1:9/x.png,,6,,x\n"
+    table += "a red square,pictures/wide.png,,7,96x64,y\n"
+    table += "a green cross,pictures/wide.png,,8,,x\n"
+    table += "a red cross,pictures/wide.png,,9,model,x\n"
+    (folder / "p.csv").write_text(table)
+    options = (*FEW, "--task", "image-to-image")
+    run = sdbatch_command("generate", folder / "p.csv", folder / "out", *options, status=1)
+    return folder, run.stderr
 
 
 def pictures(out: Path) -> list[np.ndarray | None]:
@@ -57,24 +87,18 @@ def pictures(out: Path) -> list[np.ndarray | None]:
     return [None if name is None else np.asarray(Image.open(out / name)) for name in names]
 
 
-def test_image_to_image_from_paths_is_diffusers_picture(folder, tmp_path, sdbatch_command):
-    table = "prompt,init_image,denoising strength,seed\n"
-    table += "a blue circle on white,pictures/square.png,0.6,1\n"
-    table += "a yellow cross on black,,,2\n"
-    table += "a green triangle on white,pictures/square.png,,3\n"
-    table += "a red square,pictures/nowhere.png,,4\n"
-    table += "a red square,/etc/hostname,,5\n"
-    table += "a red square,http://127.0.0.1:9/x.png,,6\n"
-    (folder / "p.csv").write_text(table)
-    out = tmp_path / "out"
-    run = sdbatch_command("generate", folder / "p.csv", out, *FEW, "--task", "image-to-image", status=1)
-    assert "image (column 'init_image'), strength (column 'denoising strength')" in run.stderr
-    rows, made = metadata(out), pictures(out)
-    assert [row["strength"] for row in rows] == [0.6, 0.8, 0.8, 0.8, 0.8, 0.8]
+def test_image_to_image_from_paths_is_diffusers_picture(made):
+    folder, said = made
+    out = folder / "out"
+    assert "image (column 'init_image')" in said and "strength (column 'denoising strength')" in said
+    rows, images = metadata(out), pictures(out)
+    assert [row["strength"] for row in rows] == [0.6, *[0.8] * 8]
     assert [row["input_image"] for row in rows][:3] == ["pictures/square.png", None, "pictures/square.png"]
     assert rows[0]["input_image_sha256"] == rows[2]["input_image_sha256"] and rows[3]["input_image_sha256"] is None
     assert "nowhere.png: there is no such file" in rows[3]["error"]
-    assert all("--allow-image-urls" in row["error"] for row in rows[4:])
+    assert all("--allow-image-urls" in row["error"] for row in rows[4:6])
+    sizes = [(row["width"], row["height"], row["resize"]) for row in rows]
+    assert sizes[:3] == [(64, 64, None)] * 3 and sizes[6:] == [(96, 64, "96x64"), (96, 72, None), (64, 64, "model")]
 
     pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(TINY, safety_checker=None)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
@@ -88,30 +112,62 @@ def test_image_to_image_from_paths_is_diffusers_picture(folder, tmp_path, sdbatc
             generator=torch.Generator().manual_seed(number + 1),
             output_type="np",
         ).images[0]
-        assert np.abs(made[number] - (expected * 255).round()).max() <= 2
+        assert np.abs(images[number] - (expected * 255).round()).max() <= 2
 
-    assert "3 images made again from their metadata, 0 of them different" in (
-        sdbatch_command("verify", out, "--remake", 6).stdout
-    )
+
+def test_they_are_made_again_from_the_same_pictures_alone(made, sdbatch_command):
+    folder, _ = made
+    # A size that came of a picture is none that was given: made again, it is stretched, and not cut.
+    remade = sdbatch_command("verify", folder / "out", "--remake", 9).stdout
+    assert "6 images made again from their metadata, 0 of them different" in remade
     # Another picture under the name is noticed: it makes another image.
     right_half().save(folder / "pictures" / "square.png")
-    changed = sdbatch_command("verify", out, "--remake", 6, status=1)
-    assert "2 of them different" in changed.stdout
+    changed = sdbatch_command("verify", folder / "out", "--remake", 9, status=1).stdout
+    square().save(folder / "pictures" / "square.png")
+    assert "2 of them different" in changed
 
 
-def test_a_row_of_text_is_the_one_of_a_run_of_text(folder, tmp_path, sdbatch_command):
-    prompts = write_table(folder / "p.parquet", {"prompt": ["a red circle", "a blue cross"], "seed": [1, 2]})
-    sdbatch_command("generate", prompts, tmp_path / "text", *FEW)
-    image = folder / "pictures" / "square.png"
-    mixed = {"prompt": ["a red circle", "a green square", "a blue cross"], "seed": [1, 5, 2]}
-    prompts = write_table(folder / "m.parquet", {**mixed, "image": [None, "pictures/square.png", None]})
-    sdbatch_command("generate", prompts, tmp_path / "mixed", *FEW, "--task", "image-to-image")
-    plain, made = pictures(tmp_path / "text"), pictures(tmp_path / "mixed")
-    assert np.array_equal(made[0], plain[0]) and np.array_equal(made[2], plain[1])
-    # An option names a picture for all rows that name none.
-    prompts = write_table(folder / "n.parquet", {"prompt": ["a green square"], "seed": [5]})
-    sdbatch_command("generate", prompts, tmp_path / "one", *FEW, "--task", "image-to-image", "--image", image)
-    assert np.array_equal(pictures(tmp_path / "one")[0], made[1])
+def test_a_row_of_text_is_the_one_of_a_run_of_text(made):
+    out = made[0] / "out"
+    recorded = json.loads((out / "run.json").read_text())["engine"]
+    with threads_kept():
+        engine = Engine("tiny", lanes=recorded["lanes"], threads=recorded["threads"], compile="off")
+        (alone,) = engine.generate([Request("a yellow cross on black", seed=2, steps=20, sampler="ddim")])
+    assert np.array_equal(pictures(out)[1], alone.pixels)
+
+
+def test_an_option_names_a_picture_for_all_rows_that_name_none(folder, tmp_path, stand_in_command):
+    table = {"prompt": ["a", "b"], "image": ["pictures/wide.png", None]}
+    prompts, option = write_table(folder / "p.parquet", table), folder / "pictures" / "square.png"
+    stand_in_command("generate", prompts, tmp_path / "out", *FEW, "--task", "image-to-image", "--image", option)
+    rows = metadata(tmp_path / "out")
+    assert [row["input_image"] for row in rows] == ["pictures/wide.png", str(option)]
+    digests = [
+        hashlib.sha256((folder / "pictures" / name).read_bytes()).hexdigest() for name in ("wide.png", "square.png")
+    ]
+    assert [row["input_image_sha256"] for row in rows] == digests
+
+
+def test_another_strength_or_task_is_refused(made, sdbatch_command):
+    folder, _ = made
+    before = content(folder / "out")
+    command = ("generate", folder / "p.csv", folder / "out", *FEW)
+    refused = sdbatch_command(*command, "--task", "image-to-image", "--strength", 0.5, status=2)
+    assert "--strength 0.8" in refused.stderr
+    refused = sdbatch_command(*command, status=2)
+    assert "--task" in refused.stderr and content(folder / "out") == before
+
+
+def test_an_output_goes_on_as_a_table_of_pictures(made, tmp_path, stand_in_command):
+    second = tmp_path / "second"
+    judged = ("--scorer", "entropy", "--keep", "entropy > 0 and input_tag == 'x'", "--layout", "parquet")
+    options = (*FEW, "--task", "image-to-image", "--resize", "model", "--images-per-prompt", 2)
+    stand_in_command("generate", made[0] / "out", second, *options, *judged)
+    rows = metadata(second)
+    assert [(row["width"], row["height"], row["resize"]) for row in rows] == [(64, 64, "model")] * 12
+    assert [row["accepted"] for row in rows[::2]] == [True, True, True, False, True, True]
+    assert [row["input_image"] for row in rows[::2]] == [f"00000/00000000{i}.png" for i in (0, 1, 2, 6, 7, 8)]
+    assert [row["input_image_sha256"] for row in rows[::2]] == [row["input_sha256"] for row in rows[::2]]
 
 
 def test_inpainting_from_bytes_and_from_what_hugging_face_writes(folder, tmp_path, sdbatch_command):
@@ -132,20 +188,14 @@ def test_inpainting_from_bytes_and_from_what_hugging_face_writes(folder, tmp_pat
     assert kept < 12 < np.abs(made[:, 40:].astype(int) - np.asarray(square())[:, 40:]).mean()
 
 
-def test_image_to_image_obeys_and_keeps_what_it_should(folder, tmp_path, sdbatch_command):
-    prompts = write_table(
-        folder / "p.parquet",
-        {"prompt": ["a blue square on white"] * 8, "image": ["pictures/square.png"] * 8, "seed": list(range(8))},
-    )
-    out = tmp_path / "out"
-    sdbatch_command("generate", prompts, out, *FEW, "--task", "image-to-image", "--strength", 0.8)
-    readings = [read(picture) for picture in pictures(out)]
+def test_image_to_image_obeys():
+    engine, extra = Engine("tiny"), {"image": Picture(square()), "strength": 0.8}
+    requests = [
+        Request("a blue square on white", seed=seed, steps=20, sampler="ddim", task="image-to-image", extra=extra)
+        for seed in range(8)
+    ]
+    readings = [read(image.pixels) for image in engine.generate(requests)]
     assert sum(reading.kinds == (("square", "blue"),) and reading.background == "white" for reading in readings) >= 6
-    before = content(out)
-    refused = sdbatch_command("generate", prompts, out, *FEW, "--task", "image-to-image", "--strength", 0.5, status=2)
-    assert "--strength 0.8" in refused.stderr
-    refused = sdbatch_command("generate", prompts, out, *FEW, status=2)
-    assert "--task" in refused.stderr and content(out) == before
 
 
 @pytest.mark.parametrize(
@@ -174,37 +224,6 @@ def test_the_plan_counts_the_calls_of_what_strength_leaves(folder, tmp_path, sdb
     prompts = write_table(folder / "p.parquet", columns)
     said = sdbatch_command("plan", prompts, tmp_path / "out", *FEW[:4], "--task", "image-to-image").stdout
     assert "60 calls of the model" in said  # (10 + 20) * 2
-
-
-def test_pictures_are_brought_to_one_size_and_an_output_goes_on(folder, tmp_path, sdbatch_command):
-    Image.fromarray(np.asarray(square().resize((100, 75)))).save(folder / "pictures" / "wide.png")
-    columns = {
-        "prompt": ["a blue circle on white", "a red square", "a green cross"],
-        "image": ["pictures/square.png", "pictures/wide.png", "pictures/wide.png"],
-        "resize": [None, "96x64", None],
-        "tag": ["x", "y", "x"],
-        "seed": [1, 2, 3],
-    }
-    prompts, first = write_table(folder / "p.parquet", columns), tmp_path / "first"
-    sdbatch_command("generate", prompts, first, *FEW[:2], "--steps", 6, *FEW[4:], "--task", "image-to-image")
-    rows = metadata(first)
-    assert [(row["width"], row["height"], row["resize"]) for row in rows] == [
-        (64, 64, None),
-        (96, 64, "96x64"),
-        (96, 72, None),
-    ]
-    # A size that came of a picture is none that was given: made again, it is stretched, and not cut.
-    assert "3 images made again from their metadata, 0 of them different" in (
-        sdbatch_command("verify", first, "--remake", 3).stdout
-    )
-    judged = ("--scorer", "entropy", "--keep", "entropy > 0 and input_tag == 'x'", "--layout", "parquet")
-    second, options = tmp_path / "second", (*FEW[:2], "--steps", 6, *FEW[4:], "--task", "image-to-image")
-    sdbatch_command("generate", first, second, *options, "--resize", "model", "--images-per-prompt", 2, *judged)
-    rows = metadata(second)
-    assert [(row["width"], row["height"]) for row in rows] == [(64, 64)] * 6
-    assert [row["accepted"] for row in rows] == [True, True, False, False, True, True]
-    assert [row["input_image"] for row in rows[::2]] == [f"00000/00000000{i}.png" for i in range(3)]
-    assert [row["input_image_sha256"] for row in rows[::2]] == [row["input_sha256"] for row in rows[::2]]
 
 
 def test_a_rows_pictures_are_read_once_for_all_its_images(folder):

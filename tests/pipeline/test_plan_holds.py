@@ -29,7 +29,7 @@ def chance(random_row: random.Random) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_table_of_chance(tmp_path, sdbatch_command, seed):
     rows = [chance(random.Random(f"{seed}/{row}")) for row in range(ROWS)]
     # Entirely valid rows, so that not all rows are bad.

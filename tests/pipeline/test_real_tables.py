@@ -35,9 +35,9 @@ PARTIPROMPTS = {
 SETTINGS = {"prompt", "seed", "step", "cfg", "sampler", "width", "height"}
 
 
-def test_diffusiondb_goes_in_as_it_is(tmp_path, sdbatch_command):
+def test_diffusiondb_goes_in_as_it_is(tmp_path, stand_in_command):
     prompts = write_table(tmp_path / "metadata.parquet", DIFFUSIONDB)
-    said = sdbatch_command("generate", prompts, tmp_path / "out", status=1)
+    said = stand_in_command("generate", prompts, tmp_path / "out", status=1)
     assert "sampler code 9" in said.stdout
     rows = metadata(tmp_path / "out")
     assert [(row["sampler"], row["steps"], row["guidance_scale"], row["seed"]) for row in rows[:3]] == [

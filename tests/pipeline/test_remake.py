@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from tests.outputs import write_table
+from tests.outputs import as_before_fields, as_version_1, write_table
 
 
 def test_images_are_made_again_from_their_metadata_rows_alone(tmp_path, sdbatch_command):
@@ -45,6 +46,18 @@ def test_images_are_made_again_from_their_metadata_rows_alone(tmp_path, sdbatch_
     process = sdbatch_command("verify", out, "--remake", 6, status=1)
     assert "image 000000003: made again, its bytes differ" in process.stdout
     assert "1 of them different" in process.stdout
+
+
+def test_outputs_of_earlier_versions_are_made_again_with_the_settings_of_their_runs(tmp_path, sdbatch_command):
+    prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one", "two"], "id": [1, 2]}), tmp_path / "out"
+    options = ("--steps", 4, "--sampler", "ddim", "--guidance-start", 0.3, "--guidance-stop", 0.7)
+    # As earlier versions compressed PNGs.
+    sdbatch_command("generate", prompts, out, *options, "--compression", "small", "--actors", 1)
+    for as_before in (as_before_fields, as_version_1):
+        old = shutil.copytree(out, tmp_path / as_before.__name__)
+        as_before(old)
+        said = sdbatch_command("verify", old, "--remake", 2).stdout
+        assert "2 images made again from their metadata, 0 of them different" in said
 
 
 def forge(out, key: str) -> None:

@@ -20,7 +20,7 @@ from sdbatch.output.verify import verify
 from sdbatch.plan.planning import make_plan
 from sdbatch.settings import RunSettings
 from sdbatch.storage.store import Store
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, disconnect
 
 FRAME = pd.DataFrame(
     {"prompt": ["a red circle", "", "a blue square"], "seed": [1, 2, 3], "steps": [2, 2, 3], "id": list("xyz")}
@@ -30,6 +30,7 @@ STAND_IN = StandIn(step_seconds=0.0, full_size=True)
 
 @pytest.fixture(scope="module")
 def connected(ray_session):
+    disconnect()
     path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     ray.init(ray_session, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": path}})
     yield

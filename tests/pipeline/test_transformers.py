@@ -42,12 +42,18 @@ FAMILIES = {
         EULER | {"negative_prompt": "dull", "true_cfg_scale": 2.0},
         lambda request: guided(request) | dict(request.extra),
     ),
+    "chroma": Family(flow_checkpoints.build_chroma, EULER | {"negative_prompt": "dull"}, guided),
     "flux2-klein": Family(
         lambda folder: flow_checkpoints.build_klein(folder, distilled=False),
         EULER,
         lambda request: {"guidance_scale": request.guidance_scale},
     ),
     "z-image": Family(flow_checkpoints.build_z_image, EULER | {"negative_prompt": "dull"}, guided),
+    "lumina2": Family(
+        flow_checkpoints.build_lumina_2,
+        EULER | {"negative_prompt": "dull", "cfg_normalization": 0.0},
+        lambda request: guided(request) | {"cfg_normalization": bool(request.extra["cfg_normalization"])},
+    ),
     "qwen-image": Family(
         flow_checkpoints.build_qwen_image,
         EULER | {"negative_prompt": "dull"},
@@ -59,15 +65,25 @@ FAMILIES = {
     "sana": Family(
         flow_checkpoints.build_sana, EULER | {"sampler": "flow_dpmpp_2m", "negative_prompt": "dull"}, as_it_stands
     ),
+    "sana-sprint": Family(
+        lambda folder: flow_checkpoints.build_sana(folder, sprint=True),
+        {"sampler": "scm", "steps": 2, "guidance_scale": 3.0, "intermediate_timesteps": 1.2},
+        lambda request: {
+            "guidance_scale": request.guidance_scale,
+            "use_resolution_binning": False,
+            "clean_caption": False,
+            **request.extra,
+        },
+    ),
 }
+
+# The one that goes all the way every day, with FLUX in test_transformer_tables.py; the pictures of all families are
+# compared in tests/diffusion.
+EVERYDAY = ("qwen-image",)
 
 
 def as_options(settings: dict) -> list[str]:
     return [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-
-
-# Their pictures are compared with the pipelines' in tests/diffusion, family by family; here two go all the way.
-EVERYDAY = ("flux-dev", "qwen-image")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +94,10 @@ def test_a_family_through_the_command(name, tmp_path, sdbatch_command):
     folder = family.build(tmp_path / "model")
     table = write_table(tmp_path / "prompts.parquet", {"prompt": PROMPTS, "seed": [7, 8]})
     settings = family.options | {"height": 64, "width": 96}
-    sdbatch_command("generate", table, tmp_path / "out", "--model", folder, "--lanes", "2", *as_options(settings))
+    # A setting that changes no picture.
+    release = ("--release-text-encoders", "on" if name == "flux-dev" else "auto")
+    arguments = (table, tmp_path / "out", "--model", folder, "--lanes", "2", *release, *as_options(settings))
+    sdbatch_command("generate", *arguments)
     rows = metadata(tmp_path / "out")
     assert [row["status"] for row in rows] == ["ok", "ok"]
     reference = flow_references.Reference(folder, family.arguments)
@@ -88,6 +107,9 @@ def test_a_family_through_the_command(name, tmp_path, sdbatch_command):
         extra = {name: row[name] for name in settings if name not in COMMON}
         wanted = reference.pixels(Request(row["prompt"], seed=row["seed"], **common, extra=extra))
         assert flow_references.distance(np.asarray(picture), wanted) <= 2
+    if name not in EVERYDAY:
+        said = sdbatch_command("verify", tmp_path / "out", "--remake", 2).stdout
+        assert "2 images made again from their metadata, 0 of them different" in said
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +125,6 @@ def schnell(tmp_path_factory) -> Path:
         (("--guidance-scale", "4"), "--guidance-scale: FLUX.1 schnell does not use it"),
         (("--cfg-truncation", "0.5"), "--cfg-truncation: FLUX.1 schnell does not use it"),
         (("--height", "72"), "height must be a multiple of 16, not 72"),
-        (("--deep-cache", "2"), "deep-cache does not work with FLUX.1"),
         (("--column", "guidance_scale=dislikes"), "'guidance_scale'"),
     ],
 )
@@ -111,6 +132,19 @@ def test_what_a_family_cannot_use_is_refused_in_the_plan(options, reason, schnel
     table = write_table(tmp_path / "prompts.parquet", {"prompt": ["x"], "dislikes": [2.0]})
     process = sdbatch_command("plan", table, tmp_path / "out", "--model", schnell, *options, status=2)
     assert reason in process.stderr and process.stderr.count("\n") == 1
+
+
+def test_a_plan_counts_the_calls_that_run_all_blocks(schnell, tmp_path, sdbatch_command):
+    table = write_table(tmp_path / "prompts.parquet", {"prompt": ["x", "y"]})
+    said = sdbatch_command("plan", table, tmp_path / "out", "--model", schnell, "--deep-cache", "3").stdout
+    assert "2 images, 8 calls of the model" in said
+    assert "all layers run in a row's first call, then in one of 3 (--deep-cache)" in said
+
+
+def test_small_text_encoders_stay(tmp_path, sdbatch_command):
+    table = write_table(tmp_path / "prompts.parquet", {"prompt": ["x"]})
+    process = sdbatch_command("plan", table, tmp_path / "out", "--release-text-encoders", "on", status=2)
+    assert "release-text-encoders does not work with" in process.stderr and process.stderr.count("\n") == 1
 
 
 def test_a_column_that_a_family_cannot_use_is_carried(schnell, tmp_path, stand_in_command):

@@ -44,6 +44,24 @@ def test_the_plan_and_the_run_say_what_columns_are_for(tmp_path, stand_in_comman
     assert "0 of them made now" in stand_in_command("generate", prompts, out, "--images-per-prompt", 2).stdout
 
 
+def test_the_size_of_automatic1111_is_width_and_height(tmp_path, stand_in_command):
+    table = {"prompt": ["a", "b", "c", "d"], "Steps": [1] * 4, "CFG scale": [1.0] * 4}
+    table["Size"] = ["64x128", " 72 X 64 ", None, "large"]
+    prompts, out = write_table(tmp_path / "p.parquet", table), tmp_path / "out"
+    said = sdbatch("plan", prompts, out, status=1).stdout
+    assert "height (column 'Size')" in said and "width (column 'Size')" in said
+    stand_in_command("generate", prompts, out, "--sampler", "ddim", status=1)
+    rows = metadata(out)
+    assert [(row["width"], row["height"]) for row in rows[:3]] == [(64, 128), (72, 64), (64, 64)]
+    assert "Size is 'large'" in rows[3]["error"] or "Size is large" in rows[3]["error"]
+    # A size is only that if the table has such parameters, and neither a width nor a height.
+    for other in ({"prompt": ["a"], "Size": ["XL"]}, {**{k: v[:1] for k, v in table.items()}, "width": [64]}):
+        said = sdbatch("plan", write_table(tmp_path / "q.parquet", other), tmp_path / "new").stdout
+        assert "carried Size" in said
+    said = sdbatch("plan", prompts, tmp_path / "new", "--column", "height=").stdout
+    assert "carried Size" in said
+
+
 def test_an_output_of_an_earlier_version_goes_on_by_its_own_rules(tmp_path, stand_in_command):
     prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["a", "b"], "Seed": [1, 2]}), tmp_path / "out"
     options = ("--steps", 1, "--sampler", "ddim", "--shard-size", 1)

@@ -11,13 +11,11 @@ from typing import Any
 
 import datasets
 import duckdb
-import fsspec
 import openpyxl
 import pandas as pd
 import pyarrow as pa
 import pyarrow.feather
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 
 from sdbatch.errors import InputError, UsageError
 from sdbatch.prompts import arrow_messages, check_table, find_inputs, list_inputs, read_rows, read_table, workbooks
@@ -269,41 +267,6 @@ def test_what_is_left_out_and_how_text_is_read_is_said(tmp_path):
         FRAME.to_csv(folder / f"{number}.csv", index=False, sep=";")
     said = sdbatch("plan", folder, tmp_path / "out").stdout
     assert f"text    {folder / '0.csv'} is read with ';' between its columns, and 2 more like it" in said
-
-
-class Hub(MemoryFileSystem):
-    """A stand-in for the Hugging Face hub: its addresses and listings, and no network."""
-
-    protocol = "hf"
-    store: dict[str, Any] = {}  # noqa: RUF012
-    pseudo_dirs = [""]  # noqa: RUF012
-
-    @classmethod
-    def _strip_protocol(cls, path: str) -> str:
-        return MemoryFileSystem._strip_protocol(path.removeprefix("hf://"))
-
-    def unstrip_protocol(self, name: str) -> str:
-        return f"hf://{name.strip('/')}"
-
-    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
-        return super().info(path, **kwargs) | {"blob_id": "0123abcd"}
-
-
-def test_tables_on_the_hub(monkeypatch):
-    before = fsspec.registry.get("hf")
-    fsspec.register_implementation("hf", Hub, clobber=True)
-    try:
-        Hub(skip_instance_cache=True).pipe_file("/datasets/someone/prompts@main/data/p.csv", b"prompt\na cat\n")
-        (file,) = list_inputs("hf://datasets/someone/prompts@main/data/p.csv")
-        assert (file.path, file.rows) == ("hf://datasets/someone/prompts@main/data/p.csv", 1)
-        assert file.stamp == "0123abcd"
-        (listed,) = list_inputs("hf://datasets/someone/prompts@main/data")
-        assert (listed.path, listed.name) == (file.path, "p.csv")
-        (table,) = read_rows(file, check_table([file], RunSettings()), [(0, 1)])
-        assert table.column("prompt").to_pylist() == ["a cat"]
-    finally:
-        if before is not None:
-            fsspec.register_implementation("hf", before, clobber=True)
 
 
 def test_too_many_columns(tmp_path):

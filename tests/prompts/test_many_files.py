@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from sdbatch.output import manifest as record_module
 from sdbatch.output.manifest import new_record
 from sdbatch.prompts import check_table, list_inputs
 from sdbatch.settings import RunSettings
+from sdbatch.storage import store as store_module
 from sdbatch.storage.store import Store
+from tests.conftest import run_here
 from tests.tables import write_table
 
 FILES = 200
@@ -40,6 +43,19 @@ def test_each_small_file_is_read_once_and_equal_schemas_are_one_object(folder: P
     files = list_inputs(str(folder))
     assert len(read) == FILES and not opened
     assert [file.rows for file in files] == [1] * FILES and len({id(file.schema) for file in files}) == 1
+
+
+def test_a_plan_opens_each_file_once_for_its_columns_and_once_for_its_rows(folder: Path, monkeypatch) -> None:
+    read, alone = Counter(), []
+    attempt = store_module.read_whole
+    monkeypatch.setattr(store_module, "read_whole", lambda path, most: read.update([path]) or attempt(path, most))
+    files, opened = Store.files, Store.open
+    monkeypatch.setattr(Store, "files", lambda store: alone.append(store.url) or files(store))
+    monkeypatch.setattr(Store, "open", lambda store, name, *more: alone.append(store.url) or opened(store, name, *more))
+    process = run_here(["plan", str(folder), str(folder.parent / "out")])
+    assert process.returncode == 0 and f"{FILES} rows in {FILES} files" in process.stdout
+    assert {read[str(path)] for path in folder.iterdir()} == {2}
+    assert not [path for path in alone if path.startswith(str(folder))]  # no look at any stamp besides
 
 
 def test_a_damaged_one_among_them_is_named(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +220,12 @@ def test_json_nested_without_end_is_refused_and_not_followed(tmp_path: Path, bra
         list_inputs(str(path))
     path.write_text('{"prompt": "' + "[" * 100_000 + '"}\n{"prompt": "b", "x": ' + "[" * 200 + "]" * 200 + "}\n")
     assert list_inputs(str(path))[0].rows == 2
+
+
+@pytest.mark.parametrize("name", ["p.txt", "p.csv", "p.tsv", "p.jsonl", "p.json", "marked.csv"])
+def test_a_file_that_is_all_holes_is_refused_and_not_read_to_its_end(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"\xff\xfea\0\n\0" if name.startswith("marked") else b"prompt\n")
+    os.truncate(path, 200 << 30)
+    with pytest.raises(InputError, match=r"is longer than 128 MB|is larger than 1,024 MB, and not UTF-8"):
+        list_inputs(str(path))

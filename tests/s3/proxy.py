@@ -47,11 +47,25 @@ class FaultyProxy(ThreadingHTTPServer):
         self.backend, self.faults, self.chance = backend, faults, random.Random(seed)
         self.fates: Counter[str] = Counter()
         self.requests: list[str] = []
+        self.under_way: Counter[str] = Counter()
+        self.most_at_once: Counter[str] = Counter()  # requests under way by method
         self._lock = threading.Lock()
 
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @contextmanager
+    def counted(self, method: str, path: str) -> Iterator[None]:
+        with self._lock:
+            self.requests.append(f"{method} {path}")
+            self.under_way[method] += 1
+            self.most_at_once |= self.under_way
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.under_way[method] -= 1
 
     def draw(self) -> str:
         with self._lock:
@@ -66,7 +80,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.server.requests.append(f"{self.command} {self.path}")
+        with self.server.counted(self.command, self.path):
+            self._forward(body)
+
+    def _forward(self, body: bytes) -> None:
         fate = self.server.draw()
         if fate == "error":
             status = self.server.chance.choice(list(ERRORS))

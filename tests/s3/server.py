@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
@@ -73,6 +74,13 @@ def _identity(key: str, secret: str, actions: list[str]) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """SeaweedFS, running until the session ends."""
+    with running_server() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running_server() -> Iterator[S3Server]:
+    """SeaweedFS, running during the `with` block."""
     ports = _free_ports(8)
     server = S3Server(ports[0])
     with tempfile.TemporaryDirectory(prefix="sdbatch-weed-") as name:

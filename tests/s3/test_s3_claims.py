@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 
@@ -20,7 +17,7 @@ from sdbatch.settings import RunSettings
 from sdbatch.storage import claims
 from sdbatch.storage.claims import Busy, Claims
 from sdbatch.storage.store import Store
-from tests.conftest import REPOSITORY
+from tests.conftest import stand_in_process
 from tests.output.writing import write_output
 from tests.tables import write_table
 
@@ -145,25 +142,16 @@ def test_two_overwrites_at_once_leave_one_dataset(interrupted):
 
 
 def test_two_commands_that_resume_an_interrupted_overwrite_make_one_dataset(
-    interrupted, tmp_path, ray_session, sdbatch_command
+    interrupted, tmp_path, ray_session, stand_in_command
 ):
     prompts, out, values = interrupted
     options = (*FAST, "--layout", "parquet", "--storage-options", json.dumps(values["storage_options"]))
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-m", "sdbatch", "generate", prompts, out, *options],
-            env=os.environ | {"RAY_ADDRESS": ray_session, "PYTHONPATH": str(REPOSITORY)},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    both = [stand_in_process("generate", prompts, out, *options, address=ray_session) for _ in range(2)]
     said = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    sdbatch_command("generate", prompts, tmp_path / "fresh", *FAST, "--layout", "parquet", "--lanes", ENGINE.lanes)
+    stand_in_command("generate", prompts, tmp_path / "fresh", *FAST, "--layout", "parquet", "--lanes", ENGINE.lanes)
     store, fresh = Store(out, values["storage_options"]), Store(str(tmp_path / "fresh"))
     shards = [f"{number:05d}.parquet" for number in range(3)]
     assert [store.read(name) for name in shards] == [fresh.read(name) for name in shards]
     assert not store.entries(claims.CLAIMS)
-    sdbatch_command("verify", out, "--storage-options", json.dumps(values["storage_options"]))
+    stand_in_command("verify", out, "--storage-options", json.dumps(values["storage_options"]))

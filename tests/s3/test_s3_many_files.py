@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,9 +14,11 @@ import s3fs
 from sdbatch.prompts import check_table, list_inputs, read_table
 from sdbatch.prompts.shards import Cut
 from sdbatch.settings import RunSettings
+from sdbatch.storage.parquet import parquet_bytes
 from sdbatch.storage.store import Store
-from tests.conftest import REPOSITORY
-from tests.outputs import content
+from tests.conftest import run_here, stand_in_process
+from tests.outputs import content as content_of
+from tests.s3.proxy import Faults, faulty_proxy
 from tests.s3.server import S3Server
 
 
@@ -38,6 +38,22 @@ def test_shards_of_many_small_files(bucket: str, s3_server: S3Server) -> None:
     rows = [prompt for table in tables for prompt in table["prompt"].to_pylist()]
     numbers = [int(file.path.rpartition("/")[2].removesuffix(".parquet")) for file in files]
     assert rows == [f"{number}, {row}" for number in numbers for row in range(3)]
+
+
+def test_a_plan_asks_for_each_file_three_times_and_for_many_files_at_once(bucket: str, s3_server: S3Server) -> None:
+    raw, files = s3fs.S3FileSystem(**s3_server.options), 40
+    content = parquet_bytes(pa.table({"prompt": ["a cat"]}))
+    for number in range(files):
+        raw.pipe_file(f"{bucket}/in/{number:03}.parquet", content)
+    with faulty_proxy(s3_server.port, Faults(0, 0, 0, slow=1, slow_s=0.05)) as proxy:
+        options = json.dumps({**s3_server.options, "endpoint_url": proxy.endpoint})
+        process = run_here(["plan", f"{bucket}/in", f"{bucket}/out", "--storage-options", options])
+    assert process.returncode == 0 and f"{files} rows in {files} files" in process.stdout
+    asked = Counter(request.partition("?")[0] for request in proxy.requests if ".parquet" in request)
+    path = f"/{bucket.removeprefix('s3://')}/in"
+    kinds = {"GET": 2, "HEAD": 1}  # content for its columns and for its rows, and its stamp with the latter
+    assert asked == {f"{kind} {path}/{n:03}.parquet": times for kind, times in kinds.items() for n in range(files)}
+    assert min(proxy.most_at_once[kind] for kind in kinds) > 4
 
 
 def test_partitions(bucket: str, s3_server: S3Server) -> None:
@@ -64,7 +80,7 @@ def test_partitions(bucket: str, s3_server: S3Server) -> None:
 
 @pytest.mark.parametrize("kind", ["csv", pytest.param("jsonl", marks=pytest.mark.long)])
 def test_a_run_over_small_text_files_that_is_killed_is_resumed_to_the_same_bytes(
-    tmp_path, bucket: str, s3_server: S3Server, ray_session, sdbatch_command, kind: str
+    tmp_path, bucket: str, s3_server: S3Server, ray_session, stand_in_command, kind: str
 ) -> None:
     raw, folder = s3fs.S3FileSystem(**s3_server.options), tmp_path / "in"
     folder.mkdir()
@@ -73,24 +89,19 @@ def test_a_run_over_small_text_files_that_is_killed_is_resumed_to_the_same_bytes
         text = f'prompt,steps\n"{row["prompt"]}",{row["steps"]}\n' if kind == "csv" else json.dumps(row) + "\n"
         (folder / f"{number:02}.{kind}").write_text(text)
         raw.pipe_file(f"{bucket}/in/{number:02}.{kind}", text.encode())
-    settings = ("--sampler", "euler_a", "--shard-size", "4", "--actors", "1", "--seed", "7")
+    settings = ("--sampler", "euler_a", "--shard-size", "4", "--actors", "1", "--seed", "7", "--lanes", "2")
     out, options = f"{bucket}/out", json.dumps(s3_server.options)
     arguments = ("generate", f"{bucket}/in", out, *settings, "--storage-options", options)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sdbatch", *arguments],
-        env=os.environ | {"RAY_ADDRESS": ray_session, "PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = stand_in_process(*arguments, address=ray_session, step_seconds=0.4)
     store, until = Store(out, s3_server.options), time.monotonic() + 180
     while not any(name.endswith("_stats.json") for name in store.entries()):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.1)
     process.kill()
-    process.wait()
+    process.communicate()
     done = [name for name in store.entries() if name.endswith("_stats.json")]
     assert 0 < len(done) < 8
-    sdbatch_command(*arguments)
-    sdbatch_command("generate", folder, tmp_path / "out", *settings)
+    stand_in_command(*arguments)
+    stand_in_command("generate", folder, tmp_path / "out", *settings)
     raw.get(out, str(tmp_path / "fetched"), recursive=True)
-    assert content(tmp_path / "fetched") == content(tmp_path / "out")
+    assert content_of(tmp_path / "fetched") == content_of(tmp_path / "out")

@@ -12,8 +12,9 @@ import pytest
 import s3fs
 
 from sdbatch.diffusion import inspect_model, model_hash
+from sdbatch.diffusion.models.model_identity import model_files
 from sdbatch.errors import StorageError
-from sdbatch.model_source import fetch_model
+from sdbatch.model_source import ModelSource, fetch_model
 
 FETCH = "import sys; from pathlib import Path; from sdbatch.model_source import fetch_model; " \
         "print(fetch_model(sys.argv[1], cache=Path(sys.argv[2])))"  # fmt: skip
@@ -55,16 +56,30 @@ def test_wrong_keys_are_said_without_them(s3_server, model, tmp_path):
     assert "not-the-secret" not in str(refused.value)
 
 
-def test_commands_take_a_model_in_a_bucket(s3_server, model, tmp_path, sdbatch_command):
-    environment = s3_server.environment | {"HOME": str(tmp_path)}
+def test_parts_in_a_bucket_replace_those_of_a_model(s3_server, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("sdbatch.model_source.MODELS", tmp_path / "cache")
+    monkeypatch.setattr("sdbatch.diffusion.models.swapped_parts.CACHE", tmp_path / "composed")
+    encoders = {"text_encoder": f"{model}/text_encoder"}
+    source = ModelSource("tiny", vae=f"{model}/vae", text_encoders=encoders, options=s3_server.options)
+    info = source.inspect()
+    assert model_files(info) == model_files(inspect_model("tiny"))
+    assert {name for name in os.listdir(info.folder) if (info.folder / name).resolve().is_relative_to(tmp_path)} == {
+        "vae",
+        "text_encoder",
+        "tokenizer",
+    }
+
+
+def test_commands_take_a_model_in_a_bucket(s3_server, model, tmp_path, monkeypatch, sdbatch_command):
+    monkeypatch.setenv("HOME", str(tmp_path))
     out = tmp_path / "out"
     command = ("generate", "a red circle", out, "--model", model, "--steps", 1, "--sampler", "ddim", "--actors", 1)
     options = ("--storage-options", json.dumps(s3_server.options))
-    sdbatch_command(*command, *options, **environment)
+    sdbatch_command(*command, *options)
     manifest = (out / "run.json").read_text()
     assert json.loads(manifest)["model"]["source"] == model
     assert s3_server.options["secret"] not in manifest
-    again = sdbatch_command("verify", out, "--remake", 1, *options, **environment)
-    assert "1 images made again from their metadata, 0 of them different" in again.stdout
-    speed = sdbatch_command("bench", "--model", model, "--steps", 1, "--lanes", 2, *options, **environment)
+    again = sdbatch_command("verify", out, "--remake", 1, *options)
+    assert "1 image made again from their metadata, 0 of them different" in again.stdout
+    speed = sdbatch_command("bench", "--model", model, "--steps", 1, "--lanes", 2, *options)
     assert "images per second" in speed.stdout

@@ -11,8 +11,9 @@ import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker, cosine_distance
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, SiglipConfig, SiglipModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 import sdbatch.tiny
 from sdbatch.diffusion import Request
@@ -96,6 +97,30 @@ def test_clip_is_the_cosine_that_transformers_gives(clip, pictures):
         with torch.inference_mode():
             logits = model(pixel_values=pixels, **tokens).logits_per_image / model.logit_scale.exp()
         assert score == pytest.approx(logits.item(), abs=1e-4)
+    assert np.ptp(ours) > 0.05
+
+
+def test_siglip_is_the_cosine_that_transformers_gives(config, pictures, tmp_path):
+    text = config.text_config.to_dict() | {"projection_size": 32}
+    sizes = {"text_config": text, "vision_config": SIZES | {"image_size": 32, "patch_size": 8}}
+    torch.manual_seed(0)
+    model = SiglipModel(SiglipConfig(**sizes)).eval()
+    for part in (model, SiglipImageProcessorPil(size={"height": 32, "width": 32})):
+        part.save_pretrained(tmp_path)
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
+    tokenizer.save_pretrained(tmp_path)
+    ours = values(Clip(tmp_path, "cpu"), pictures, "clip")
+    processor, length = (
+        SiglipImageProcessorPil.from_pretrained(tmp_path),
+        model.config.text_config.max_position_embeddings,
+    )
+    for picture, request, score in zip(pictures, REQUESTS, ours, strict=True):
+        tokens = tokenizer([request.prompt], padding="max_length", max_length=length, return_tensors="pt")
+        pixels = processor(Image.fromarray(picture), return_tensors="pt").pixel_values
+        with torch.inference_mode():
+            logits = model(pixel_values=pixels, input_ids=tokens.input_ids).logits_per_image
+        cosine = (logits - model.logit_bias) / model.logit_scale.exp()
+        assert score == pytest.approx(cosine.item(), abs=1e-4)
     assert np.ptp(ours) > 0.05
 
 

@@ -38,7 +38,7 @@ def main() -> None:
         models = build_models(folder)
         for title, run in RUNS.items():
             table, out = build_table(folder, run), folder / title
-            arguments = ["generate", table, out, "--model", models[run.model], *run.options]
+            arguments = ["generate", table, out, "--model", models[run.model], *run.arguments]
             subprocess.run([sys.executable, "-m", "sdbatch", *map(str, arguments)], check=False)
             pq.write_table(rows_of(out), RECORDED / f"{title}.parquet", compression="zstd")
     (RECORDED / "made-on.json").write_text(json.dumps({"processor": processor()}, indent=1) + "\n")

@@ -33,6 +33,11 @@ class Run:
     table: Mapping[str, Any]
     options: tuple[str, ...] = field(default=())
 
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The options, with the compression that lossless files had when they were recorded."""
+        return self.options if "jpeg" in self.options else (*self.options, "--compression", "small")
+
 
 def _each_sampler() -> dict[str, list]:
     names = list(SAMPLERS)

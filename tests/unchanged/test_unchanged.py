@@ -21,12 +21,27 @@ def models(tmp_path_factory) -> dict[str, str]:
     return build_models(tmp_path_factory.mktemp("models"))
 
 
-@pytest.mark.parametrize("title", RUNS)
+# Their models, layouts, tables and settings are in the others, too, but not in these combinations.
+LONG = ("samplers-v", "mixed-files", "limited")
+
+
+@pytest.mark.parametrize(
+    "title", [pytest.param(title, marks=pytest.mark.long) if title in LONG else title for title in RUNS]
+)
 def test_a_run_gives_what_it_gave(title, models, tmp_path, sdbatch_command):
     run, recorded = RUNS[title], pq.read_table(RECORDED / f"{title}.parquet")
     failed = pc.any(pc.equal(recorded["status"], "failed")).as_py()
     out = tmp_path / "out"
-    arguments = ("generate", build_table(tmp_path, run), out, "--model", models[run.model], "--actors", 1, *run.options)
+    arguments = (
+        "generate",
+        build_table(tmp_path, run),
+        out,
+        "--model",
+        models[run.model],
+        "--actors",
+        1,
+        *run.arguments,
+    )
     sdbatch_command(*arguments, status=1 if failed else 0)
     now = rows_of(out)
     kept = [name for name in recorded.column_names if name not in ("image", "sha256")]
@@ -42,8 +57,12 @@ def _assert_same_pictures(now: list[bytes | None], recorded: list[bytes | None])
     if same_processor:
         assert not different, f"rows {different} have other bytes"
     for i in different:
-        pixels = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=int) for data in (now[i], recorded[i])]
-        assert np.abs(pixels[0] - pixels[1]).max() <= 2, f"row {i}"
+        images = [Image.open(io.BytesIO(data)) for data in (now[i], recorded[i])]
+        pixels = [np.asarray(image.convert("RGB"), dtype=int) for image in images]
+        difference = np.abs(pixels[0] - pixels[1])
+        # JPEG rounds coefficients of 8x8 blocks, each one way or the other, which spreads a difference over its block.
+        largest = np.sqrt((difference**2).mean()) if images[1].format == "JPEG" else difference.max()
+        assert largest <= 2, f"row {i}"
 
 
 def test_the_recorded_runs_are_those_of_the_list():
