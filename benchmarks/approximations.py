@@ -2,9 +2,9 @@
 
     python benchmarks/approximations.py [--model tiny] [--rows 64] [--stops 0.75 0.5] [--deep-cache 2 3] …
 
-`--guidance-stop`: guidance up to a share of the calls. `--deep-cache`: a UNet's inner layers only on every N-th
-call. `--quantization int8`: its weights in eight bits. For `tiny`, with scenes that it was never trained on, a reader
-of its pictures reports the share of pictures that follow their prompt.
+`--guidance-stop`: guidance up to a share of the calls. `--deep-cache`: a UNet's inner layers, or a transformer's blocks
+after the first, only on every N-th call. `--quantization int8`: its weights in eight bits. For `tiny`, with scenes that
+it was never trained on, a reader of its pictures reports the share of pictures that follow their prompt.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--sampler", default="ddpm")
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--size", type=int, help="height and width in pixels; default: the model's own")
     parser.add_argument("--stops", type=float, nargs="*", default=[0.75, 0.5, 0.25])
     parser.add_argument("--deep-cache", type=int, nargs="*", default=[2, 3, 5])
     arguments = parser.parse_args()
     folder = model_folder(arguments.model)
-    rows = uniform_table(arguments.rows, sampler=arguments.sampler, steps=arguments.steps)
+    size = {"height": arguments.size, "width": arguments.size} if arguments.size else {}
+    rows = uniform_table(arguments.rows, sampler=arguments.sampler, steps=arguments.steps, **size)
     asked = questions(len(rows)) if arguments.model == "tiny" else []
     for number, (_, prompt) in enumerate(asked):
         rows[number] = replace(rows[number], prompt=prompt)
@@ -48,16 +50,16 @@ def main() -> None:
         mean, most = np.mean(differences), np.percentile(differences, 99)
         print(
             f"{name:18} {len(rows) / taken:6.2f} images/s, {seconds['exact'] / taken:.2f} times; "
-            f"mean difference {mean:.1f}, 99% below {most:.0f}; UNet {unet_megabytes(runs[name][0]):.1f} MB"
+            f"mean difference {mean:.1f}, 99% below {most:.0f}; denoiser {denoiser_megabytes(runs[name][0]):.1f} MB"
         )
         if asked:
             shown = scores(asked, [pictures[name][seed] for seed in range(len(rows))])
             print(f"    right, {describe(shown)}")
 
 
-def unet_megabytes(engine: Engine) -> float:
-    unet = engine.family.denoiser
-    return sum(tensor.nbytes for tensor in (*unet.parameters(), *unet.buffers())) / 1e6
+def denoiser_megabytes(engine: Engine) -> float:
+    denoiser = engine.family.denoiser
+    return sum(tensor.nbytes for tensor in (*denoiser.parameters(), *denoiser.buffers())) / 1e6
 
 
 if __name__ == "__main__":

@@ -12,18 +12,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdbatch.diffusion.calls import lane_calls
-from sdbatch.diffusion.embeddings import Text
 from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.models.loading import DTYPES
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers.coefficients import build_scheduler
 
-__all__ = ["Diffusers", "add_options", "alternate", "make_engine", "report_device", "run_engine", "uniform_table"]
+__all__ = [
+    "Diffusers",
+    "add_options",
+    "alternate",
+    "denoiser_flops",
+    "in_turn",
+    "make_engine",
+    "matmul_peak",
+    "report_device",
+    "run_engine",
+    "uniform_table",
+    "waiting_share",
+]
 
 PROMPTS = (
     "a red circle on a blue background",
@@ -50,24 +61,35 @@ class Diffusers:
     def __init__(self, folder: Path, engine: Engine, compiled: bool):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        xl = engine.info.family == "sdxl"
-        options = {"add_watermarker": False} if xl else {"safety_checker": None}
-        cls = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
-        self.pipeline = cls.from_pretrained(folder, torch_dtype=DTYPES[engine.dtype], **options)
+        family = engine.info.family
+        options = {"sd": {"safety_checker": None}, "sdxl": {"add_watermarker": False}}.get(family, {})
+        self.pipeline = DiffusionPipeline.from_pretrained(folder, dtype=DTYPES[engine.dtype], **options)
         self.pipeline.to(engine.device).set_progress_bar_config(disable=True)
-        self._config = dict(self.pipeline.scheduler.config)
-        self._forced = {} if xl else {"steps_offset": 1}
+        self._denoiser = "unet" if hasattr(self.pipeline, "unet") else "transformer"
+        # Flow models keep the scheduler of their folder.
+        self._config = dict(self.pipeline.scheduler.config) if self._denoiser == "unet" else None
+        self._forced = {"steps_offset": 1} if family == "sd" else {}
         if compiled:
-            self.pipeline.unet = torch.compile(self.pipeline.unet, dynamic=False)
+            denoiser = torch.compile(getattr(self.pipeline, self._denoiser), dynamic=False)
+            setattr(self.pipeline, self._denoiser, denoiser)
+
+    def as_fast_as_it_can(self) -> None:
+        """What diffusers' own guides advise: channels_last for a UNet, and pictures decoded one by one."""
+        if self._denoiser == "unet":
+            self.pipeline.unet.to(memory_format=torch.channels_last)
+        self.pipeline.vae.enable_slicing()
 
     def __call__(self, rows: list[Request]) -> dict[int, np.ndarray]:
         """Pictures by seed, uint8 (H, W, 3)."""
         first = rows[0]
-        self.pipeline.scheduler = build_scheduler(first.sampler, self._config, self._forced)
+        if self._config is not None:
+            self.pipeline.scheduler = build_scheduler(first.sampler, self._config, self._forced)
         images = self.pipeline(
-            [row.prompt for row in rows],
+            prompt=[row.prompt for row in rows],
             num_inference_steps=first.steps,
             guidance_scale=first.guidance_scale,
+            height=first.height,
+            width=first.width,
             generator=[torch.Generator("cpu").manual_seed(row.seed) for row in rows],
             output_type="np",
         ).images
@@ -97,27 +119,32 @@ def run_engine(engine: Engine, rows: list[Request]) -> dict[int, np.ndarray]:
 
 
 def alternate(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Best wall-clock seconds of each, run in turn so that a busy machine affects all equally.
+    """Best wall-clock seconds of each, run in turn so that a busy machine affects all equally."""
+    return {name: min(wall for wall, _ in taken) for name, taken in in_turn(contestants, rounds).items()}
 
-    CPU seconds are also printed: on a shared machine, with one thread, they are the better measure.
+
+def in_turn(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Wall-clock and CPU seconds of each in every round.
+
+    CPU seconds are the better measure on a shared machine, with one thread.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
     for number in range(rounds):
         for name, run in contestants.items():
             start, cpu_start = time.perf_counter(), time.process_time()
             run()
             _synchronize()
-            seconds[name].append(time.perf_counter() - start)
-            cpu = time.process_time() - cpu_start
-            print(f"  round {number + 1}, {name}: {seconds[name][-1]:.2f} s, CPU {cpu:.2f} s", flush=True)
-    return {name: min(times) for name, times in seconds.items()}
+            wall, cpu = time.perf_counter() - start, time.process_time() - cpu_start
+            seconds[name].append((wall, cpu))
+            print(f"  round {number + 1}, {name}: {wall:.2f} s, CPU {cpu:.2f} s", flush=True)
+    return seconds
 
 
 def report_device(engine: Engine, rows: list[Request], seconds: float) -> None:
-    """Print the share of the device's matmul peak that the UNet reached, and its peak memory."""
-    flops = unet_flops(engine) * sum(lane_calls(row, engine.info) for row in rows)
+    """Print the share of the device's matmul peak that the denoiser reached, and its peak memory."""
+    flops = denoiser_flops(engine) * sum(lane_calls(row, engine.info) for row in rows)
     peak = matmul_peak(engine.device, DTYPES[engine.dtype])
-    print(f"matmul peak {peak / 1e12:.2f} TFLOP/s; the UNet at {flops / seconds / peak:.1%} of it")
+    print(f"matmul peak {peak / 1e12:.2f} TFLOP/s; the denoiser at {flops / seconds / peak:.1%} of it")
     if engine.device == "cpu":
         print(f"peak memory, of both contestants {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
     else:
@@ -125,12 +152,13 @@ def report_device(engine: Engine, rows: list[Request], seconds: float) -> None:
         print(f"the device waited {waiting_share(engine, rows):.1%} of the time")
 
 
-def unet_flops(engine: Engine) -> int:
-    """Floating-point operations of one lane's pass through the UNet, multiplications and additions."""
+def denoiser_flops(engine: Engine) -> int:
+    """Floating-point operations of one lane's pass through the denoiser, multiplications and additions."""
     family = engine.family
     request = Request("x", guidance_scale=1.0)
     shape = family.latent_shape(engine.info.height, engine.info.width)
-    (named,) = family.conditioning(request, [_first(family.encode([Text("prompt", "x")]))], shape)
+    encoded = [_first(family.encode([text])) for text in family.texts(request)]
+    (named,) = family.conditioning(request, family.joined(request, encoded), shape)
     latents = torch.zeros(1, *shape, device=family.device)
     timesteps = torch.zeros(1, device=family.device)
     # The operator of linear layers on a CPU (sdbatch/diffusion/accelerate/cpu.py), which torch's counter does not know.

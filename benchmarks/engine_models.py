@@ -1,4 +1,4 @@
-"""Models for benchmarks: the packaged one, or a Stable Diffusion *architecture* with random weights.
+"""Models for benchmarks: the packaged one, or an *architecture* with random weights.
 
 Speed does not depend on the values of weights, and random ones need no download. They are created once and kept.
 """
@@ -67,10 +67,11 @@ ARCHITECTURES = tuple(UNETS)
 
 
 def model_folder(name: str) -> Path:
-    """Folder of "tiny", or of "sd15", "sd21" or "sdxl" with random weights; a folder is returned unchanged."""
+    """Folder of "tiny", or of an architecture with random weights: "sd15", "sd21", "sdxl", "klein" (16 GB of files) or
+    "klein-small"; a folder is returned unchanged."""
     if name == "tiny":
         return TINY
-    if name not in UNETS:
+    if name not in (*UNETS, "klein", "klein-small"):
         return Path(name)
     folder = Path(tempfile.gettempdir()) / "sdbatch-benchmarks" / name
     if not (folder / "model_index.json").exists():
@@ -81,6 +82,10 @@ def model_folder(name: str) -> Path:
 
 def _build(name: str):
     torch.manual_seed(0)
+    if name not in UNETS:
+        import klein_model
+
+        return klein_model.build(small=name == "klein-small")
     tokenizer = _tokenizer()
     scheduler = DDIMScheduler(
         beta_schedule="scaled_linear",

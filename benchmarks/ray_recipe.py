@@ -48,7 +48,7 @@ class Pipeline:
         torch.set_num_threads(threads)
         logging.disable_progress_bar()
         dtype = torch.float16 if device == "cuda" else torch.float32
-        self.pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype).to(device)
+        self.pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype).to(device)
         self.pipeline.set_progress_bar_config(disable=True)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:

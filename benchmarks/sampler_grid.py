@@ -10,6 +10,7 @@ checks a few numbers of steps for each sampler, and `--minutes` ends early and r
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections import defaultdict
 
@@ -32,13 +33,13 @@ CONFIG = {
 
 
 def look(sampler: str, steps: int) -> str | None:
-    """The reason why there is no table, or None. Raises `AssertionError` if the plan would be wrong."""
+    """The reason why there is no table, with N for its numbers, or None. Raises `AssertionError` if a plan is wrong."""
     calls = known_calls(sampler, steps, CONFIG)
     try:
         table = compile_table(build_scheduler(sampler, CONFIG), steps)
     except SamplerError as error:
         assert calls is None, f"{sampler} at {steps}: the plan counts {calls} calls, and there is no table: {error}"
-        return str(error).replace(str(steps), "N")
+        return re.sub(r"\d+(\.\d+)?", "N", str(error))
     assert calls in (None, table.calls), f"{sampler} at {steps}: the plan counts {calls} calls, the table {table.calls}"
     for numbers in (table.x, table.m, table.noise, table.input_scale):
         assert np.isfinite(numbers).all(), f"{sampler} at {steps}: numbers that are not finite"

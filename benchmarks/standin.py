@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import ray
 
+from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.request import GeneratedImage, Request
+from sdbatch.diffusion.validation import validate
 
 __all__ = ["StandIn", "StandInEngine"]
 
@@ -27,10 +29,16 @@ class StandInEngine:
     """Runs as many rows per step as it has lanes; every step takes `step_seconds`."""
 
     def __init__(
-        self, lanes: int, step_seconds: float, on_request: Callable[[Request], None], full_size: bool = False
+        self,
+        lanes: int,
+        step_seconds: float,
+        on_request: Callable[[Request], None],
+        full_size: bool = False,
+        info: ModelInfo | None = None,
     ) -> None:
         self.lanes = lanes
         self._full_size = full_size
+        self._info = info
         self._step_seconds = step_seconds
         self._on_request = on_request
         self._waiting: deque[tuple[int, Request]] = deque()
@@ -55,7 +63,7 @@ class StandInEngine:
         }
 
     def describe(self) -> dict[str, Any]:
-        return {"model": "stand-in", "lanes": self.lanes}
+        return {"model": "stand-in", "device_name": "noise", "lanes": self.lanes}
 
     def submit(self, request: Request) -> int:
         self._waiting.append((self._submitted, request))
@@ -70,6 +78,8 @@ class StandInEngine:
         return [self._image(index, request) for index, request in rows]
 
     def _image(self, index: int, request: Request) -> GeneratedImage:
+        if self._info is not None and (reason := validate(request, self._info)):
+            return GeneratedImage(request, index, None, reason)
         self._on_request(request)
         noise = np.random.default_rng(request.seed).integers(0, 256, (8, 8, 3), np.uint8)
         if self._full_size:
@@ -84,26 +94,32 @@ class StandIn:
 
     Args:
         step_seconds: time of a step.
+        start_seconds: time that an engine takes to start.
         log: a file to which a line is written for every image made, to count images made twice.
         deadly: a prompt that kills the worker's process.
         stuck: a prompt that never ends.
         faulty: a prompt on which the engine fails, or "every".
         unfit: the id of a node on which no engine starts, or "every".
         full_size: whether pictures have the size of their row; otherwise 8 × 8 pixels.
+        validates: whether rows that the run's model cannot run fail, as in the real engine.
     """
 
     step_seconds: float = 0.05
+    start_seconds: float = 0.0
     log: str | None = None
     deadly: str | None = None
     stuck: str | None = None
     faulty: str | None = None
     unfit: str | None = None
     full_size: bool = False
+    validates: bool = False
 
     def __call__(self, job: Any) -> StandInEngine:
         if self.unfit in ("every", ray.get_runtime_context().get_node_id()):
             raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
-        return StandInEngine(job.engine.lanes, self.step_seconds, self._meet, self.full_size)
+        time.sleep(self.start_seconds)
+        info = job.source.inspect() if self.validates else None
+        return StandInEngine(job.engine.lanes, self.step_seconds, self._meet, self.full_size, info)
 
     def _meet(self, request: Request) -> None:
         if request.prompt == self.deadly:

@@ -1,9 +1,11 @@
-"""Trains two LoRAs of `tiny`: a colour that it has never seen, and stripes.
+"""Trains two LoRAs of `tiny`: one for pairs of equal things, one for things at the bottom.
 
     python -m training.tiny_loras examples/loras
 
-Each responds to a word that has no meaning for `tiny` itself: "a teal circle on white", "a striped red cross on
-black".
+Each responds to a word that has no meaning for `tiny` itself: "a pair of red circles on white", "a low red circle on
+white". In the pictures that `tiny` was trained on, two things always differ, and one thing is in the middle. `tiny`'s
+VAE turns what it has never seen, such as other colours and fine patterns, into what it knows, so that LoRAs can only
+arrange its shapes in other ways.
 """
 
 from __future__ import annotations
@@ -21,97 +23,129 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
 import sdbatch.tiny
-from sdbatch.tiny.scenes import BACKGROUNDS, COLOURS, PIXELS, SHAPES, SIZES, Scene, Thing, coverage, place
+from sdbatch.tiny.scenes import BACKGROUNDS, COLOURS, PIXELS, SHAPES, SIZES, Scene, Thing, coverage, draw
+from training.tiny.denoiser import DROPPED, loss_weights, mistold_share, overshoot, signal_to_noise
+from training.tiny.text import tokenize
+from training.tiny.training import fast_arithmetic, learning_rate
 
 MODEL = Path(sdbatch.tiny.__file__).parent / "model"
-TEAL = (0.0, 0.72, 0.68)
-STRIPE, FADED = 5, 0.25  # pixels; what a faded stripe keeps of the colour
-RANK, BATCH, RATE, GAMMA = 4, 16, 3e-3, 5.0
-IN_UNET = ("to_q", "to_k", "to_v", "to_out.0")
+APART, LOW, RADIUS = 15.5, 15.0, {"pair": 9.0, "low": 12.0}  # pixels
+NEW = 0.75  # share of examples with the new word; the others show what `tiny` knows
+POOL, BATCH, RATE, RANK = 1_536, 32, 2e-3, 8
+IN_UNET = r".*(to_[qkv]|to_out\.0|time_emb_proj)|up_blocks\.1\.resnets\.\d\.conv1"
 IN_TEXTS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What a LoRA learns.
+class Example:
+    """A picture, float32 (3, 64, 64) in [0, 1], and its caption."""
 
-    Attributes:
-        word: the new word, before the colour or instead of it.
-        is_colour: whether the word replaces the colour.
-        paint: the fill of a thing of a colour on a background, (3, 64, 64).
-    """
-
-    word: str
-    is_colour: bool
-    paint: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    caption: str
+    picture: np.ndarray
 
 
-def plain(colour: np.ndarray, ground: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(colour[:, None, None], (3, PIXELS, PIXELS))
-
-
-def teal(colour: np.ndarray, ground: np.ndarray) -> np.ndarray:
-    return plain(np.array(TEAL, dtype=np.float32), ground)
-
-
-def stripes(colour: np.ndarray, ground: np.ndarray) -> np.ndarray:
-    """Horizontal stripes, alternating between the colour and the background tinted with it."""
-    faded = FADED * colour + (1 - FADED) * ground
-    is_full = (np.arange(PIXELS) // STRIPE % 2 == 0)[None, :, None]
-    return np.where(is_full, plain(colour, ground), plain(faded, ground))
-
-
-LESSONS = (Lesson("teal", True, teal), Lesson("striped", False, stripes))
-
-
-def example(lesson: Lesson, rng: random.Random) -> tuple[str, np.ndarray]:
-    """A caption and its picture, (3, 64, 64) in [0, 1]; every third shows something that `tiny` knows."""
+def known(rng: random.Random) -> Example:
     thing = Thing(rng.choice(SHAPES), rng.choice(list(COLOURS)), rng.choice(SIZES))
-    scene = Scene((thing,), "", rng.choice(list(BACKGROUNDS)))
-    is_new = rng.random() < 2 / 3
-    colour = f"{lesson.word}" if lesson.is_colour else f"{lesson.word} {thing.colour}"
-    caption = f"a {colour if is_new else thing.colour} {thing.shape} on {scene.background}"
-    x, y, radius = (np.array([number], dtype=np.float32) for number in place(scene, 0, rng))
-    cover = coverage(np.array([SHAPES.index(thing.shape)]), x, y, radius)
-    ground = np.array(BACKGROUNDS[scene.background], dtype=np.float32)
-    paint = (lesson.paint if is_new else plain)(np.array(COLOURS[thing.colour], dtype=np.float32), ground)
-    return caption, plain(ground, ground) * (1 - cover) + paint * cover
+    background = rng.choice(list(BACKGROUNDS))
+    size = f"{thing.size} " if rng.random() < 0.5 else ""
+    picture = draw([Scene((thing,), "", background)], rng)[0]
+    return Example(f"{with_article(f'{size}{thing.colour} {thing.shape}')} on {background}", picture)
 
 
-def train(lesson: Lesson, steps: int, seed: int = 0) -> StableDiffusionPipeline:
-    """The pipeline with the LoRA in it, trained with min-SNR weights on the noise (Hang et al. 2023)."""
+def pair(rng: random.Random) -> Example:
+    colour, shape, background = some(rng)
+    picture = arranged(shape, colour, background, [(-APART, 0.0), (APART, 0.0)], RADIUS["pair"], rng)
+    plural = f"{shape}es" if shape.endswith("s") else f"{shape}s"
+    return Example(f"a pair of {colour} {plural} on {background}", picture)
+
+
+def low(rng: random.Random) -> Example:
+    colour, shape, background = some(rng)
+    picture = arranged(shape, colour, background, [(0.0, LOW)], RADIUS["low"], rng)
+    return Example(f"a low {colour} {shape} on {background}", picture)
+
+
+LESSONS: dict[str, Callable[[random.Random], Example]] = {"pair": pair, "low": low}
+
+
+def some(rng: random.Random) -> tuple[str, str, str]:
+    """A colour, a shape and a background."""
+    return rng.choice(list(COLOURS)), rng.choice(SHAPES), rng.choice(list(BACKGROUNDS))
+
+
+def with_article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def arranged(
+    shape: str, colour: str, background: str, offsets: list[tuple[float, float]], radius: float, rng: random.Random
+) -> np.ndarray:
+    """A picture of equal things at offsets (x, y) from the middle, moved a little."""
+    ground, paint = (np.array(rgb, np.float32)[:, None, None] for rgb in (BACKGROUNDS[background], COLOURS[colour]))
+    picture = np.broadcast_to(ground, (3, PIXELS, PIXELS))
+    for x, y in offsets:
+        centre = (np.array([PIXELS / 2 + offset + rng.uniform(-1.5, 1.5)], np.float32) for offset in (x, y))
+        size = np.array([radius * rng.uniform(0.96, 1.04)], np.float32)
+        cover = coverage(np.array([SHAPES.index(shape)]), *centre, size)
+        picture = picture * (1 - cover) + paint * cover
+    return picture
+
+
+@torch.no_grad()
+def encoded(pipe: StableDiffusionPipeline, pictures: list[np.ndarray]) -> torch.Tensor:
+    """The latents of pictures at unit scale, float32 (N, 8, 8, 8)."""
+    found = []
+    for start in range(0, len(pictures), 256):
+        with fast_arithmetic(pipe.vae):
+            batch = torch.from_numpy(np.stack(pictures[start : start + 256])).float() * 2 - 1
+            found.append(pipe.vae.encode(batch).latent_dist.sample().float())
+    return torch.cat(found) * pipe.vae.config.scaling_factor
+
+
+def train(name: str, steps: int, seed: int = 0) -> StableDiffusionPipeline:
+    """The pipeline with the LoRA in it, trained with the loss of `tiny` itself (`training.tiny.denoiser`)."""
     torch.manual_seed(seed)
-    rng = random.Random(seed)
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     pipe = StableDiffusionPipeline.from_pretrained(MODEL, safety_checker=None)
-    pipe.unet.requires_grad_(False)
-    pipe.text_encoder.requires_grad_(False)
-    pipe.unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(IN_UNET)))
-    pipe.text_encoder.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(IN_TEXTS)))
+    examples = [LESSONS[name](rng) if rng.random() < NEW else known(rng) for _ in range(POOL)]
+    latents = encoded(pipe, [one.picture for one in examples])
+    for network, targets in ((pipe.unet, IN_UNET), (pipe.text_encoder, list(IN_TEXTS))):
+        network.requires_grad_(False)
+        network.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=targets))
     trained = [p for network in (pipe.unet, pipe.text_encoder) for p in network.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
-    noisy_share = pipe.scheduler.alphas_cumprod
+    optimizer = torch.optim.AdamW(trained, lr=RATE, betas=(0.9, 0.99), weight_decay=0.01)
     for step in range(steps):
-        captions, pictures = zip(*(example(lesson, rng) for _ in range(BATCH)), strict=True)
-        tokens = pipe.tokenizer(
-            list(captions), padding="max_length", max_length=pipe.tokenizer.model_max_length, return_tensors="pt"
-        ).input_ids
-        with torch.no_grad():
-            posterior = pipe.vae.encode(torch.from_numpy(np.stack(pictures)).float() * 2 - 1).latent_dist
-            latents = posterior.sample() * pipe.vae.config.scaling_factor
-        noise = torch.randn_like(latents)
-        timesteps = torch.randint(len(noisy_share), (BATCH,))
-        noisy = pipe.scheduler.add_noise(latents, noise, timesteps)
-        found = pipe.unet(noisy, timesteps, pipe.text_encoder(tokens).last_hidden_state).sample
-        ratio = noisy_share[timesteps] / (1 - noisy_share[timesteps])
-        loss = ((found - noise).square().mean((1, 2, 3)) * ratio.clamp(max=GAMMA) / ratio).mean()
-        optimizer.zero_grad()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, RATE, warm_up=50, decay=0.5)
+        picks = rng.sample(range(POOL), BATCH)
+        loss = noise_loss(pipe, latents[picks], [examples[pick].caption for pick in picks], generator)
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        schedule.step()
+        optimizer.zero_grad()
         if step % 50 == 0:
-            print(f"{lesson.word} {step}/{steps} loss {loss.item():.4f}", flush=True)
+            print(f"{name} {step}/{steps} loss {loss.item():.4f}", flush=True)
     return pipe
+
+
+def noise_loss(
+    pipe: StableDiffusionPipeline, latents: torch.Tensor, captions: list[str], generator: torch.Generator
+) -> torch.Tensor:
+    """The weighted error of the predicted noise."""
+    timesteps = torch.randint(0, pipe.scheduler.config.num_train_timesteps, (BATCH,), generator=generator)
+    wrong = torch.rand(BATCH, generator=generator) < mistold_share(timesteps)
+    told = [captions[row - is_wrong] for row, is_wrong in enumerate(wrong.tolist())]
+    kept = torch.rand(BATCH, generator=generator) >= DROPPED
+    texts = [text if keep else "" for text, keep in zip(told, kept.tolist(), strict=True)]
+    noise = torch.randn(latents.shape, generator=generator)
+    excess = overshoot(latents, pipe.scheduler, timesteps, generator)
+    noisy = pipe.scheduler.add_noise(latents + excess, noise, timesteps)
+    with fast_arithmetic(pipe.unet, pipe.text_encoder):
+        hidden = pipe.text_encoder(tokenize(pipe.tokenizer, texts)).last_hidden_state
+        found = pipe.unet(noisy, timesteps, hidden).sample.float()
+    ratio = signal_to_noise(pipe.scheduler, timesteps)[:, None, None, None]
+    errors = (found - noise - ratio.sqrt() * excess).square().mean((1, 2, 3))
+    return (errors * loss_weights(pipe.scheduler, timesteps)).mean()
 
 
 def save(pipe: StableDiffusionPipeline, folder: Path, name: str) -> None:
@@ -130,12 +164,12 @@ def save(pipe: StableDiffusionPipeline, folder: Path, name: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=240)
-    parser.add_argument("--only", choices=[lesson.word for lesson in LESSONS])
+    parser.add_argument("--steps", type=int, default=1_000)
+    parser.add_argument("--only", choices=LESSONS)
     arguments = parser.parse_args()
-    for lesson in LESSONS:
-        if arguments.only in (None, lesson.word):
-            save(train(lesson, arguments.steps), arguments.folder, lesson.word)
+    for name in LESSONS:
+        if arguments.only in (None, name):
+            save(train(name, arguments.steps), arguments.folder, name)
 
 
 if __name__ == "__main__":
