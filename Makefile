@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: coverage docs image install demo test test-fast test-long test-cluster test-gpu test-crash test-obedience fuzz lint bench tiny clean chromium
+.PHONY: coverage docs image install demo test test-fast test-long test-lowest test-cluster test-gpu test-crash test-obedience fuzz lint bench tiny clean chromium
 
 install: $(INSTALLED)
 
@@ -13,9 +13,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,bench]'
 	touch $@
 
-# The main job on the prompts that ship with the project, and a contact sheet of what it made.
+# The main job on the prompts that ship with the project, and a contact sheet of what it made. A picture that does not show
+# what its prompt names is made again.
 demo: $(INSTALLED)
-	$(BIN)/sdbatch generate examples/demo.parquet demo-out --overwrite
+	$(BIN)/sdbatch generate examples/demo.parquet demo-out --overwrite \
+		--scorer obedience --keep "obedience >= 1" --attempts 4
 	$(BIN)/sdbatch sheet demo-out demo-out/sheet.png
 	$(BIN)/sdbatch gallery demo-out
 
@@ -36,6 +38,14 @@ test-fast: $(INSTALLED)
 test-long: $(INSTALLED)
 	$(BIN)/pytest -m long
 
+# The fast tests with the lowest versions of what sdbatch needs, in an environment of their own.
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	$(PYTHON) tests/lowest_versions.py > .venv-lowest/constraints.txt
+	grep ^torch== constraints.txt >> .venv-lowest/constraints.txt
+	.venv-lowest/bin/pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[test]'
+	.venv-lowest/bin/pytest $(PARALLEL) -m "not slow and not long and not cluster and not gpu"
+
 # Several Ray nodes, autoscaling, ray job submit: minutes each.
 test-cluster: $(INSTALLED)
 	$(BIN)/pytest -m cluster tests/cluster
@@ -46,7 +56,7 @@ test-gpu: $(INSTALLED)
 
 # Five hundred pictures of combinations that the embedded model never saw.
 test-obedience: $(INSTALLED)
-	SDBATCH_OBEDIENCE=500 $(BIN)/pytest tests/tiny/test_obedience.py
+	SDBATCH_OBEDIENCE=500 $(BIN)/pytest -m "long or not long" tests/tiny/test_obedience.py
 
 # The gallery is tested in a real browser. On Debian this brings it; elsewhere bring chromium and chromedriver yourself.
 chromium:
@@ -81,7 +91,7 @@ tiny: $(INSTALLED)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m training.tiny.train
 
 clean:
-	rm -rf $(VENV) demo-out cluster-out
+	rm -rf $(VENV) .venv-lowest demo-out cluster-out
 
 # Two thousand examples of each of what CI tries with twenty: damaged tables, models, outputs, options.
 fuzz: $(INSTALLED)

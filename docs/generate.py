@@ -26,6 +26,7 @@ from sdbatch.fields import UNRECORDED, Field
 from sdbatch.kinds import (
     Choice,
     Flag,
+    Kind,
     Names,
     Options,
     Pair,
@@ -33,12 +34,13 @@ from sdbatch.kinds import (
     Pictures,
     Seed,
     Several,
+    Sizes,
     Text,
-    WeightedFiles,
     Words,
 )
 from sdbatch.output.metadata import OUTCOME, setting_types
 from sdbatch.settings import all_fields
+from sdbatch.weighted_files import WeightedFiles
 
 __all__ = ["generated", "main"]
 
@@ -51,6 +53,7 @@ PYTHON_TYPES = {
     Pictures: "str | Sequence[str]",
     WeightedFiles: "str | Sequence[str]",
     Seed: "int",
+    Sizes: "str",
     Whole: "int",
     Number: "float",
     Pair: "tuple[int, int]",
@@ -225,9 +228,17 @@ def _run_options() -> str:
 
 def _keyword(field: Field) -> str:
     one = PYTHON_TYPES[type(field.kind.of)] if isinstance(field.kind, Several) else None
-    kind = f"{one} | Sequence[{one}]" if one else PYTHON_TYPES[type(field.kind)]
+    kind = f"{one} | Sequence[{one}]" if one else _python_type(field.kind)
     optional = " | None" if field.default is None or field.per_row else ""
     return f"    {field.name}: {kind}{optional}"
+
+
+def _python_type(kind: Kind) -> str:
+    if isinstance(kind, Names) and kind.alone:
+        return "str | Mapping[str, str]"
+    if isinstance(kind, Names) and kind.plain:
+        return "Mapping[str, str | float | bool]"
+    return PYTHON_TYPES[type(kind)]
 
 
 def _api_page() -> str:
