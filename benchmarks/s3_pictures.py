@@ -3,9 +3,10 @@
     python -m benchmarks.s3_pictures [--rows 240] [--rate 10] [--rounds 2]
 
 An S3 server on this machine (SeaweedFS) holds a table and a JPEG for each of its rows, of 512 to 1024 pixels per
-side. The engine sleeps as long as a GPU of that rate would work; the pictures are read, decoded and resized as for
-the real engine. Compared are the same run with and without pictures, from an engine's first look at its work to its
-last step, and the sleeps alone.
+side. The pictures are read, decoded and resized as for the real engine. In place of its passes there is a clock: a
+pass takes as long as on a GPU of that rate, it begins when it was queued and the pass before has ended, and, as with
+the real engine, at most `RUN_AHEAD` passes are queued or running when the host goes on. Compared are the same run with and
+without pictures, from an engine's first look at its work to the end of its last pass, and the passes alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,8 @@ from sdbatch.cli import main as sdbatch
 from sdbatch.diffusion.pictures.picture_encoders import PictureEncoder
 from sdbatch.diffusion.pictures.picture_encodings import PictureEncodings
 from sdbatch.diffusion.pictures.picture_pixels import Pixels
-from sdbatch.diffusion.request import Request
+from sdbatch.diffusion.request import GeneratedImage, Request
+from sdbatch.diffusion.sampling import RUN_AHEAD
 from sdbatch.diffusion.tasks.task import Need
 from sdbatch.run.pipeline import generate
 from tests.s3.server import S3Server, running_server
@@ -57,26 +60,39 @@ class Shown(PictureEncoder):
 
 
 class Gpu(StandInEngine):
-    """Starts rows as the engine does, with their pictures."""
+    """Starts rows as the engine does, with their pictures, and waits for a device as it does."""
 
     def __init__(self, job: Any) -> None:
-        super().__init__(LANES, LANES / float(os.environ["RATE"]), lambda _: None)
+        super().__init__(LANES, 0.0, lambda _: None)
+        self._pass_seconds = LANES / float(os.environ["RATE"])
         self._pictures = PictureEncodings({"image": Shown()}, torch.device("cpu"))
         self._times = Path(job.out.name("times"))
         self._started: float | None = None
+        self._passes: deque[tuple[float, list[GeneratedImage]]] = deque()  # when each ends, and what it makes
 
     @property
     def room(self) -> int:
         self._started = self._started or time.monotonic()
         return super().room
 
-    def step(self) -> list[Any]:
+    @property
+    def idle(self) -> bool:
+        return super().idle and not self._passes
+
+    def step(self) -> list[GeneratedImage]:
         rows = [request for _, request in self._waiting]
         for i in range(min(self.lanes, len(rows))):
             following = (need for row in rows[i + 1 :] for need in _needs(row))
             self._pictures.get(_needs(rows[i]), following)
-        made = super().step()
-        self._times.write_text(str(time.monotonic() - self._started))
+        if rows:
+            begins = max([time.monotonic(), *(end for end, _ in self._passes)])
+            self._passes.append((begins + self._pass_seconds, super().step()))
+        made = []
+        while len(self._passes) > (RUN_AHEAD if rows else 0):
+            end, images = self._passes.popleft()
+            time.sleep(max(0.0, end - time.monotonic()))
+            made += images
+            self._times.write_text(str(time.monotonic() - self._started))
         return made
 
 
