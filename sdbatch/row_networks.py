@@ -32,6 +32,7 @@ class Network:
         source: its location: an absolute path, a URL, or an id on the hub.
         commit: its commit on the hub; otherwise empty.
         sha256: SHA-256 over its configuration and weights.
+        modes: the number of modes of a ControlNet Union; 0 for other networks.
     """
 
     setting: str
@@ -39,10 +40,11 @@ class Network:
     source: str
     commit: str
     sha256: str
+    modes: int = 0
 
     def entry(self) -> dict[str, str]:
         """Its entry in a manifest."""
-        return dataclasses.asdict(self)
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "modes"}
 
 
 def inspect_network(setting: str, name: str, info: ModelInfo, options: Mapping[str, Any] | None = None) -> Network:
@@ -59,7 +61,10 @@ def inspect_network(setting: str, name: str, info: ModelInfo, options: Mapping[s
     place = _fetched(setting, name, "", options)
     on_hub = "://" not in name and not os.path.exists(name)
     source = name if on_hub or "://" in name else str(place.absolute())
-    return Network(setting, name, source, commit_of(place) if on_hub else "", _hash(setting, place, info))
+    kind = NET_KINDS[setting]
+    found = kind.inspect(place, info)
+    commit = commit_of(place) if on_hub else ""
+    return Network(setting, name, source, commit, content_hash(found.files), kind.modes(found))
 
 
 def finder(
@@ -80,15 +85,11 @@ def finder(
         if entry is None:
             raise AdapterError(f"{name!r} is not a network of {where}")
         place = _fetched(entry["setting"], entry["source"], entry["commit"], options)
-        if _hash(entry["setting"], place, info) != entry["sha256"]:
+        if content_hash(NET_KINDS[entry["setting"]].inspect(place, info).files) != entry["sha256"]:
             raise RunError(f"{name!r} has changed since {where} was started: its files differ")
         return place
 
     return find
-
-
-def _hash(setting: str, place: Path, info: ModelInfo) -> str:
-    return content_hash(NET_KINDS[setting].inspect(place, info).files)
 
 
 def _fetched(setting: str, name: str, commit: str, options: Mapping[str, Any] | None) -> Path:

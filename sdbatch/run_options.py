@@ -30,6 +30,7 @@ class RunOptions(TypedDict, total=False):
     control_guidance_end: float | Sequence[float] | None
     control_guidance_start: float | Sequence[float] | None
     control_image: str | Sequence[str] | None
+    control_mode: int | Sequence[int] | None
     controlnet: str | Sequence[str] | None
     controlnet_conditioning_scale: float | Sequence[float] | None
     cpus_per_actor: float | None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from sdbatch.diffusion import ModelInfo, Request, validate
+from sdbatch.diffusion.adapters.control_rows import mode_refusal
 from sdbatch.diffusion.calls import lane_calls, needs_table, net_calls
 from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.lanes import Lanes
@@ -171,6 +172,7 @@ class _Look:
         self._family = family_named(plan.model.family)
         self._images = settings.images_per_prompt
         self._watermark = settings.watermark
+        self._modes = {network.name: network.modes for network in plan.networks if network.setting == "controlnet"}
         self._pictures = picture_names(plan.columns.fields)
         self._own = {
             group: {name: getattr(settings, name) for name in group}
@@ -253,7 +255,11 @@ class _Look:
 
     def _refusal(self, request: Request) -> str | None:
         """Why the request cannot become a picture of this run."""
-        return validate(request, self._info) or watermark_refusal(request, self._info, self._watermark)
+        return (
+            validate(request, self._info)
+            or mode_refusal(request, self._modes)
+            or watermark_refusal(request, self._info, self._watermark)
+        )
 
     def _judge(self, request: Request) -> _Judged:
         if request not in self._known:

@@ -34,6 +34,7 @@ from sdbatch.prompts.picture_cells import picture_names, unread
 from sdbatch.prompts.python_tables import GivenTable
 from sdbatch.prompts.shards import Cut, Selection, default_shard_size, shard_rows
 from sdbatch.resolution import refuse_unused, resolved, with_compression, with_task
+from sdbatch.row_networks import Network
 from sdbatch.scoring.judging import scorer_weights, wishes_of
 from sdbatch.settings import RunSettings
 from sdbatch.storage.addresses import protocol_of
@@ -60,6 +61,7 @@ class Plan:
         replaced: the record of the output that `--overwrite` replaces; None if there is none.
         notices: warnings about PROMPTS and OUT for the user, one line each.
         given: the table that Python gave, if it is to be written to the path of the one file; None if nothing is.
+        networks: the networks that rows name.
     """
 
     out: Store
@@ -74,6 +76,7 @@ class Plan:
     replaced: RunRecord | None = None
     notices: tuple[str, ...] = ()
     given: GivenTable | None = None
+    networks: tuple[Network, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -143,7 +146,9 @@ def make_plan(prompts: str | GivenTable, out: str, settings: RunSettings) -> Pla
     known = earlier is not None
     images = todo.rows * settings.images_per_prompt
     notices = (*notices, *hub_notices(store, len(todo), images, settings.layout))
-    return Plan(store, files, columns, model, record, known, shards, todo, settings, replaced, notices, given)
+    return Plan(
+        store, files, columns, model, record, known, shards, todo, settings, replaced, notices, given, tuple(networks)
+    )
 
 
 def _inputs(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import diffusers
 import numpy as np
 import PIL.Image
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, ControlNetUnionModel, UNet2DConditionModel
 from diffusers.utils import logging
 
 from sdbatch.diffusion.adapters.control_rows import controls_of
@@ -26,10 +27,10 @@ SDXL = {
     "image-to-image": diffusers.StableDiffusionXLControlNetImg2ImgPipeline,
     "inpainting": diffusers.StableDiffusionXLControlNetInpaintPipeline,
 }
-EACH = {
-    "controlnet_conditioning_scale": 1.0,
-    "control_guidance_start": 0.0,
-    "control_guidance_end": 1.0,
+UNION = {
+    "text-to-image": diffusers.StableDiffusionXLControlNetUnionPipeline,
+    "image-to-image": diffusers.StableDiffusionXLControlNetUnionImg2ImgPipeline,
+    "inpainting": diffusers.StableDiffusionXLControlNetUnionInpaintPipeline,
 }
 
 
@@ -39,6 +40,26 @@ def build_controlnet(folder: Path, model: Path, seed: int, **config) -> Path:
     torch.manual_seed(seed)
     net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16, 16, 32))
     net.register_to_config(**config)
+    return _saved(net, folder, seed)
+
+
+def build_union(folder: Path, model: Path, seed: int, modes: int = 4) -> Path:
+    """A ControlNet Union of the model's UNet, whose modes differ clearly."""
+    unet = UNet2DConditionModel.from_pretrained(model / "unet")
+    width = unet.config.block_out_channels[0]
+    names = inspect.signature(ControlNetUnionModel).parameters
+    config = {name: value for name, value in unet.config.items() if name in names and not name.startswith("_")}
+    config |= {"conditioning_embedding_out_channels": (8, 16, 16, 32), "num_control_type": modes}
+    config |= {"num_trans_channel": width, "num_proj_channel": width, "num_trans_head": 2, "num_trans_layer": 2}
+    torch.manual_seed(seed)
+    net = ControlNetUnionModel(**config)
+    copied = {name: value for name, value in unet.state_dict().items() if name in net.state_dict()}
+    net.load_state_dict(copied, strict=False)
+    net.spatial_ch_projs.weight.data = torch.randn(width, width) / width**0.5
+    return _saved(net, folder, seed)
+
+
+def _saved(net: torch.nn.Module, folder: Path, seed: int) -> Path:
     generator = torch.Generator().manual_seed(seed)
     # What an untrained net adds is zero, and what it sees of its picture next to nothing.
     hint = net.controlnet_cond_embedding
@@ -54,7 +75,8 @@ def build_controlnet(folder: Path, model: Path, seed: int, **config) -> Path:
 class ControlPipelines:
     """diffusers' ControlNet pipelines over one checkpoint."""
 
-    def __init__(self, folder: Path, classes: dict[str, type], plain: type):
+    def __init__(self, folder: Path, classes: dict[str, type], plain: type, net_class: type = ControlNetModel):
+        self._net_class = net_class
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         self._is_xl = "XL" in plain.__name__
@@ -68,7 +90,9 @@ class ControlPipelines:
     def pixels(self, request: Request) -> np.ndarray:
         """uint8 (H, W, 3)."""
         controls = controls_of(request)
-        pipeline = self._pipeline(request.task, tuple(control.net for control in controls))
+        is_union = controls[0].mode is not None
+        names = [control.net for control in controls]  # a Union takes all its images at once
+        pipeline = self._pipeline(request.task, tuple(dict.fromkeys(names) if is_union else names))
         offset = None if self._is_xl else {"steps_offset": 1}
         pipeline.scheduler = build_scheduler(resolve(request.sampler), self._config, offset)
         extra, is_one = request.extra, len(controls) == 1
@@ -78,7 +102,7 @@ class ControlPipelines:
             return values[0] if is_one else values
 
         images = each(control.image.load() for control in controls)
-        options = {"image": images}
+        options = {"control_image" if is_union else "image": images}
         if request.task != "text-to-image":
             options = {"image": extra["image"].load(), "control_image": images, "strength": extra["strength"]}
         if request.task == "inpainting":
@@ -97,6 +121,7 @@ class ControlPipelines:
             control_guidance_start=each(control.start for control in controls),
             control_guidance_end=each(control.end for control in controls),
             guess_mode=controls[0].guess_mode,
+            **({"control_mode": [control.mode for control in controls]} if is_union else {}),
             output_type="pil",
             **options,
         ).images
@@ -105,7 +130,7 @@ class ControlPipelines:
     def _pipeline(self, task: str, names: tuple[str, ...]) -> diffusers.DiffusionPipeline:
         if (task, names) not in self._pipelines:
             for name in names:
-                self._nets.setdefault(name, ControlNetModel.from_pretrained(name).eval())
+                self._nets.setdefault(name, self._net_class.from_pretrained(name).eval())
             nets = [self._nets[name] for name in names]
             cls = self._classes[task]
             parts = {name: part for name, part in self._plain.components.items() if name in cls._get_signature_types()}

@@ -14,7 +14,8 @@ from sdbatch.errors import InputError, UsageError
 from sdbatch.plan.forecast import make_forecast
 from sdbatch.plan.planning import make_plan
 from sdbatch.settings import RunSettings
-from tests.diffusion.control_checkpoints import build_controlnet
+from tests.diffusion.checkpoints import build_sdxl
+from tests.diffusion.control_checkpoints import build_controlnet, build_union
 from tests.outputs import content, metadata, write_table
 
 TINY = Path(sdbatch.tiny.__file__).parent / "model"
@@ -125,3 +126,48 @@ def test_a_net_that_can_not_be_used_is_refused_in_the_plan(nets, folder):
     options = {"controlnet": names[0], "control_image": str(folder / "a.png"), "deep_cache": 2}
     with pytest.raises(UsageError, match="does not work with --deep-cache"):
         make_plan(str(plain), out, RunSettings.from_options(options))
+
+
+@pytest.fixture(scope="module")
+def xl(tmp_path_factory) -> tuple[Path, str, str]:
+    """A small Stable Diffusion XL, a ControlNet Union and a plain ControlNet of it."""
+    folder = tmp_path_factory.mktemp("xl")
+    model = build_sdxl(folder / "model")
+    return model, str(build_union(folder / "union", model, 0)), str(build_controlnet(folder / "plain", model, 1))
+
+
+def union_table(folder: Path, union: str, plain: str) -> Path:
+    table = {
+        "prompt": ["a red circle"] * 5,
+        "controlnet": pa.array([[union], [union, union], [union], [plain], [union]], TEXTS),
+        "control_image": pa.array([["a.png"], ["a.png", "b.png"], ["a.png"], ["b.png"], ["a.png"]], TEXTS),
+        "control mode": pa.array([[3], [0, 1], None, [0], [4]], pa.list_(pa.int32())),
+    }
+    return write_table(folder / "p.parquet", table)
+
+
+def test_the_plan_knows_which_modes_a_union_has(xl, folder):
+    model, union, plain = xl
+    settings = RunSettings(steps=4, sampler="ddim", model=str(model))
+    planned = make_plan(str(union_table(folder, union, plain)), str(folder / "out"), settings)
+    forecast = make_forecast(planned, planned.settings)
+    assert forecast.control_calls_to_do == 2 * 4 * 2  # two images of one Union are one run
+    assert {reason.split(" ", 1)[1] for reason in forecast.reasons} == {
+        "is a ControlNet Union: control_mode must say what its image is, 0 to 3",
+        f"{plain} is a plain ControlNet; only a ControlNet Union has modes",
+        f"4: the modes of {union} are 0 to 3",
+    }
+
+
+@pytest.mark.long
+def test_rows_name_a_union_and_its_modes(xl, folder, tmp_path, sdbatch_command):
+    model, union, plain = xl
+    out = tmp_path / "out"
+    few = ("--model", model, "--steps", 3, "--sampler", "ddim", "--actors", 1, "--height", 64, "--width", 64)
+    sdbatch_command("generate", union_table(folder, union, plain), out, *few, status=1)
+    rows = metadata(out)
+    assert [row["status"] for row in rows] == ["ok"] * 2 + ["failed"] * 3
+    assert [row["control_mode"] for row in rows[:2]] == [[3], [0, 1]]
+    assert "ControlNet mode: 0; 1" in Image.open(out / rows[1]["file_name"]).text["parameters"].replace('"', "")
+    checked = sdbatch_command("verify", out, "--remake", 2)
+    assert "2 images made again from their metadata, 0 of them different" in checked.stdout

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sdbatch.bounds import Number
+from sdbatch.bounds import Number, Whole
 from sdbatch.diffusion.adapters.net_settings import adapter_field
 from sdbatch.kinds import Flag, Pictures, Several, Text
 
@@ -50,6 +50,14 @@ CONTROL_FIELDS = (
         "the ControlNet stops at this share of the calls; default 1",
         "F",
         "ControlNet end",
+        **OF_NETS,
+    ),
+    adapter_field(
+        "control_mode",
+        Several(Whole(0, 1_000)),
+        "for a ControlNet Union: what each control image is, as a number of the net's list (pose, depth, edges, …)",
+        "N",
+        "ControlNet mode",
         **OF_NETS,
     ),
     adapter_field(

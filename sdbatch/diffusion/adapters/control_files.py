@@ -20,7 +20,10 @@ from sdbatch.diffusion.checkpoints.configs import (
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.errors import AdapterError
 
-__all__ = ["inspect_controlnet"]
+__all__ = ["UNIONS", "inspect_controlnet", "modes_of"]
+
+UNIONS = ("ControlNetUnionModel", "ControlNetModel_Union")
+"""The class of ControlNet Unions in diffusers, and as the published networks call it."""
 
 KINDS: Mapping[str, Kind] = {
     "_class_name": text(),
@@ -34,6 +37,10 @@ KINDS: Mapping[str, Kind] = {
     "addition_embed_type": optional(text()),
     "projection_class_embeddings_input_dim": optional(integer(1, 65536)),
     "global_pool_conditions": boolean(),
+    "addition_time_embed_dim": optional(integer(1, 65536)),
+    "num_control_type": integer(1, 1000),
+    "num_trans_channel": integer(1, 16384),
+    "num_proj_channel": integer(1, 16384),
 }
 # Configuration keys that must equal the UNet's, with the defaults of both classes.
 SHARED: Mapping[str, tuple[object, object]] = {
@@ -41,8 +48,10 @@ SHARED: Mapping[str, tuple[object, object]] = {
     "layers_per_block": (2, 2),
     "cross_attention_dim": (1280, 1280),
     "addition_embed_type": (None, None),
+    "addition_time_embed_dim": (None, None),
     "projection_class_embeddings_input_dim": (None, None),
 }
+OF_A_UNION = {"num_control_type": 6, "num_trans_channel": 320, "num_proj_channel": 320}
 NEEDED = ("conv_in.weight", "controlnet_cond_embedding.conv_in.weight", "controlnet_mid_block.weight")
 
 
@@ -52,9 +61,32 @@ def inspect_controlnet(folder: Path, info: ModelInfo) -> NetFolder:
     Raises:
         AdapterError: the model can't use it; the message names the file and the reason.
     """
-    found = read_net_folder(folder, "a ControlNet", "ControlNetModel", KINDS, NEEDED)
+    found = read_net_folder(folder, "a ControlNet", ("ControlNetModel", *UNIONS), KINDS, NEEDED)
     _check_shared(found.config, info)
+    if modes_of(found):
+        _check_union(found)
     return found
+
+
+def modes_of(found: NetFolder) -> int:
+    """The number of modes of a ControlNet Union; 0 for a plain net."""
+    is_union = found.config.get("_class_name") in UNIONS
+    return found.config.get("num_control_type", OF_A_UNION["num_control_type"]) if is_union else 0
+
+
+def _check_union(found: NetFolder) -> None:
+    config = found.config
+    if config.get("addition_embed_type") != "text_time":
+        raise AdapterError(f"{config.source}: a ControlNet Union works with Stable Diffusion XL only")
+    for key, wanted in {"global_pool_conditions": False, "controlnet_conditioning_channel_order": "rgb"}.items():
+        if (value := config.get(key, wanted)) != wanted:
+            raise AdapterError(f"{config.source}: {key} {value} is not supported in a ControlNet Union")
+    width = config.get("block_out_channels", SHARED["block_out_channels"][0])[0]
+    for key in ("num_trans_channel", "num_proj_channel"):
+        if (value := config.get(key, OF_A_UNION[key])) != width:
+            raise AdapterError(f"{config.source}: its {key} is {value}, its first block has {width} channels")
+    if "task_embedding" not in found.headers:
+        raise AdapterError(f"{found.folder / found.weights.files[0]}: lacks task_embedding, which a Union has")
 
 
 def _check_shared(config: Config, info: ModelInfo) -> None:

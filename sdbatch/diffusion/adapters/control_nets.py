@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 
-from sdbatch.diffusion.accelerate.attention import TextProjection, fuse_self_attention
-from sdbatch.diffusion.accelerate.cpu import use_onednn
 from sdbatch.diffusion.adapters.control_images import ControlImages, control_need
-from sdbatch.diffusion.adapters.control_rows import Control, controls_of
+from sdbatch.diffusion.adapters.control_net import ControlNet, ControlNetUnion, is_union
+from sdbatch.diffusion.adapters.control_rows import Control, controls_of, is_on, mode_refusal, runs_of
 from sdbatch.diffusion.adapters.loaded_nets import LoadedNets
 from sdbatch.diffusion.adapters.residuals import zeros_like_lanes
 from sdbatch.diffusion.device.transfer import send
 from sdbatch.diffusion.pictures.picture_encoders import PictureEncoder
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.tasks.task import Need
+from sdbatch.errors import AdapterError
 
 __all__ = ["ControlNets", "Controlled", "Job", "jobs_of"]
 
@@ -36,16 +36,36 @@ class Controlled:
     """One ControlNet of a row in the lanes.
 
     Attributes:
-        control: its settings in the row.
-        hint: the embedded control image (C, h, w).
+        controls: its settings in the row, one for each control image; several only of a ControlNet Union.
+        hints: what each control image adds to the first features (C, h, w).
         texts: the net's keys and values for the text of each of the row's lanes, (tokens, features).
         conditional_only: whether it runs only for the conditional lane.
+        modes: 1 for each mode that a control image has, else 0, (modes,); None for a plain net.
     """
 
-    control: Control
-    hint: torch.Tensor
+    controls: Sequence[Control]
+    hints: Sequence[torch.Tensor]
     texts: Sequence[torch.Tensor]
     conditional_only: bool
+    modes: torch.Tensor | None = None
+
+    @property
+    def net(self) -> str:
+        return self.controls[0].net
+
+    @property
+    def scale(self) -> float:
+        """The factor of its residuals; that of several control images is in their hints."""
+        return self.controls[0].scale if len(self.controls) == 1 else 1.0
+
+    def hint(self, call: int, calls: int) -> torch.Tensor:
+        """What its control images add at a call, (C, h, w)."""
+        if len(self.hints) == 1:
+            return self.hints[0]
+        total = torch.zeros_like(self.hints[0])
+        for control, hint in zip(self.controls, self.hints, strict=True):
+            total = total + hint if control.is_on(call, calls) else total
+        return total
 
 
 @dataclass(frozen=True)
@@ -55,12 +75,13 @@ class Job:
     order: int
     lane: int
     text: torch.Tensor
+    hint: torch.Tensor
     controlled: Controlled
 
     @property
     def run(self) -> tuple[int, str]:
         """The key of jobs that run together: a row's residuals are added in the order of its nets."""
-        return self.order, self.controlled.control.net
+        return self.order, self.controlled.net
 
 
 def jobs_of(
@@ -74,44 +95,10 @@ def jobs_of(
     """
     jobs = []
     for order, one in enumerate(controlled):
-        if one.control.is_on(call, calls):
-            own = lanes[: 2 if is_paired and not one.conditional_only else 1]
-            jobs += [Job(order, lane, text, one) for lane, text in zip(own, one.texts, strict=False)]
+        if is_on(one.controls, call, calls):
+            own, hint = lanes[: 2 if is_paired and not one.conditional_only else 1], one.hint(call, calls)
+            jobs += [Job(order, lane, text, hint, one) for lane, text in zip(own, one.texts, strict=False)]
     return jobs
-
-
-class _Net:
-    """A ControlNet in memory, with the same changes of layers as the denoiser."""
-
-    def __init__(self, net: torch.nn.Module):
-        self._net = net.to(memory_format=torch.channels_last)
-        self.device, self.dtype = net.device, net.dtype
-        self.is_pooled = bool(net.config.global_pool_conditions)
-        self._is_bgr = net.config.controlnet_conditioning_channel_order == "bgr"
-        # Both are done outside the net, whose input is the embedded image and whose output is the unscaled residuals.
-        net.register_to_config(global_pool_conditions=False, controlnet_conditioning_channel_order="rgb")
-        fuse_self_attention(net)
-        self.text = TextProjection(net)
-        if self.device.type == "cpu" and self.dtype == torch.float32:
-            use_onednn(net)
-            use_onednn(self.text)
-        self._hint, net.controlnet_cond_embedding = net.controlnet_cond_embedding, torch.nn.Identity()
-
-    def hints(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Embed control images (B, 3, H, W), from 0 to 1, as they are added to the first features: (B, C, h, w)."""
-        pixels = pixels.flip(1) if self._is_bgr else pixels
-        return self._hint(pixels.to(self.dtype, memory_format=torch.channels_last))
-
-    def residuals(self, latents: torch.Tensor, timesteps: torch.Tensor, texts, hints, added) -> list[torch.Tensor]:
-        down, mid = self._net(
-            latents.to(self.dtype, memory_format=torch.channels_last),
-            timesteps,
-            encoder_hidden_states=texts,
-            controlnet_cond=hints.contiguous(memory_format=torch.channels_last),
-            added_cond_kwargs=added or None,
-            return_dict=False,
-        )
-        return [*down, mid]
 
 
 class ControlNets:
@@ -124,7 +111,7 @@ class ControlNets:
 
     def __init__(self, load: Callable[[str], torch.nn.Module], cell: int):
         self._cell = cell
-        self._nets: LoadedNets[_Net] = LoadedNets(lambda name: _Net(load(name)))
+        self._nets: LoadedNets[ControlNet] = LoadedNets(lambda name: _control_net(load(name)))
         self.calls = 0
 
     @property
@@ -137,8 +124,15 @@ class ControlNets:
         return [control_need(_kind(control.net), control.image, size, mask) for control in controls_of(request)]
 
     def encoders(self, request: Request) -> dict[str, PictureEncoder]:
-        """Their encoders, by kind."""
-        return {_kind(c.net): ControlImages(partial(self._hint, c.net), self._cell) for c in controls_of(request)}
+        """Their encoders, by kind.
+
+        Raises:
+            AdapterError: a net can't be used, or does not have the row's `control_mode`.
+        """
+        controls = controls_of(request)
+        if reason := mode_refusal(request, {control.net: self.net(control.net).modes for control in controls}):
+            raise AdapterError(reason)
+        return {_kind(c.net): ControlImages(partial(self._hint, c.net), self._cell) for c in controls}
 
     def controlled(
         self, request: Request, hints: Sequence[Mapping[str, torch.Tensor]], texts: Sequence[torch.Tensor]
@@ -153,9 +147,19 @@ class ControlNets:
         # diffusers uses the setting of the first net.
         conditional_only = controls[0].guess_mode or self.net(controls[0].net).is_pooled
         return [
-            Controlled(control, hint["hint"], [self.net(control.net).text(text) for text in texts], conditional_only)
-            for control, hint in zip(controls, hints, strict=True)
+            self._controlled([controls[i] for i in run], [hints[i]["hint"] for i in run], texts, conditional_only)
+            for run in runs_of(controls)
         ]
+
+    def _controlled(self, controls: Sequence[Control], hints: Sequence[torch.Tensor], texts, conditional_only: bool):
+        net = self.net(controls[0].net)
+        return Controlled(
+            controls,
+            net.added(controls, hints),
+            [net.text(text) for text in texts],
+            conditional_only,
+            net.modes_of(controls),
+        )
 
     def residuals(
         self, jobs: Iterable[Job], latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, Any]
@@ -180,7 +184,7 @@ class ControlNets:
                     total.index_add_(0, lanes, residual[: len(group)])
         return sums
 
-    def net(self, name: str) -> _Net:
+    def net(self, name: str) -> ControlNet:
         """A net, loaded if it is not in memory."""
         return self._nets[name]
 
@@ -190,20 +194,25 @@ class ControlNets:
     def _run(self, group: Sequence[Job], size: int, latents, timesteps, conditioning) -> list[torch.Tensor]:
         """The group's scaled residuals, one entry per job, then those of the padding."""
         self.calls += 1
-        net = self.net(group[0].controlled.control.net)
+        net = self.net(group[0].controlled.net)
         padded = [*group, *group[:1] * (size - len(group))]
         lanes = _index([job.lane for job in padded], latents.device)
         made = net.residuals(
             latents.index_select(0, lanes),
             timesteps.index_select(0, lanes),
             torch.stack([job.text for job in padded]),
-            torch.stack([job.controlled.hint for job in padded]),
+            torch.stack([job.hint for job in padded]),
+            None if group[0].controlled.modes is None else torch.stack([job.controlled.modes for job in padded]),
             {name: conditioning[name].index_select(0, lanes) for name in ADDED if name in conditioning},
         )
         scales = [_scales(job, len(made), net.is_pooled) for job in padded]
         scales = send(torch.tensor(scales), latents.device).unbind(1)
         scaled = [(r * scale.view(-1, 1, 1, 1)).to(r.dtype) for r, scale in zip(made, scales, strict=True)]
         return [r.mean(dim=(2, 3), keepdim=True).expand_as(r) for r in scaled] if net.is_pooled else scaled
+
+
+def _control_net(net: torch.nn.Module) -> ControlNet:
+    return ControlNetUnion(net) if is_union(net) else ControlNet(net)
 
 
 def group_size(lanes: int) -> int:
@@ -213,7 +222,7 @@ def group_size(lanes: int) -> int:
 
 def _scales(job: Job, count: int, is_pooled: bool) -> list[float]:
     """The factor of each residual; in guess mode the outer ones are smaller than the inner ones."""
-    scale = job.controlled.control.scale
+    scale = job.controlled.scale
     if job.controlled.conditional_only and not is_pooled:
         return (torch.logspace(-1, 0, count) * scale).tolist()
     return [scale] * count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,13 +79,13 @@ def find_net_folder(setting: str, name: str, commit: str | None = None) -> Path:
 
 
 def read_net_folder(
-    folder: Path, called: str, class_name: str, kinds: Mapping[str, Kind], needed: Iterable[str]
+    folder: Path, called: str, class_names: Sequence[str], kinds: Mapping[str, Kind], needed: Iterable[str]
 ) -> NetFolder:
     """Read a network's configuration and the headers of its weights.
 
     Args:
         called: what it is called in messages, such as "a ControlNet".
-        class_name: its class in diffusers.
+        class_names: its classes; messages name the first.
         kinds: the allowed values of its configuration.
         needed: names of tensors that every network of this class has.
 
@@ -95,8 +95,8 @@ def read_net_folder(
     try:
         config = read_config(folder / CONFIG)
         config.check(kinds)
-        if (name := config.get("_class_name")) != class_name:
-            raise AdapterError(f"{config.source}: {name} is not supported; expected {class_name}")
+        if (name := config.get("_class_name")) not in class_names:
+            raise AdapterError(f"{config.source}: {name} is not supported; expected {class_names[0]}")
         weights = _weights(folder)
         found = NetFolder(folder, weights, config, read_headers(folder, weights))
     except ModelError as error:

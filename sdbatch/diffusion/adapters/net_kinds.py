@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from sdbatch.diffusion.adapters.control_files import inspect_controlnet
+from sdbatch.diffusion.adapters.control_files import inspect_controlnet, modes_of
 from sdbatch.diffusion.adapters.ip_adapter_files import encoder_files, find_ip_adapter, inspect_ip_adapter
 from sdbatch.diffusion.adapters.net_folders import find_net_folder
 from sdbatch.diffusion.adapters.t2i_adapter_files import inspect_t2i_adapter
@@ -37,16 +37,18 @@ class NetKind:
         inspect: checks that what is at a path is a network for the model; raises `AdapterError`.
         beside: for a network that is a file: the possible places of what belongs to it, relative as its own path is.
             None for one that is a folder.
+        modes: the number of modes of a network that has some (`control_mode`).
     """
 
     setting: str
     find: Callable[[str, str | None], Path]
     inspect: Callable[[Path, ModelInfo], FoundNet]
     beside: Callable[[Path], list[str]] | None = None
+    modes: Callable[[Any], int] = lambda found: 0
 
 
 KINDS = (
-    NetKind("controlnet", partial(find_net_folder, "controlnet"), inspect_controlnet),
+    NetKind("controlnet", partial(find_net_folder, "controlnet"), inspect_controlnet, modes=modes_of),
     NetKind("ip_adapter", find_ip_adapter, inspect_ip_adapter, beside=encoder_files),
     NetKind("t2i_adapter", partial(find_net_folder, "t2i_adapter"), inspect_t2i_adapter),
 )

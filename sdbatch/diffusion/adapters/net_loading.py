@@ -9,6 +9,7 @@ from pathlib import Path
 import diffusers
 import torch
 
+from sdbatch.diffusion.adapters.control_files import modes_of
 from sdbatch.diffusion.adapters.control_nets import ControlNets
 from sdbatch.diffusion.adapters.ip_adapter_loading import load_ip_adapter
 from sdbatch.diffusion.adapters.ip_adapter_nets import IpAdapters
@@ -36,7 +37,10 @@ def row_nets(
         cls = getattr(diffusers, class_name)  # not before: it imports much that an engine without such rows needs not
         return load_network(cls, found.folder, found.weights, unet.dtype, unet.device)
 
-    controlnets = net_loader("controlnet", info, partial(load, "ControlNetModel"), find)
+    def load_controlnet(found: NetFolder) -> torch.nn.Module:
+        return load("ControlNetUnionModel" if modes_of(found) else "ControlNetModel", found)
+
+    controlnets = net_loader("controlnet", info, load_controlnet, find)
     t2i_adapters = net_loader("t2i_adapter", info, partial(load, "T2IAdapter"), find)
     return RowNets(
         ControlNets(controlnets, info.vae_scale),

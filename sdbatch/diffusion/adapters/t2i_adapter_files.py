@@ -41,7 +41,7 @@ def inspect_t2i_adapter(folder: Path, info: ModelInfo) -> NetFolder:
     Raises:
         AdapterError: the model can't use it; the message names the file and the reason.
     """
-    found = read_net_folder(folder, "a T2I-Adapter", "T2IAdapter", KINDS, NEEDED)
+    found = read_net_folder(folder, "a T2I-Adapter", ("T2IAdapter",), KINDS, NEEDED)
     config = found.config
     if (channels := config.get("in_channels", RGB)) not in (GRAY, RGB):
         raise AdapterError(f"{config.source}: takes pictures with {channels} channels; only gray and RGB are supported")
