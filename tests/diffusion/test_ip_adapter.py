@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+import threading
 
 import diffusers
 import numpy as np
@@ -16,6 +18,8 @@ from picture_rows import Picture, photo
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
+from sdbatch.diffusion.adapters import net_loading
+from sdbatch.diffusion.adapters.ip_adapter_loading import load_ip_adapter
 from sdbatch.diffusion.adapters.ip_adapter_rows import image_prompts_of
 from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.request import Request
@@ -112,6 +116,26 @@ def test_sdxl_is_no_other(sdxl, tmp_path):
     shown = [row for row in rows if row.extra]
     off = {row.seed: int(np.abs(pixels[row.seed].astype(int) - pipelines.pixels(row)).max()) for row in shown}
     assert max(off.values()) <= 2, off
+
+
+def test_adapters_are_loaded_by_the_engine_s_own_thread(sd, adapters, monkeypatch):
+    """Pictures are prepared in threads, also for rows whose adapter has left the memory meanwhile."""
+    threads = []
+
+    def load(found, unet):
+        threads.append(threading.current_thread())
+        return load_ip_adapter(found, unet)
+
+    monkeypatch.setattr(net_loading, "load_ip_adapter", load)
+    names = [adapters["plain"].with_name(f"copy{i}.safetensors") for i in range(6)]
+    for name in names:
+        shutil.copy(adapters["plain"], name)
+    engine = Engine(sd, lanes=2, device="cpu")
+    for first in (0, 1):  # the second time, each of the six has been seen before
+        rows = [row(10 * first + i, name, steps=2, guidance_scale=1.0) for i, name in enumerate(names)]
+        made(engine, rows)
+    assert len(threads) > 6
+    assert set(threads) == {threading.current_thread()}
 
 
 def test_it_goes_with_a_controlnet_a_lora_and_deep_cache(sd, adapters, tmp_path):

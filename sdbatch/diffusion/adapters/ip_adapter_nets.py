@@ -68,6 +68,7 @@ class IpAdapters:
 
     def __init__(self, load: Callable[[str], IpAdapterNet]):
         self._nets = LoadedNets(load)
+        self._encoders: dict[str, _Features] = {}
 
     def needs(self, request: Request) -> list[Need]:
         """The pictures of a row's IP-Adapters to encode."""
@@ -75,7 +76,7 @@ class IpAdapters:
 
     def encoders(self, request: Request) -> dict[str, PictureEncoder]:
         """Their encoders, by kind."""
-        return {_kind(prompt.adapter): _Features(self, prompt.adapter) for prompt in image_prompts_of(request)}
+        return {_kind(prompt.adapter): self._encoder(prompt.adapter) for prompt in image_prompts_of(request)}
 
     def tensors(
         self, request: Request, encoded: Sequence[Mapping[str, torch.Tensor]], lanes: int
@@ -90,25 +91,32 @@ class IpAdapters:
                 named[name + SCALE] = torch.tensor(prompt.scale, device=made.device)
         return found
 
-    def net(self, name: str) -> IpAdapterNet:
-        """An adapter, loaded if it is not in memory."""
-        return self._nets[name]
+    def _encoder(self, name: str) -> _Features:
+        """An adapter's encoder; threads use it, and load no network, so what they must know of it is found here."""
+        if name not in self._encoders:
+            side = self._nets[name].encoder.config.image_size
+            self._encoders[name] = _Features(lambda pixels: self._nets[name].features(pixels), side)
+        return self._encoders[name]
 
 
 class _Features(PictureEncoder):
-    """Encodes pictures: an adapter's vision tower, its projection, then the keys and values of all layers."""
+    """Encodes pictures for one adapter.
 
-    def __init__(self, adapters: IpAdapters, adapter: str):
-        self._adapters, self._adapter = adapters, adapter
+    Args:
+        encode: passes pixels through its vision tower, its projection, then the keys and values of all layers.
+        side: the tower's height and width in pixels.
+    """
+
+    def __init__(self, encode: Callable[[torch.Tensor], Mapping[str, torch.Tensor]], side: int):
+        self._encode = encode
+        cls = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
+        self._processor = cls(size=side, crop_size=side)
 
     def pixels(self, need: Need) -> torch.Tensor:
-        side = self._adapters.net(self._adapter).encoder.config.image_size
-        cls = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
-        processor = cls(size=side, crop_size=side)
-        return processor(images=need.picture.load(), return_tensors="pt").pixel_values[0]
+        return self._processor(images=need.picture.load(), return_tensors="pt").pixel_values[0]
 
     def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        return self._adapters.net(self._adapter).features(pixels)
+        return self._encode(pixels)
 
     def result(self, need: Need, encoded: Mapping[str, torch.Tensor]) -> Any:
         return encoded
