@@ -10,7 +10,7 @@ from sdbatch.bounds import Whole
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.errors import UsageError
 from sdbatch.kinds import Sizes
-from sdbatch.settings import DEVICES, DTYPES, NUMBERS, QUANTIZATIONS, SWITCHES, RunSettings
+from sdbatch.settings import COMPILES, DEVICES, DTYPES, NUMBERS, QUANTIZATIONS, RunSettings
 
 __all__ = ["LANES_ON_CPU", "EngineSettings", "resolve_engine"]
 
@@ -19,7 +19,7 @@ LANES_ON_CPU = 16
 CHOICES = {
     "device": tuple(name for name in DEVICES if name != "auto"),
     "dtype": tuple(name for name in DTYPES if name != "auto"),
-    "compile": tuple(name for name in SWITCHES if name != "auto"),
+    "compile": tuple(name for name in COMPILES if name != "auto"),
     "quantization": QUANTIZATIONS,
 }
 THREADS = Whole(1, 100_000)

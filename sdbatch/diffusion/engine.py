@@ -56,9 +56,10 @@ class Engine:
         device: "auto", "cpu" or "cuda".
         threads: CPU threads per operation, for the whole process; None for torch's default. Rounding can depend on
             it.
-        compile: "on" or "off": whether the denoiser (on CUDA also the VAE's decoder) is compiled with torch.compile
-            for the model's own size, and on CUDA the denoiser's passes are replayed from CUDA graphs if these give
-            the same bits; "auto" is "on" if there is a GPU and a compiler.
+        compile: "on": the denoiser (on CUDA also the VAE's decoder) is compiled with torch.compile for the model's own
+            size, and on CUDA the denoiser's passes are replayed from CUDA graphs if these give the same bits; "blocks":
+            the same, but only their repeated blocks are compiled; "off"; "auto" is "on" if there is a GPU and a
+            compiler.
         compile_sizes: further picture sizes to compile, such as "768x512,512x768" (width x height), at most 16.
         revision, variant: the revision of a model on the hub; the variant of its weight files.
         quantization: "int8" stores the denoiser's weights in eight bits, which takes less memory and changes the
@@ -102,9 +103,11 @@ class Engine:
     ):
         if lanes is not None and (lanes < 2 or lanes % 2):
             raise UsageError(f"lanes must be an even number of at least 2, not {lanes}")
-        for name, choice in (("compile", compile), ("release_text_encoders", release_text_encoders)):
-            if choice not in ("auto", "on", "off"):
-                raise UsageError(f"{name} {choice!r} is none of auto, on, off")
+        switches = ("auto", "on", "off")
+        given = ("compile", compile, (*switches, "blocks")), ("release_text_encoders", release_text_encoders, switches)
+        for name, choice, choices in given:
+            if choice not in choices:
+                raise UsageError(f"{name} {choice!r} is none of {', '.join(choices)}")
         if quantization not in ("none", "int8"):
             raise UsageError(f"quantization {quantization!r} is none of none, int8")
         if deep_cache < 1:

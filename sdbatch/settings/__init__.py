@@ -15,11 +15,12 @@ from sdbatch.settings.setting_groups import (
     WORKERS,
     did_you_mean,
 )
-from sdbatch.settings.worker_settings import DEVICES, DTYPES, QUANTIZATIONS, SWITCHES
+from sdbatch.settings.worker_settings import COMPILES, DEVICES, DTYPES, QUANTIZATIONS
 
 __all__ = [
     "ADAPTERS",
     "APPROXIMATIONS",
+    "COMPILES",
     "COMPRESSIONS",
     "DEVICES",
     "DTYPES",
@@ -34,7 +35,6 @@ __all__ = [
     "ROW_OPTIONS",
     "RUN_FIELDS",
     "SCORES",
-    "SWITCHES",
     "TABLE",
     "WORKERS",
     "RunSettings",

@@ -9,12 +9,13 @@ from sdbatch.bounds import Number, Whole
 from sdbatch.kinds import Choice, Flag, Pair, Sizes, Text
 from sdbatch.settings.setting_groups import APPROXIMATIONS, MONITORING, WORKERS, of_the_run, unimportant
 
-__all__ = ["DEVICES", "DTYPES", "QUANTIZATIONS", "SECONDS", "SWITCHES", "WorkerSettings"]
+__all__ = ["COMPILES", "DEVICES", "DTYPES", "QUANTIZATIONS", "SECONDS", "SWITCHES", "WorkerSettings"]
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "fp16", "bf16", "fp32")
 QUANTIZATIONS = ("none", "int8")
 SWITCHES = ("auto", "on", "off")
+COMPILES = (*SWITCHES, "blocks")
 SECONDS = Number(1, 1_000_000_000)
 
 
@@ -61,7 +62,13 @@ class WorkerSettings:
         str, of_the_run(Choice(DEVICES), "default auto: a GPU if Ray has one", WORKERS, kept_in="engine")
     ] = "auto"
     compile: Annotated[
-        str, of_the_run(Choice(SWITCHES), "torch.compile; default auto: on a GPU", WORKERS, kept_in="engine")
+        str,
+        of_the_run(
+            Choice(COMPILES),
+            "torch.compile; blocks: only the model's repeated blocks, which starts sooner; default auto: on with a GPU",
+            WORKERS,
+            kept_in="engine",
+        ),
     ] = "auto"
     compile_sizes: Annotated[
         str | None,

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import threading
 
+import flow_checkpoints
+import numpy as np
 import pytest
 import torch
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
 from torch._dynamo.utils import counters
 
 from sdbatch.diffusion.accelerate import compilation
@@ -83,6 +87,82 @@ def test_only_the_batch_that_was_warmed_up_is_decoded_by_compiled_code(sd, monke
     family.decompile()
     family.decode(torch.zeros(2, 4, 8, 8))
     assert len(shapes) == 1
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_repeated_blocks_can_be_compiled_instead(sd, calls, device):
+    family = load(sd)
+    family.device = torch.device(device)
+    family.compile([(4, 8, 8)], 2, blocks=True)
+    networks = [family.denoiser, family.vae.decoder][: 1 if device == "cpu" else 2]
+    classes = BasicTransformerBlock, ResnetBlock2D
+    wanted = [module for network in networks for module in network.modules() if isinstance(module, classes)]
+    assert [call["call"].__self__ for call in calls] == wanted
+    assert not [inner for block in wanted for inner in block.modules() if inner is not block and inner in wanted]
+
+
+def test_blocks_are_compiled_during_the_network_s_own_calls_only(monkeypatch):
+    block, seen = torch.nn.Linear(2, 2), []
+    monkeypatch.setattr(compilation, "compiled", lambda call, device, sizes: lambda x: seen.append(x) or call(x))
+
+    def network(x):
+        if x is None:
+            raise ValueError
+        return block(x)
+
+    blocks = compilation.CompiledBlocks(network, [block], torch.device("cpu"))
+    x = torch.ones(1, 2)
+    assert torch.equal(blocks(x), block(x)) and len(seen) == 1
+    with pytest.raises(ValueError):
+        blocks(None)
+    block(x)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("model", ["tiny", "flux"])
+def test_equal_blocks_share_their_code_in_all_calls_and_threads(model, tmp_path, monkeypatch):
+    def whole(call, device, sizes):
+        torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 14 * sizes)
+        return torch.compile(call, backend="eager", fullgraph=True, dynamic=False)
+
+    monkeypatch.setattr(compilation, "compiled", whole)
+    torch._dynamo.reset()
+    counters.clear()
+    family = load("tiny" if model == "tiny" else flow_checkpoints.build_flux(tmp_path / "flux"))
+    own = family.latent_shape(family.info.height, family.info.width)
+    latents, timesteps, conditioning = trial_inputs(family, 4)
+    plain = torch.inference_mode()(family.denoise)(latents, timesteps, conditioning)[0]
+    family.compile([own], 2, blocks=True)
+    outputs = []
+
+    @torch.inference_mode()
+    def work():
+        outputs.append(family.denoise(latents, timesteps, conditioning)[0])
+
+    work()
+    graphs, blocks = counters["stats"]["unique_graphs"], len(family._compiled._forwards)
+    assert 0 < graphs < blocks
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    work()
+    assert counters["stats"]["unique_graphs"] == graphs
+    assert all(torch.equal(output, outputs[0]) for output in outputs)
+    assert torch.allclose(outputs[0], plain, atol=1e-5)  # uncompiled, layers on a CPU use another library
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("compile", ["on", "blocks"])
+def test_a_compiled_row_does_not_depend_on_its_neighbours(compile):
+    rows = [Request("a red circle", seed=seed, steps=6 + seed, sampler="ddim") for seed in range(4)]
+    engine = Engine("tiny", lanes=4, device="cpu", compile=compile)
+    assert engine.describe()["compile"] == compile
+    together = {image.request.seed: image.pixels for image in engine.generate(rows)}
+    plain = Engine("tiny", lanes=4, device="cpu", compile="off")
+    for row in rows:
+        (alone,), (uncompiled,) = engine.generate([row]), plain.generate([row])
+        assert np.array_equal(alone.pixels, together[row.seed])
+        assert np.abs(uncompiled.pixels.astype(int) - alone.pixels).max() <= 2
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no gcc"), FileNotFoundError("gcc"), ImportError("triton")])

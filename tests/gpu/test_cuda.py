@@ -65,9 +65,10 @@ def test_half_precision_is_no_farther_off_than_diffusers_own(compile):
     assert distance(ours, reference) <= 1.25 * distance(theirs, reference) + 0.1
 
 
+@pytest.mark.parametrize("compile", ["on", "blocks"])
 @pytest.mark.parametrize("deep_cache", [1, 3])
-def test_cuda_graphs_change_no_bit(deep_cache, monkeypatch):
-    options = {"lanes": 8, "device": "cuda", "compile": "on", "deep_cache": deep_cache}
+def test_cuda_graphs_change_no_bit(deep_cache, compile, monkeypatch):
+    options = {"lanes": 8, "device": "cuda", "compile": compile, "deep_cache": deep_cache}
     with_graphs = Engine("tiny", **options)
     assert with_graphs.describe()["cuda_graph_error"] is None
     monkeypatch.setattr("sdbatch.diffusion.device.calibration.cuda_graph_error", lambda *_: "not wanted here")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sdbatch.diffusion.request import COMMON, Request
 from tests.diffusion import flow_checkpoints, flow_references
-from tests.outputs import metadata, write_table
+from tests.outputs import content, metadata, write_table
 
 PROMPTS = ["a red fox", "misty forest at dawn, " * 9]
 
@@ -96,7 +96,8 @@ def test_a_family_through_the_command(name, tmp_path, sdbatch_command):
     settings = family.options | {"height": 64, "width": 96}
     # A setting that changes no picture.
     release = ("--release-text-encoders", "on" if name == "flux-dev" else "auto")
-    arguments = (table, tmp_path / "out", "--model", folder, "--lanes", "2", *release, *as_options(settings))
+    cut = ("--lanes", "2", "--shard-size", "1")
+    arguments = (table, tmp_path / "out", "--model", folder, *cut, *release, *as_options(settings))
     sdbatch_command("generate", *arguments)
     rows = metadata(tmp_path / "out")
     assert [row["status"] for row in rows] == ["ok", "ok"]
@@ -110,6 +111,11 @@ def test_a_family_through_the_command(name, tmp_path, sdbatch_command):
     if name not in EVERYDAY:
         said = sdbatch_command("verify", tmp_path / "out", "--remake", 2).stdout
         assert "2 images made again from their metadata, 0 of them different" in said
+        before = content(tmp_path / "out")
+        (tmp_path / "out" / "00001_stats.json").unlink()  # what a kill before the shard's last write leaves
+        (tmp_path / "out" / rows[1]["file_name"]).unlink()
+        sdbatch_command("generate", *arguments)
+        assert content(tmp_path / "out") == before
 
 
 @pytest.fixture(scope="module")

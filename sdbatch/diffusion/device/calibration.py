@@ -30,7 +30,7 @@ class Calibration:
         lanes: at the model's own size; fewer than requested if memory ran out.
         out_of_memory: messages, one for each time that lanes were halved.
         decode_batch: rows per call of the VAE.
-        compile: whether the denoiser is compiled, "on" or "off"; on CUDA also the VAE's decoder.
+        compile: what is compiled of the denoiser, "on", "blocks" or "off"; on CUDA also of the VAE's decoder.
         compile_error: why compilation failed.
         cuda_graph_error: why CUDA graphs are not used; None if they are.
         checks: the device checks, also for further sizes.
@@ -54,7 +54,7 @@ def calibrate(
 
     Args:
         lanes: the number to use if memory allows; None for as many as fit.
-        compile: "on", "off", or "auto": on CUDA, if there is a compiler.
+        compile: "on", "blocks", "off", or "auto": on CUDA, if there is a compiler.
         sizes: heights and widths to compile besides the model's own.
         least: minimum of lanes at any size.
 
@@ -64,20 +64,23 @@ def calibrate(
     pin_numerics(family.device)
     memory = _Memory(family, lanes_that_fit(family) if lanes is None else lanes)
     attention = memory.enough_for(attention_of_a_pass) if family.device.type == "cuda" else None
-    compiled, compile_error, graph_error = False, None, "compile is off"
-    if compile == "on" or (compile == "auto" and family.device.type != "cpu"):
-        compile_error = memory.enough_for(partial(warm_up, must_compile=compile == "on", sizes=sizes, least=least))
-        compiled = compile_error is None
+    compiled, compile_error, graph_error = "off", None, "compile is off"
+    if compile in ("on", "blocks") or (compile == "auto" and family.device.type != "cpu"):
+        must, blocks = compile != "auto", compile == "blocks"
+        attempt = partial(warm_up, must_compile=must, blocks=blocks, sizes=sizes, least=least)
+        compile_error = memory.enough_for(attempt)
+        if compile_error is None:
+            compiled = "blocks" if blocks else "on"
     checks = DeviceChecks(family)
     memory.enough_for(lambda family, lanes: checks.at_the_start(lanes, decode_batch(lanes, family.device)))
-    if compiled:
+    if compiled != "off":
         graph_error = memory.enough_for(cuda_graph_error)
     checks.graphs = graph_error is None
     return Calibration(
         lanes=memory.lanes,
         decode_batch=decode_batch(memory.lanes, family.device),
         out_of_memory=tuple(memory.shortages),
-        compile="on" if compiled else "off",
+        compile=compiled,
         compile_error=compile_error,
         cuda_graph_error=graph_error,
         checks=checks,
@@ -116,11 +119,18 @@ class _Memory:
 
 @torch.inference_mode()
 def warm_up(
-    family: Family, lanes: int, *, must_compile: bool, sizes: Sequence[tuple[int, int]] = (), least: int = 2
+    family: Family,
+    lanes: int,
+    *,
+    must_compile: bool,
+    blocks: bool = False,
+    sizes: Sequence[tuple[int, int]] = (),
+    least: int = 2,
 ) -> str | None:
     """Run the compiled networks once, at the model's own size and at further ones.
 
     Args:
+        blocks: as in `Family.compile`.
         sizes, least: as in `calibrate`.
 
     Returns:
@@ -132,7 +142,7 @@ def warm_up(
     own = family.latent_shape(family.info.height, family.info.width)
     shapes = list(dict.fromkeys([own, *(family.latent_shape(*size) for size in sizes)]))
     batch = decode_batch(lanes, family.device)
-    family.compile(shapes, batch)
+    family.compile(shapes, batch, blocks=blocks)
     try:
         for shape in shapes:
             trial_outputs(family.denoise, *trial_inputs(family, lanes_at(shape[1:], lanes, own[1:], least), shape))

@@ -213,7 +213,9 @@ class Family(ABC):
         """
         raise ModelError(f"deep-cache does not work with {self.info.title}: it knows no layers that can be skipped")
 
-    def compile(self, shapes: Collection[tuple[int, int, int]], decode_batch: int) -> None:  # noqa: B027  # optional
+    def compile(  # noqa: B027  # optional
+        self, shapes: Collection[tuple[int, int, int]], decode_batch: int, *, blocks: bool = False
+    ) -> None:
         """Run torch.compile on the denoiser for latents (C, h, w) of these shapes, and on CUDA on the decoder.
 
         Other shapes are not compiled: each takes a minute, and torch stops compiling after a number of them, so the
@@ -221,6 +223,7 @@ class Family(ABC):
 
         Args:
             decode_batch: rows per call of the compiled decoder.
+            blocks: whether to compile repeated blocks instead of whole networks.
         """
 
     def decompile(self) -> None:  # noqa: B027

@@ -85,7 +85,7 @@ def _failed_checks(worker: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     device = worker.get("device_name")
     if error := worker.get("compile_error"):
         yield f"compile {device}", f"torch.compile fails on {device} ({error}); the model runs slower without it"
-    on_gpu = worker.get("compile") == "on" and worker.get("device") != "cpu"
+    on_gpu = worker.get("compile") in ("on", "blocks") and worker.get("device") != "cpu"
     if on_gpu and (error := worker.get("cuda_graph_error")):
         yield f"graphs {device}", f"no CUDA graphs on {device} ({error}); the model runs slower without them"
     checks = worker.get("checks", {})
