@@ -38,7 +38,7 @@ LAYERS = (
     "diffusion.families.family diffusion.validation diffusion.accelerate.deep_cache",
     "diffusion.families.stable_diffusion diffusion.families.stable_diffusion_xl diffusion.families.transformer",
     "diffusion.families.stable_diffusion_xl_refiner"
-    " diffusion.families.flux diffusion.families.flux_2_klein diffusion.families.pixart_sigma"
+    " diffusion.families.flux diffusion.families.flux_2 diffusion.families.pixart_sigma"
     " diffusion.families.qwen_image diffusion.families.sana diffusion.families.stable_diffusion_3"
     " diffusion.families.z_image diffusion.families.lumina_2",
     "diffusion.families.chroma diffusion.families.sana_sprint",

@@ -21,6 +21,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
+    Flux2Pipeline,
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
@@ -39,6 +40,7 @@ from diffusers import (
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
+from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
@@ -78,7 +80,7 @@ def drawn(module: torch.nn.Module, seed: int) -> torch.nn.Module:
 
 @functools.cache
 def tokenizer(kind: str) -> transformers.PreTrainedTokenizerFast:
-    """A byte-level BPE, trained here; T5's appends an end, Gemma's begins with a beginning, Qwen's knows chats.
+    """A byte-level BPE, trained here; T5's appends an end, Gemma's begins with one, Qwen's and Mistral's know chats.
 
     Gemma's are one for Lumina and one for Sana, which know the words of the pipelines' instructions: with these, short
     prompts stay short.
@@ -88,7 +90,7 @@ def tokenizer(kind: str) -> transformers.PreTrainedTokenizerFast:
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet)
-    instructions = {"lumina": INSTRUCTION, "gemma": SANA_INSTRUCTION}
+    instructions = {"lumina": INSTRUCTION, "gemma": SANA_INSTRUCTION, "mistral": SYSTEM_MESSAGE}
     bpe.train_from_iterator([*CORPUS, *[instructions.get(kind, "")] * 9], trainer)
     if kind == "t5":
         bpe.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
@@ -103,6 +105,12 @@ def tokenizer(kind: str) -> transformers.PreTrainedTokenizerFast:
             "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
             "{% if add_generation_prompt %}<|im_start|>assistant\n"
             "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+        )
+    if kind == "mistral":
+        fast.padding_side = "left"
+        fast.chat_template = (
+            "<s>{% for m in messages %}<|im_start|>{{ m.role }} {% for part in m.content %}{{ part.text }}{% endfor %}"
+            "<|im_end|>{% endfor %}"
         )
     return fast
 
@@ -256,6 +264,44 @@ def qwen3(seed: int = 5, *, layers: int = 4, head: bool = False) -> transformers
 
 
 def build_klein(folder: Path, *, distilled: bool) -> Path:
+    pipeline = Flux2KleinPipeline(
+        text_encoder=qwen3(layers=28, head=True), tokenizer=tokenizer("qwen"), is_distilled=distilled, **flux2_parts()
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def build_flux2_dev(folder: Path) -> Path:
+    config = transformers.Mistral3Config(
+        text_config={
+            "model_type": "mistral",
+            "vocab_size": VOCABULARY,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 31,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+        },
+        vision_config={
+            "model_type": "pixtral",
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "head_dim": 8,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        image_token_index=7,
+    )
+    encoder = drawn(transformers.Mistral3ForConditionalGeneration(config), 5)
+    pipeline = Flux2Pipeline(text_encoder=encoder, tokenizer=tokenizer("mistral"), **flux2_parts(guidance_embeds=True))
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def flux2_parts(*, guidance_embeds: bool = False) -> dict[str, object]:
     vae = AutoencoderKLFlux2(
         block_out_channels=(8, 8, 16, 16),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -278,18 +324,10 @@ def build_klein(folder: Path, *, distilled: bool) -> Path:
         joint_attention_dim=96,
         timestep_guidance_channels=32,
         axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=False,
+        guidance_embeds=guidance_embeds,
     )
-    pipeline = Flux2KleinPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(**DYNAMIC_SHIFT, time_shift_type="exponential"),
-        vae=vae,
-        text_encoder=qwen3(layers=28, head=True),
-        tokenizer=tokenizer("qwen"),
-        transformer=drawn(transformer, 3),
-        is_distilled=distilled,
-    )
-    pipeline.save_pretrained(folder)
-    return folder
+    scheduler = FlowMatchEulerDiscreteScheduler(**DYNAMIC_SHIFT, time_shift_type="exponential")
+    return {"scheduler": scheduler, "vae": vae, "transformer": drawn(transformer, 3)}
 
 
 def gemma2(seed: int = 5, layers: int = 2) -> transformers.Gemma2Model:

@@ -34,6 +34,7 @@ FAMILIES = {
     "sd3": Family(flow_checkpoints.build_sd3),
     "flux": Family(flow_checkpoints.build_flux, loras=True),
     "chroma": Family(flow_checkpoints.build_chroma, loras=True),
+    "flux2-dev": Family(flow_checkpoints.build_flux2_dev, loras=True, negative=False),
     "flux2-klein": Family(
         lambda folder: flow_checkpoints.build_klein(folder, distilled=False), loras=True, negative=False
     ),

@@ -20,6 +20,7 @@ BUILD = {
     "sd3": flow_checkpoints.build_sd3,
     "flux": flow_checkpoints.build_flux,
     "chroma": flow_checkpoints.build_chroma,
+    "flux2-dev": flow_checkpoints.build_flux2_dev,
     "flux2-klein": partial(flow_checkpoints.build_klein, distilled=True),
     "z-image": flow_checkpoints.build_z_image,
     "lumina2": flow_checkpoints.build_lumina_2,
@@ -77,6 +78,8 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_line(model, data):
         ("flux", "transformer/config.json", {"num_layers": 10**9}, "expected a whole number"),
         ("sd3", "scheduler/scheduler_config.json", {"invert_sigmas": True}, "inverted sigmas"),
         ("flux2-klein", "transformer/config.json", {"guidance_embeds": True}, "is not FLUX.2 klein"),
+        ("flux2-dev", "transformer/config.json", {"guidance_embeds": False}, "is not FLUX.2 dev"),
+        ("flux2-dev", "text_encoder/config.json", {"text_config": {"num_hidden_layers": 12}}, "fewer than 30 layers"),
         ("flux2-klein", "text_encoder/config.json", {"num_hidden_layers": 12}, "fewer than 27 layers"),
         ("z-image", "transformer/config.json", {"siglip_feat_dim": 8}, "takes pictures"),
         (

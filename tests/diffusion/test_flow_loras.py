@@ -41,6 +41,7 @@ def guided(request: Request) -> dict:
 KINDS = {
     "flux": Kind(flow_checkpoints.build_flux, guided),
     "chroma": Kind(flow_checkpoints.build_chroma, guided),
+    "dev": Kind(flow_checkpoints.build_flux2_dev, guided),
     "klein": Kind(lambda folder: flow_checkpoints.build_klein(folder, distilled=False), guided),
     "sd3": Kind(
         flow_checkpoints.build_sd3,
@@ -64,12 +65,12 @@ WEIGHTS = (
 TEXTS = (("a red fox", ""), ("misty forest at dawn, " * 9, "dull"))
 
 
-# Its text encoder has 28 layers.
-SLOW = "klein"
+# Their text encoders have some 30 layers.
+SLOW = ("dev", "klein")
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(kind, marks=pytest.mark.long) if kind == SLOW else kind for kind in KINDS]
+    scope="module", params=[pytest.param(kind, marks=pytest.mark.long) if kind in SLOW else kind for kind in KINDS]
 )
 def kind(request) -> str:
     return request.param

@@ -65,7 +65,9 @@ def test_every_family_has_samplers_of_its_own_kind():
         if family.name == "sana-sprint":
             assert set(family.samplers) == set(TRIGFLOW_SAMPLERS)
             continue
-        flows = family.name in ("sd3", "flux", "chroma", "flux2-klein", "z-image", "lumina2", "qwen-image", "sana")
+        flows = family.name in (
+            "sd3", "flux", "chroma", "flux2-dev", "flux2-klein", "z-image", "lumina2", "qwen-image", "sana"
+        )  # fmt: skip
         kind = FLOW_SAMPLERS if flows else SAMPLERS
         assert family.samplers and set(family.samplers) <= set(kind)
         assert family.defaults["sampler"] in family.samplers

@@ -74,6 +74,30 @@ QWEN_VL = (
         "vision_config": {"depth": 32, "hidden_size": 1280, "num_heads": 16, "out_hidden_size": 3584},
     },
 )
+MISTRAL_SMALL = (
+    "Mistral3ForConditionalGeneration",
+    {
+        "text_config": {
+            "model_type": "mistral",
+            "vocab_size": 131072,
+            "hidden_size": 5120,
+            "intermediate_size": 32768,
+            "num_hidden_layers": 40,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+        },
+        "vision_config": {
+            "model_type": "pixtral",
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 1540,
+            "patch_size": 14,
+        },
+    },
+)
 KL_16 = (
     "AutoencoderKL",
     {
@@ -145,6 +169,16 @@ MODELS = {
             "scheduler": (FLOW[0], {"shift": 1.0, "use_beta_sigmas": True}),
         },
         (1024, 16, 13.7),
+    ),
+    "flux2-dev": (
+        "Flux2Pipeline",
+        {
+            "transformer": ("Flux2Transformer2DModel", {}),
+            "vae": ("AutoencoderKLFlux2", {}),
+            "text_encoder": MISTRAL_SMALL,
+            "scheduler": (FLOW[0], DYNAMIC),
+        },
+        (1024, 16, 56.3),
     ),
     "flux2-klein-4b": (
         "Flux2KleinPipeline",

@@ -43,6 +43,9 @@ FAMILIES = {
         lambda request: guided(request) | dict(request.extra),
     ),
     "chroma": Family(flow_checkpoints.build_chroma, EULER | {"negative_prompt": "dull"}, guided),
+    "flux2-dev": Family(
+        flow_checkpoints.build_flux2_dev, EULER, lambda request: {"guidance_scale": request.guidance_scale}
+    ),
     "flux2-klein": Family(
         lambda folder: flow_checkpoints.build_klein(folder, distilled=False),
         EULER,

@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 
 from sdbatch.diffusion.families.chroma_family import ChromaFamily
 from sdbatch.diffusion.families.declaration import Declaration
-from sdbatch.diffusion.families.flux_2_klein_family import Flux2KleinFamily
+from sdbatch.diffusion.families.flux_2_family import Flux2DevFamily, Flux2KleinFamily
 from sdbatch.diffusion.families.flux_family import FluxFamily
 from sdbatch.diffusion.families.lumina_2_family import Lumina2Family
 from sdbatch.diffusion.families.picture_families import DepthFamily, UpscalerFamily, VariationFamily
@@ -43,6 +43,7 @@ FAMILIES: list[Declaration] = [
     StableDiffusion3Family(),
     FluxFamily(),
     ChromaFamily(),
+    Flux2DevFamily(),
     Flux2KleinFamily(),
     ZImageFamily(),
     Lumina2Family(),

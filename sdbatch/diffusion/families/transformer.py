@@ -191,10 +191,12 @@ class Transformer(Family):
         blocks = [layers for layers in self.denoiser.modules() if isinstance(layers, torch.nn.ModuleList)]
         return set(self.denoiser.modules()) - {module for layers in blocks for module in layers.modules()}
 
-    def tokenize(self, part: str, texts: Sequence[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def tokenize(
+        self, part: str, texts: Sequence[str], length: int, **options: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and mask (B, length) of texts, padded and truncated to `length`."""
         tokens = self.parts[part](
-            list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+            list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt", **options
         )
         return send(tokens.input_ids, self.device), send(tokens.attention_mask, self.device)
 

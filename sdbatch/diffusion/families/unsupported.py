@@ -22,7 +22,6 @@ UNSUPPORTED: Mapping[str, str] = {
     "CogView4Pipeline": _NOT_YET,
     "DreamLitePipeline": _NOT_YET,
     "ErnieImagePipeline": _NOT_YET,
-    "Flux2Pipeline": _NOT_YET,
     "GlmImagePipeline": "a language model plans the picture token by token",
     "HiDreamImagePipeline": "its folder lacks a text encoder, Llama 3.1, which users must provide themselves",
     "HunyuanDiTPipeline": _NOT_YET,
