@@ -5,7 +5,11 @@ The device is `meta`, which has shapes and no values: whatever needs a value fai
 
 from __future__ import annotations
 
+import sys
+
 import checkpoints
+import flow_checkpoints
+import picture_checkpoints
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -14,21 +18,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from sdbatch.diffusion import sampling, slots
 from sdbatch.diffusion.accelerate.quantization import quantize_int8
 from sdbatch.diffusion.decoding import to_pixels
+from sdbatch.diffusion.device import transfer
 from sdbatch.diffusion.embeddings import Text
-from sdbatch.diffusion.families import (
-    Components,
-    StableDiffusion,
-    StableDiffusionXL,
-    stable_diffusion,
-    stable_diffusion_xl,
-)
+from sdbatch.diffusion.families import Components, StableDiffusion, StableDiffusionXL
+from sdbatch.diffusion.families.family import Family
 from sdbatch.diffusion.lanes import Lanes
 from sdbatch.diffusion.models.inspection import inspect_model, read_config
 from sdbatch.diffusion.models.loading import load_family
-from sdbatch.diffusion.pictures import picture_encoders, picture_encodings
 from sdbatch.diffusion.pictures.picture import Picture
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.sampling import Sampling
@@ -93,6 +91,20 @@ def on_meta(folder, dtype=torch.float16, **vae_config) -> StableDiffusion:
     return family
 
 
+def whole_on_meta(folder) -> Family:
+    """A family of any kind, all of it on the device that has no values; its texts are encoded already."""
+    info = inspect_model(folder)
+    real = load_family(info, "fp32", torch.device("cpu"))
+    family = load_family(info, "bf16", META)
+    (text, *_) = real.texts(Request("x"))
+    encoded = {
+        name: torch.empty_like(x, dtype=torch.bfloat16 if x.is_floating_point() else None, device=META)
+        for name, x in real.encode([text] * 8).items()
+    }
+    family.encode = lambda texts: {name: tensor[: len(texts)] for name, tensor in encoded.items()}
+    return family
+
+
 @torch.inference_mode()
 def run(family: StableDiffusion, rows: list[Request], deep_interval: int = 1) -> int:
     """What an engine does with rows, between `submit` and pixels; returns how many pictures came out."""
@@ -117,6 +129,29 @@ def run(family: StableDiffusion, rows: list[Request], deep_interval: int = 1) ->
     return pictures
 
 
+FLOWS = {
+    "sd3": flow_checkpoints.build_sd3,
+    "flux": flow_checkpoints.build_flux,
+    "chroma": flow_checkpoints.build_chroma,
+    "flux2-dev": flow_checkpoints.build_flux2_dev,
+    "flux2-klein": lambda folder: flow_checkpoints.build_klein(folder, distilled=False),
+    "z-image": flow_checkpoints.build_z_image,
+    "lumina2": flow_checkpoints.build_lumina_2,
+    "qwen-image": flow_checkpoints.build_qwen_image,
+    "pixart-sigma": flow_checkpoints.build_pixart,
+    "sana": flow_checkpoints.build_sana,
+    "sana-sprint": lambda folder: flow_checkpoints.build_sana(folder, sprint=True),
+}
+# Not depth-to-image: whether a row can be made depends on the range of its estimated depth, for which the host waits.
+FROM_PICTURES = {
+    "sd-inpainting": (picture_checkpoints.build_inpainting, "inpainting"),
+    "sdxl-inpainting": (picture_checkpoints.build_xl_inpainting, "inpainting"),
+    "sd-instruct": (picture_checkpoints.build_instruct, "instruct-edit"),
+    "sdxl-instruct": (picture_checkpoints.build_xl_instruct, "instruct-edit"),
+    "sdxl-refiner": (picture_checkpoints.build_refiner, "image-to-image"),
+    "sd-upscaler": (picture_checkpoints.build_upscaler, "upscaling"),
+    "sd-variation": (picture_checkpoints.build_variation, "image-variation"),
+}
 ROWS = [
     Request("a", seed=0, steps=3, sampler="ddpm"),
     Request("b", seed=1, steps=2, sampler="euler_a", guidance_scale=1.0),
@@ -131,8 +166,10 @@ def sending(monkeypatch):
     def send(tensor, device):
         return tensor if device.type == "cpu" else torch.empty_like(tensor, device=device)
 
-    for module in (stable_diffusion, stable_diffusion_xl, sampling, slots, picture_encoders, picture_encodings):
-        monkeypatch.setattr(module, "send", send)
+    real = transfer.send
+    for name, module in list(sys.modules.items()):
+        if name.startswith("sdbatch.diffusion") and getattr(module, "send", None) is real:
+            monkeypatch.setattr(module, "send", send)
 
 
 @pytest.mark.parametrize("deep_interval", [1, 2])
@@ -146,6 +183,28 @@ def test_rows_go_from_noise_to_pixels_without_crossing(model, deep_interval, req
 
 def test_so_do_those_of_the_packaged_model():
     assert run(on_meta("tiny"), ROWS) == len(ROWS)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_so_do_those_of_every_transformer(name, tmp_path):
+    family = whole_on_meta(FLOWS[name](tmp_path / name))
+    sampler, options = family.info.samplers[0], {"height": 64, "width": 64}
+    options |= {"guidance_scale": 5.0} if "guidance_scale" in family.info.uses else {}
+    negative = "y" if "negative_prompt" in family.info.uses else ""
+    rows = [Request("x", negative, seed=i, steps=2, sampler=sampler, **options) for i in range(3)]
+    assert run(family, rows) == 3
+
+
+@pytest.mark.parametrize("name", FROM_PICTURES)
+def test_so_do_those_of_every_model_of_pictures(name, tmp_path):
+    build, task = FROM_PICTURES[name]
+    family = whole_on_meta(build(tmp_path / name))
+    side = 16 if task == "upscaling" else 64
+    extra = {"image": Picture(photo(side, side, 1))}
+    if task == "inpainting":
+        extra["mask_image"] = Picture(mask(side, side, 1))
+    rows = [Request("x", "y", seed=i, steps=4, sampler="ddim", task=task, extra=extra) for i in range(2)]
+    assert run(family, rows) == 2
 
 
 def test_so_do_those_of_a_model_that_is_told_its_guidance(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,6 +35,39 @@ class _Frames(VaeImages):
         return found.mean[:, :, 0], found.std[:, :, 0]
 
 
+def _forward(
+    transformer: Any,
+    hidden_states: torch.Tensor,
+    timestep: torch.Tensor,
+    encoder_hidden_states: torch.Tensor,
+    mask: torch.Tensor,
+    shape: tuple[int, int, int],
+) -> torch.Tensor:
+    """The forward of QwenImageTransformer2DModel without the lengths of texts.
+
+    diffusers computes these at each call, from a number on the host, and does not use them.
+
+    Args:
+        hidden_states: the pictures' tokens (L, tokens, channels).
+        mask: bool (L, text tokens).
+        shape: a picture's frames, and its rows and columns of tokens.
+    """
+    hidden_states = transformer.img_in(hidden_states)
+    encoder_hidden_states = transformer.txt_in(transformer.txt_norm(encoder_hidden_states))
+    temb = transformer.time_text_embed(timestep.to(hidden_states.dtype), hidden_states, None)
+    length, device = encoder_hidden_states.shape[1], hidden_states.device
+    places = transformer.pos_embed([[shape]] * len(hidden_states), max_txt_seq_len=length, device=device)
+    for block in transformer.transformer_blocks:
+        encoder_hidden_states, hidden_states = block(
+            hidden_states=hidden_states,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_hidden_states_mask=mask,
+            temb=temb,
+            image_rotary_emb=places,
+        )
+    return transformer.proj_out(transformer.norm_out(hidden_states, temb))
+
+
 class QwenImage(Transformer):
     """Runs QwenImagePipeline."""
 
@@ -43,6 +77,9 @@ class QwenImage(Transformer):
         config = self.vae.config
         mean, std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (config.latents_mean, config.latents_std))
         self._mean, self._std = send(mean, self.device), send(std, self.device)
+
+    def network_of(self, transformer: torch.nn.Module) -> Callable[..., Any]:
+        return partial(_forward, transformer)
 
     def picture_encoder(self) -> PictureEncoder:
         return _Frames(self.vae, Pixels(self.info.vae_scale))
@@ -75,16 +112,15 @@ class QwenImage(Transformer):
     def predict(
         self, run: Callable[..., Any], latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Named
     ) -> torch.Tensor:
-        batch, _, height, width = latents.shape
+        _, _, height, width = latents.shape
         velocity = run(
-            hidden_states=pack(latents),
+            pack(latents),
             # Cast to the transformer's dtype before the division, as in the pipeline.
-            timestep=timesteps.to(self.dtype) / 1000,
-            encoder_hidden_states=conditioning["encoder_hidden_states"],
-            encoder_hidden_states_mask=conditioning["mask"],
-            img_shapes=[[(1, height // 2, width // 2)]] * batch,
-            return_dict=False,
-        )[0]
+            timesteps.to(self.dtype) / 1000,
+            conditioning["encoder_hidden_states"],
+            conditioning["mask"],
+            (1, height // 2, width // 2),
+        )
         return unpack(velocity, latents.shape)
 
     def rescale(self, request: Request) -> float:
