@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from sdbatch.diffusion.accelerate.cpu import keep_freed_memory
-from sdbatch.diffusion.accelerate.quantization import quantize_int8
+from sdbatch.diffusion.accelerate.quantization import QUANTIZERS, check_quantization
 from sdbatch.diffusion.adapters.lora_rows import Lora
 from sdbatch.diffusion.adapters.net_kinds import NET_KINDS
 from sdbatch.diffusion.adapters.net_loading import row_nets
@@ -63,7 +63,8 @@ class Engine:
         compile_sizes: further picture sizes to compile, such as "768x512,512x768" (width x height), at most 16.
         revision, variant: the revision of a model on the hub; the variant of its weight files.
         quantization: "int8" stores the denoiser's weights in eight bits, which takes less memory and changes the
-            picture; "none".
+            picture; "fp8" also has its linear layers multiply in eight bits, which needs a GPU of compute capability
+            8.9 or newer, or a CPU, which emulates it; "none".
         deep_cache: run the inner layers of a UNet (DeepCache), or the blocks after the first of a transformer, only on
             every N-th call of a row; 1 for every call. Larger values are faster and change the picture.
         release_text_encoders: "on" or "off": whether text encoders leave the device while the denoiser runs; "auto" is
@@ -108,14 +109,13 @@ class Engine:
         for name, choice, choices in given:
             if choice not in choices:
                 raise UsageError(f"{name} {choice!r} is none of {', '.join(choices)}")
-        if quantization not in ("none", "int8"):
-            raise UsageError(f"quantization {quantization!r} is none of none, int8")
         if deep_cache < 1:
             raise UsageError(f"deep_cache must be at least 1, not {deep_cache}")
         if threads is not None:
             torch.set_num_threads(threads)
         self._device = resolve_device(device)
         self.device = str(self._device)
+        check_quantization(quantization, self._device)
         is_inspected = isinstance(model, ModelInfo)
         self.info = model if is_inspected else inspect_model(model, revision=revision, variant=variant)
         compile_sizes = Sizes().check("compile_sizes", compile_sizes)
@@ -131,8 +131,8 @@ class Engine:
         self._merged = tuple(merged)
         self._compile_sizes = compile_sizes
         self._quantization = quantization
-        if quantization == "int8":
-            quantize_int8(self.family.denoiser, self.family.keep_whole())
+        if quantization != "none":
+            QUANTIZERS[quantization](self.family.denoiser, self.family.keep_whole())
         if self._released:
             self.family.release_text_encoders()
         self._find_adapter = find_adapter

@@ -13,7 +13,7 @@ __all__ = ["COMPILES", "DEVICES", "DTYPES", "QUANTIZATIONS", "SECONDS", "SWITCHE
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "fp16", "bf16", "fp32")
-QUANTIZATIONS = ("none", "int8")
+QUANTIZATIONS = ("none", "int8", "fp8")
 SWITCHES = ("auto", "on", "off")
 COMPILES = (*SWITCHES, "blocks")
 SECONDS = Number(1, 1_000_000_000)
@@ -94,7 +94,8 @@ class WorkerSettings:
         str | None,
         of_the_run(
             Choice(QUANTIZATIONS),
-            "int8: weights of the denoiser in eight bits, for less memory; default none",
+            "int8: weights of the denoiser in eight bits, for less memory; fp8: its linear layers, not its "
+            "convolutions, also multiply in eight bits, on GPUs of compute capability 8.9 or newer; default none",
             APPROXIMATIONS,
             kept_in="engine",
             before="none",

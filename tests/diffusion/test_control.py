@@ -167,7 +167,9 @@ def test_what_can_not_be_run_fails_its_own_row(sd, sdxl, nets, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"quantization": "int8"}, pytest.param({"compile": "on"}, marks=pytest.mark.long)], ids=str
+    "options",
+    [{"quantization": "int8"}, {"quantization": "fp8"}, pytest.param({"compile": "on"}, marks=pytest.mark.long)],
+    ids=str,
 )
 def test_neighbours_change_no_byte_with(options, sd, nets):
     """Compiled, rows with nets have lanes of their own, and those without must not notice; that takes minutes."""

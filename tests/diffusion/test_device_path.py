@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from sdbatch.diffusion.accelerate.quantization import quantize_int8
+from sdbatch.diffusion.accelerate.quantization import QUANTIZERS
 from sdbatch.diffusion.decoding import to_pixels
 from sdbatch.diffusion.device import transfer
 from sdbatch.diffusion.embeddings import Text
@@ -222,9 +222,10 @@ def test_so_do_those_that_start_from_pictures(model, request):
     assert run(on_meta(request.getfixturevalue(model)), rows) == 3
 
 
-def test_so_do_those_of_eight_bit_weights(sd):
+@pytest.mark.parametrize("quantization", QUANTIZERS)
+def test_so_do_those_of_eight_bit_weights(quantization, sd):
     family = on_meta(sd)
-    quantize_int8(family.denoiser, family.keep_whole())
+    QUANTIZERS[quantization](family.denoiser, family.keep_whole())
     assert run(family, ROWS) == len(ROWS)
 
 

@@ -130,9 +130,9 @@ def test_a_file_that_is_not_finite_fails_the_rows_that_name_it(folder, files, tm
 
 
 @of_sd
-@pytest.mark.parametrize("options", [{"deep_cache": 2}, {"quantization": "int8"}], ids=str)
+@pytest.mark.parametrize("options", [{"deep_cache": 2}, {"quantization": "int8"}, {"quantization": "fp8"}], ids=str)
 def test_approximations_go_with_loras(options, folder, files):
-    """A LoRA of weight 0 is none, and one of some weight is: through the same approximated UNet."""
+    """A LoRA of weight 0 is none, one of some weight is, alone as in company: through the same approximated UNet."""
     rows = [None, f"{files['everything']}:0", str(files["everything"])]
     extras = [{"lora": lora} if lora else {} for lora in rows]
     limited = {"guidance_stop": 0.5, "steps": 4, "sampler": "ddim"}
@@ -141,6 +141,8 @@ def test_approximations_go_with_loras(options, folder, files):
     plain, zero, full = (found[i].pixels.astype(int) for i in range(3))
     assert np.abs(plain - zero).max() <= 1
     assert np.abs(plain - full).mean() > 5
+    (alone,) = made(Engine(folder, lanes=4, **options), requests[2:]).values()
+    assert np.array_equal(alone.pixels, full)
 
 
 @of_sd

@@ -211,7 +211,9 @@ def test_what_can_not_be_run_fails_its_own_row(folders, adapters, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"quantization": "int8"}, pytest.param({"compile": "on"}, marks=pytest.mark.long)], ids=str
+    "options",
+    [{"quantization": "int8"}, {"quantization": "fp8"}, pytest.param({"compile": "on"}, marks=pytest.mark.long)],
+    ids=str,
 )
 def test_neighbours_change_no_byte_with(options, folders, adapters):
     rows = [row(0, steps=3), row(1, adapters["sd"][0], steps=3), row(2, steps=3)]
