@@ -54,6 +54,19 @@ def test_the_calls_are_those_of_the_samplers(tmp_path):
     assert f"{(10 + 5) + (19 + 9) + 11 + 10 + 19} calls of the model" in said
 
 
+def test_weights_in_eight_bits_take_less_memory(tmp_path):
+    prompts = write_table(tmp_path / "prompts.parquet", {"prompt": ["a red circle"]})
+
+    def megabytes(*options) -> tuple[float, float]:
+        said = sdbatch("plan", prompts, tmp_path / "out", *options).stdout
+        told = re.search(r"million parameters take ([\d.]+) MB in fp32 or ([\d.]+) MB in fp16(.*); --measure", said)
+        assert told[3] == (f", with layers of the denoiser in {options[1]}" if options else "")
+        return float(told[1]), float(told[2])
+
+    whole, int8, fp8 = megabytes(), megabytes("--quantization", "int8"), megabytes("--quantization", "fp8")
+    assert all(fewest < fewer < all_ for fewest, fewer, all_ in zip(int8, fp8, whole, strict=True))
+
+
 def test_measuring_says_time_and_memory(tmp_path):
     prompts = write_table(tmp_path / "prompts.parquet", {"prompt": ["a red circle"] * 40})
     said = sdbatch("plan", prompts, tmp_path / "out", "--steps", 3, "--measure", "--lanes", 4, "--actors", 2).stdout

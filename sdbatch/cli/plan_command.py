@@ -239,16 +239,19 @@ def _measured(plan: Plan, settings: RunSettings, forecast: Forecast) -> Any:
 
 
 def _weights(plan: Plan, settings: RunSettings) -> str:
-    from sdbatch.diffusion.calls import BYTES_PER_PARAMETER, count_parameters, weight_bytes
+    from sdbatch.diffusion.calls import count_parameters, weight_bytes
     from sdbatch.diffusion.device.gpu_room import room_on_gpus
     from sdbatch.diffusion.families import family_named
 
-    numbers = count_parameters(plan.model)
+    recorded = plan.record.engine
+    quantization = settings.quantization or ("none" if recorded is None else recorded.quantization)
     dtypes = ("fp32", str(plan.model.defaults["dtype"])) if settings.dtype == "auto" else (settings.dtype,)
-    sizes = " or ".join(f"{size(numbers * BYTES_PER_PARAMETER[dtype])} in {dtype}" for dtype in dict.fromkeys(dtypes))
+    bytes_in = {dtype: weight_bytes(plan.model, dtype, quantization) for dtype in dtypes}
+    sizes = " or ".join(f"{size(weights.together)} in {dtype}" for dtype, weights in bytes_in.items())
+    eight_bit = "" if quantization == "none" else f", with layers of the denoiser in {quantization}"
     release = settings.release_text_encoders if family_named(plan.model.family).releases_text_encoders else "off"
-    room = room_on_gpus(weight_bytes(plan.model, dtypes[-1]), release)
-    return f"the model's {numbers / 1e6:,.1f} million parameters take {sizes}" + (
+    room = room_on_gpus(bytes_in[dtypes[-1]], release, weight_bytes(plan.model, dtypes[-1]))
+    return f"the model's {count_parameters(plan.model) / 1e6:,.1f} million parameters take {sizes}{eight_bit}" + (
         f"; in {dtypes[-1]} {room}" if room else ""
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from sdbatch.diffusion.adapters.control_rows import control_calls, controls_of
 from sdbatch.diffusion.adapters.lora_names import DENOISERS
 from sdbatch.diffusion.checkpoints.configs import Config, read_config
+from sdbatch.diffusion.checkpoints.weights import Tensor
 from sdbatch.diffusion.device.gpu_room import WeightBytes
 from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.guidance import guidance_scales, paired_calls
@@ -26,6 +28,14 @@ __all__ = ["BYTES_PER_PARAMETER", "count_parameters", "lane_calls", "needs_table
 
 # Bytes of a number by dtype.
 BYTES_PER_PARAMETER = {"fp32": 4, "fp16": 2, "bf16": 2}
+# The layers of a denoiser that are quantised: all of a UNet but the outer convolutions and the texts' keys and values;
+# those in a transformer's lists of blocks. A family's engine half decides; this is near enough for an estimate.
+QUANTISED_NAMES = {
+    "unet": re.compile(r"(?!conv_in\.|conv_out\.|.*\.attn2\.to_[kv]\.).*\.weight"),
+    "transformer": re.compile(r"\w+\.\d+\..*\.weight"),
+}
+# The numbers of inputs and outputs that fp8 accepts are multiples of this one.
+FP8_WIDTHS = 16
 
 
 def lane_calls(request: Request, info: ModelInfo, *, compiled: bool = True) -> int:
@@ -101,12 +111,27 @@ def count_parameters(info: ModelInfo) -> int:
     return sum(tensor.numbers for tensors in headers(info).values() for tensor in tensors.values())
 
 
-def weight_bytes(info: ModelInfo, dtype: str) -> WeightBytes:
-    """The memory that the model's weights take, by what needs them, estimated from the headers of its files."""
+def weight_bytes(info: ModelInfo, dtype: str, quantization: str = "none") -> WeightBytes:
+    """The memory that the model's weights take, by what needs them, estimated from the headers of its files.
+
+    Args:
+        quantization: as in `Engine`.
+    """
     sorts = {part.name: part.sort for part in family_named(info.family).parts}
     found = {"text_encoders": 0, "denoiser": 0, "others": 0}
     for name, tensors in headers(info).items():
         group = "denoiser" if name in DENOISERS else "others"
         group = "text_encoders" if sorts.get(name) == "text_encoder" else group
         found[group] += BYTES_PER_PARAMETER[dtype] * sum(tensor.numbers for tensor in tensors.values())
+        if name in DENOISERS and quantization != "none":
+            eight = (tensor for key, tensor in tensors.items() if _is_quantised(name, key, tensor, quantization))
+            found[group] -= (BYTES_PER_PARAMETER[dtype] - 1) * sum(tensor.numbers for tensor in eight)
     return WeightBytes(**found)
+
+
+def _is_quantised(part: str, name: str, tensor: Tensor, quantization: str) -> bool:
+    if not QUANTISED_NAMES[part].fullmatch(name):
+        return False
+    if quantization == "fp8":
+        return len(tensor.shape) == 2 and not any(width % FP8_WIDTHS for width in tensor.shape)
+    return len(tensor.shape) in (2, 4)

@@ -14,6 +14,8 @@ from references import Reference
 
 from sdbatch.diffusion.accelerate.quantization import Float8Linear, quantize_fp8, why_no_fp8
 from sdbatch.diffusion.engine import Engine
+from sdbatch.diffusion.models.inspection import inspect_model
+from sdbatch.diffusion.models.loading import load_family
 from sdbatch.diffusion.request import Request
 
 ROWS = [Request(f"prompt {i % 3}", seed=i, steps=4 + i % 3, guidance_scale=(1, 7.5)[i % 2]) for i in range(8)]
@@ -148,8 +150,9 @@ def test_bytes_are_the_same_beside_other_rows_when_compiled(sd):
 
 def test_layers_that_a_family_keeps_whole_are_spared(sd, flux):
     for folder in (sd, flux):
-        family = Engine(folder, lanes=2, quantization="fp8").family
+        family = load_family(inspect_model(folder), "fp32", torch.device("cpu"))
         kept = family.keep_whole()
+        quantize_fp8(family.denoiser, kept)
         layers = [layer for layer in family.denoiser.modules() if isinstance(layer, torch.nn.Linear)]
         assert {layer in kept for layer in layers} == {True, False}
         assert all(isinstance(layer, Float8Linear) is (layer not in kept) for layer in layers)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import checkpoints
+import flow_checkpoints
 import numpy as np
 import pytest
 import torch
 from references import Reference
 
+from sdbatch.diffusion.accelerate.quantization import QUANTIZERS
+from sdbatch.diffusion.calls import weight_bytes
 from sdbatch.diffusion.engine import Engine
+from sdbatch.diffusion.models.inspection import inspect_model
+from sdbatch.diffusion.models.loading import load_family
 from sdbatch.diffusion.request import Request
 from sdbatch.errors import UsageError
 
@@ -45,12 +51,25 @@ def test_pictures_are_those_of_rounded_weights(sd, deep_cache):
         assert not off, f"pixels off by more than 2 of 255: {off}"
 
 
-def test_the_unet_takes_little_more_than_a_quarter_of_the_memory():
-    def size(engine: Engine) -> int:
-        unet = engine.family.denoiser
-        return sum(tensor.nbytes for tensor in (*unet.parameters(), *unet.buffers()))
+def size(denoiser: torch.nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*denoiser.parameters(), *denoiser.buffers()))
 
-    assert size(Engine("tiny", quantization="int8")) < 0.35 * size(Engine("tiny"))
+
+def test_the_unet_takes_little_more_than_a_quarter_of_the_memory():
+    whole, eight = (Engine("tiny", quantization=quantization).family.denoiser for quantization in ("none", "int8"))
+    assert size(eight) < 0.35 * size(whole)
+
+
+@pytest.mark.parametrize("build", [None, checkpoints.build_sdxl, flow_checkpoints.build_flux])
+def test_a_plan_knows_the_memory(build, tmp_path):
+    """But for the scales, which are a few hundredths of weights as narrow as these."""
+    info = inspect_model("tiny" if build is None else build(tmp_path / "model"))
+    for quantization, quantize in QUANTIZERS.items():
+        family = load_family(info, "fp32", torch.device("cpu"))
+        quantize(family.denoiser, family.keep_whole())
+        estimated = weight_bytes(info, "fp32", quantization)
+        assert estimated.denoiser == pytest.approx(size(family.denoiser), rel=0.04)
+        assert estimated.others == weight_bytes(info, "fp32").others
 
 
 def test_an_unknown_one_is_refused(sd):

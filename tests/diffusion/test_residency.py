@@ -197,6 +197,12 @@ def test_what_fits_on_a_gpu_in_turns():
         "too much for a GPU of 24 GB; leaves 7 of 48 GB, 39 of 80 GB for sampling "
         "(the text encoders' 17 GB leave the GPU meanwhile on 48 and 80 GB)"
     )
+    # In eight bits it leaves more, but is loaded before it is quantised.
+    eight_bits = WeightBytes(text_encoders=16_600_000_000, denoiser=20_600_000_000, others=300_000_000)
+    assert room_on_gpus(eight_bits, loaded=qwen_image) == (
+        "too much for a GPU of 24 GB; leaves 27 of 48 GB, 42 of 80 GB for sampling "
+        "(the text encoders' 17 GB leave the GPU meanwhile on 48 GB)"
+    )
     # The peak is that of the larger phase, also if it is the text encoders'.
     assert "1 of 24" not in str(room_on_gpus(WeightBytes(20_000_000_000, 3_000_000_000)))
     assert room_on_gpus(WeightBytes(20_000_000_000, 3_000_000_000)).startswith("leaves 4 of 24 GB")

@@ -48,6 +48,18 @@ def test_images_are_made_again_from_their_metadata_rows_alone(tmp_path, sdbatch_
     assert "1 of them different" in process.stdout
 
 
+def test_images_of_fp8_are_made_again(tmp_path, sdbatch_command):
+    prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["a red circle", "a blue square"]}), tmp_path / "out"
+    options = ("--steps", 4, "--sampler", "ddim", "--actors", 1)
+    sdbatch_command("generate", prompts, out, "--quantization", "fp8", *options)
+    assert json.loads((out / "run.json").read_text())["engine"]["quantization"] == "fp8"
+    said = sdbatch_command("verify", out, "--remake", 2).stdout
+    assert "2 images made again from their metadata, 0 of them different" in said
+    sdbatch_command("generate", prompts, tmp_path / "whole", *options)
+    pictures = [(folder / "00000" / "000000000.png").read_bytes() for folder in (out, tmp_path / "whole")]
+    assert pictures[0] != pictures[1]
+
+
 def test_outputs_of_earlier_versions_are_made_again_with_the_settings_of_their_runs(tmp_path, sdbatch_command):
     prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one", "two"], "id": [1, 2]}), tmp_path / "out"
     options = ("--steps", 4, "--sampler", "ddim", "--guidance-start", 0.3, "--guidance-stop", 0.7)
