@@ -3,8 +3,9 @@
     python benchmarks/approximations.py [--model tiny] [--rows 64] [--stops 0.75 0.5] [--deep-cache 2 3] …
 
 `--guidance-stop`: guidance up to a share of the calls. `--deep-cache`: a UNet's inner layers, or a transformer's blocks
-after the first, only on every N-th call. `--quantization int8`: its weights in eight bits. For `tiny`, with scenes that
-it was never trained on, a reader of its pictures reports the share of pictures that follow their prompt.
+after the first, only on every N-th call. `--quantization`: its weights in eight bits, and with fp8 its linear layers'
+products. For `tiny`, with scenes that it was never trained on, a reader of its pictures reports the share of them that
+follow their prompts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from engine_measure import add_options, alternate, make_engine, run_engine, uniform_table
 from engine_models import model_folder
 
+from sdbatch.diffusion.accelerate.quantization import QUANTIZERS
 from sdbatch.diffusion.engine import Engine
 from training.tiny.judge import describe, questions, scores
 
@@ -41,7 +43,8 @@ def main() -> None:
         runs[f"guidance-stop {stop:g}"] = exact, [replace(row, guidance_stop=stop) for row in rows]
     for interval in arguments.deep_cache:
         runs[f"deep-cache {interval}"] = make_engine(folder, arguments, deep_cache=interval), rows
-    runs["quantization int8"] = make_engine(folder, arguments, quantization="int8"), rows
+    for quantization in QUANTIZERS:
+        runs[f"quantization {quantization}"] = make_engine(folder, arguments, quantization=quantization), rows
     pictures = {name: run_engine(*run) for name, run in runs.items()}
     seconds = alternate({name: lambda run=run: run_engine(*run) for name, run in runs.items()}, arguments.rounds)
     print(f"{exact.describe()}\ndifferences of 255, over all pixels of {len(rows)} pictures:")

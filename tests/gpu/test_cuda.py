@@ -19,6 +19,7 @@ from sdbatch.diffusion.device.headroom import MAX_LANES
 from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.models.inspection import inspect_model
 from sdbatch.diffusion.request import Request
+from sdbatch.errors import UsageError
 from tests.diffusion.references import Reference
 
 pytestmark = pytest.mark.gpu
@@ -63,6 +64,23 @@ def test_half_precision_is_no_farther_off_than_diffusers_own(compile):
     reference, theirs = (diffusers_pictures(rows, dtype) for dtype in (torch.float32, torch.float16))
     # Two rounding errors of the same size; neither is always the smaller one.
     assert distance(ours, reference) <= 1.25 * distance(theirs, reference) + 0.1
+
+
+@pytest.mark.parametrize("compile", ["on", "off"])
+def test_a_row_of_fp8_depends_on_no_other_and_is_near_the_emulated_one(compile):
+    options = {"lanes": 8, "quantization": "fp8"}
+    if torch.cuda.get_device_capability() < (8, 9):
+        with pytest.raises(UsageError, match=r"compute capability 8\.9"):
+            Engine("tiny", device="cuda", compile=compile, **options)
+        return
+    rows = [Request("a red circle", seed=i, steps=20, sampler="ddim") for i in range(6)]
+    engine = Engine("tiny", device="cuda", compile=compile, dtype="fp32", **options)
+    together = by_seed(engine, rows)
+    for row in rows[:2]:
+        assert np.array_equal(by_seed(engine, [row])[row.seed], together[row.seed])
+    whole = by_seed(Engine("tiny", lanes=8, device="cuda", compile=compile, dtype="fp32"), rows)
+    emulated = by_seed(Engine("tiny", device="cpu", dtype="fp32", **options), rows)
+    assert distance(together, emulated) <= distance(together, whole)
 
 
 @pytest.mark.parametrize("compile", ["on", "blocks"])
