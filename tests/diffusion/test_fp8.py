@@ -11,6 +11,7 @@ import pytest
 import torch
 from flow_references import engine as flow_engine
 from references import Reference
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdbatch.diffusion.accelerate.quantization import Float8Linear, quantize_fp8, why_no_fp8
 from sdbatch.diffusion.engine import Engine
@@ -96,6 +97,23 @@ def test_it_is_the_product_of_numbers_rounded_by_hand():
     # Of a sum that rounds to the nearest bfloat16, and of that and the bias.
     assert (found - wanted).abs().le(wanted.abs() * OF_RESULT + 1e-6).all()
     assert (found[3] == 0).all()
+
+
+def test_the_layout_of_the_input_in_memory_changes_nothing():
+    """Nor does the product get rows that are not side by side, which GPUs refuse."""
+    layer, x = in_fp8(linear(64, 48)), torch.randn(64, 20)
+    strides = []
+
+    class Spy(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if "scaled_mm" in str(function):
+                strides.append((args[0].stride(), args[1].stride()))
+            return function(*args, **(kwargs or {}))
+
+    with Spy():
+        assert torch.equal(layer(x.t()), layer(x.t().contiguous()))
+        layer(x.t()[None])
+    assert strides == [((64, 1), (1, 64))] * 3
 
 
 def test_a_row_depends_on_no_other():

@@ -91,7 +91,8 @@ class Float8Linear(torch.nn.Linear):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        rows, scale = _scaled(x.reshape(-1, self.in_features))
+        # On a GPU the numbers of a row must be side by side.
+        rows, scale = _scaled(x.reshape(-1, self.in_features).contiguous())
         by_row = F.ScalingType.RowWise
         # torch's kernels for GPUs have bfloat16 results in every release that has them at all.
         made = F.scaled_mm(rows, self.kept.t(), scale, by_row, self.scale, by_row, output_dtype=torch.bfloat16)
