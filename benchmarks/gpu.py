@@ -1,7 +1,8 @@
 """Checks sdbatch on a GPU: correctness, then speed, in stages of under nine minutes each.
 
     python benchmarks/gpu.py check|sd15|sdxl|mixed|lora|klein [--out gpu-results]   on a machine with a CUDA device
-    python benchmarks/gpu.py fp8-sd15|fp8-sdxl|fp8-klein [--out gpu-results]        the same, of compute capability 8.9
+    python benchmarks/gpu.py blocks-sd15|blocks-klein [--out gpu-results]           --compile blocks against on
+    python benchmarks/gpu.py fp8-sd15|fp8-sdxl|fp8-klein [--out gpu-results]        compute capability 8.9 or newer
     python benchmarks/gpu.py report [--out gpu-results]                             the section of RESULTS.md, on stdout
     python benchmarks/gpu.py --smoke                                                every stage on a CPU, small models
 
@@ -20,6 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import gpu_speed  # noqa: E402
 from gpu_bench import Bench  # noqa: E402
+from gpu_blocks import BLOCKS_STAGES  # noqa: E402
 from gpu_check import check, digest  # noqa: E402
 from gpu_fp8 import FP8_STAGES  # noqa: E402
 from gpu_report import markdown  # noqa: E402
@@ -31,6 +33,7 @@ STAGES = {
     "mixed": gpu_speed.mixed,
     "lora": gpu_speed.lora,
     "klein": gpu_speed.klein,
+    **BLOCKS_STAGES,
     **FP8_STAGES,
 }
 

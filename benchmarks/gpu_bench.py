@@ -36,8 +36,9 @@ class Bench:
             return model
         return "klein-small" if model == "klein" else "tiny"
 
-    def engine(self, model: str | Path, lanes: int | None, **settings) -> Engine:
-        compile = "off" if self.smoke else "on"
+    def engine(self, model: str | Path, lanes: int | None, compile: str = "on", **settings) -> Engine:
+        """An engine; in smoke mode nothing is compiled."""
+        compile = "off" if self.smoke else compile
         return Engine(model, lanes=lanes, device=self.device, compile=compile, **settings)
 
 

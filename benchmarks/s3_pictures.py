@@ -5,8 +5,8 @@
 An S3 server on this machine (SeaweedFS) holds a table and a JPEG for each of its rows, of 512 to 1024 pixels per
 side. The pictures are read, decoded and resized as for the real engine. In place of its passes there is a clock: a
 pass takes as long as on a GPU of that rate, it begins when it was queued and the pass before has ended, and, as with
-the real engine, at most `RUN_AHEAD` passes are queued or running when the host goes on. Compared are the same run with and
-without pictures, from an engine's first look at its work to the end of its last pass, and the passes alone.
+the real engine, at most `RUN_AHEAD` passes are queued or running when the host goes on. Compared are the same run
+with and without pictures, from an engine's first look at its work to the end of its last pass, and the passes alone.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ class Engine:
             "attention": self._found.attention,
             "threads": torch.get_num_threads() if self._device.type == "cpu" else None,
             "compile": self.compile,
-            "compile_sizes": self._compile_sizes if self.compile == "on" else "",
+            "compile_sizes": self._compile_sizes if self.compile != "off" else "",
             "compile_error": self._found.compile_error,
             "cuda_graph_error": self._found.cuda_graph_error or self._sampling.graph_error,
             "quantization": self._quantization,

@@ -29,7 +29,8 @@ def test_every_stage_runs_without_ray_and_keeps_what_it_found(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=1800, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     stages = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
-    assert sorted(stages) == ["check", "fp8-klein", "fp8-sd15", "fp8-sdxl", "klein", "lora", "mixed", "sd15", "sdxl"]
+    compared = ["blocks-klein", "blocks-sd15", "fp8-klein", "fp8-sd15", "fp8-sdxl"]
+    assert set(stages) == {"check", "klein", "lora", "mixed", "sd15", "sdxl", *compared}
     for name in ("fp8-klein", "fp8-sd15", "fp8-sdxl"):
         found = {finding["name"]: finding["value"] for finding in stages[name]["findings"]}
         assert found["none, same bytes alone"] and found["fp8, same bytes alone"]
