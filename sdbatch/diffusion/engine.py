@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,20 +15,18 @@ import torch
 import transformers
 
 from sdbatch.diffusion.accelerate.cpu import keep_freed_memory
-from sdbatch.diffusion.accelerate.quantization import QUANTIZERS, check_quantization
+from sdbatch.diffusion.accelerate.quantization import check_quantization
 from sdbatch.diffusion.adapters.lora_rows import Lora
-from sdbatch.diffusion.adapters.net_kinds import NET_KINDS
-from sdbatch.diffusion.adapters.net_loading import row_nets
 from sdbatch.diffusion.decoding import Decoded, Decoder
 from sdbatch.diffusion.device.calibration import calibrate
 from sdbatch.diffusion.device.hardware import describe_device
 from sdbatch.diffusion.device.headroom import releases_text_encoders
 from sdbatch.diffusion.device.memory import forget, is_out_of_memory, release_cached
 from sdbatch.diffusion.device.numerics import describe_numerics
-from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.lanes import Lanes, LaneSet, halved
 from sdbatch.diffusion.models.inspection import ModelInfo, inspect_model
-from sdbatch.diffusion.models.loading import load_family, resolve_device, resolve_dtype
+from sdbatch.diffusion.models.loading import resolve_device, resolve_dtype
+from sdbatch.diffusion.preparation import Options, prepared_family
 from sdbatch.diffusion.request import GeneratedImage, Request
 from sdbatch.diffusion.rescue import Rescue
 from sdbatch.diffusion.sampling import NoRoomForRow, Sampling
@@ -104,13 +103,15 @@ class Engine:
     ):
         if lanes is not None and (lanes < 2 or lanes % 2):
             raise UsageError(f"lanes must be an even number of at least 2, not {lanes}")
-        switches = ("auto", "on", "off")
-        given = ("compile", compile, (*switches, "blocks")), ("release_text_encoders", release_text_encoders, switches)
-        for name, choice, choices in given:
-            if choice not in choices:
-                raise UsageError(f"{name} {choice!r} is none of {', '.join(choices)}")
-        if deep_cache < 1:
-            raise UsageError(f"deep_cache must be at least 1, not {deep_cache}")
+        options = Options(
+            compile=compile,
+            compile_sizes=Sizes().check("compile_sizes", compile_sizes),
+            quantization=quantization,
+            deep_cache=deep_cache,
+            release_text_encoders=release_text_encoders,
+            merged=tuple(merged),
+            find_adapter=find_adapter,
+        )
         if threads is not None:
             torch.set_num_threads(threads)
         self._device = resolve_device(device)
@@ -118,30 +119,15 @@ class Engine:
         check_quantization(quantization, self._device)
         is_inspected = isinstance(model, ModelInfo)
         self.info = model if is_inspected else inspect_model(model, revision=revision, variant=variant)
-        compile_sizes = Sizes().check("compile_sizes", compile_sizes)
-        check_compile_sizes(compile_sizes, self.info)
-        if compile_sizes and compile == "off":
-            raise UsageError("compile_sizes: nothing is compiled with compile='off'")
+        check_compile_sizes(options.compile_sizes, self.info)
         self.dtype = resolve_dtype(dtype, self._device, self.info)
         if self._device.type == "cpu":
             keep_freed_memory()
-        self._released = releases_text_encoders(self.info, self.dtype, self._device, release_text_encoders)
-        encoder_device = torch.device("cpu") if self._released else self._device
-        self.family = load_family(self.info, self.dtype, self._device, merged, encoder_device)
-        self._merged = tuple(merged)
-        self._compile_sizes = compile_sizes
-        self._quantization = quantization
-        if quantization != "none":
-            QUANTIZERS[quantization](self.family.denoiser, self.family.keep_whole())
-        if self._released:
-            self.family.release_text_encoders()
-        self._find_adapter = find_adapter
-        if any(field.name in NET_KINDS for field in family_named(self.info.family).fields):
-            self.family.nets = row_nets(self.info, self.family.denoiser, find_adapter, skips_layers=deep_cache > 1)
-        if deep_cache > 1:
-            self.family.cache_deep_features()
+        released = releases_text_encoders(self.info, self.dtype, self._device, release_text_encoders)
+        self._options = replace(options, release_text_encoders="on" if released else "off")
+        self.family = prepared_family(self.info, self.dtype, self._device, self._options)
         least = max(2 * -(-ENGINE_TASKS[task].branches // 2) for task in self.info.tasks)
-        self._found = calibrate(self.family, lanes, compile, Sizes.sides(compile_sizes), least)
+        self._found = calibrate(self.family, lanes, compile, Sizes.sides(options.compile_sizes), least)
         self.compile = self._found.compile
         self._out_of_memory = list(self._found.out_of_memory)
         own_shape = self.family.latent_shape(self.info.height, self.info.width)[1:]
@@ -197,12 +183,12 @@ class Engine:
             "attention": self._found.attention,
             "threads": torch.get_num_threads() if self._device.type == "cpu" else None,
             "compile": self.compile,
-            "compile_sizes": self._compile_sizes if self.compile != "off" else "",
+            "compile_sizes": self._options.compile_sizes if self.compile != "off" else "",
             "compile_error": self._found.compile_error,
             "cuda_graph_error": self._found.cuda_graph_error or self._sampling.graph_error,
-            "quantization": self._quantization,
+            "quantization": self._options.quantization,
             "deep_cache": self._lanes.deep_interval,
-            "text_encoders_released": self._released,
+            "text_encoders_released": self._options.release_text_encoders == "on",
             "checks": dict(self._found.checks.found),
             "lane_invariant": self._found.checks.lane_invariant,
             "out_of_memory": [*self._out_of_memory, *self._decoder.shortages],
@@ -364,18 +350,9 @@ class Engine:
             self._out_of_memory.append(f"{lanes} lanes halved to {self.lanes} after {self._submitted} rows")
 
     def _float32(self) -> Engine:
-        return Engine(
-            self.info,
-            lanes=2,
-            dtype="fp32",
-            device=self.device,
-            compile="off",
-            quantization=self._quantization,
-            deep_cache=self._lanes.deep_interval,
-            release_text_encoders="on" if self._released else "auto",
-            merged=self._merged,
-            find_adapter=self._find_adapter,
-        )
+        release = "on" if self._options.release_text_encoders == "on" else "auto"
+        options = replace(self._options, compile="off", compile_sizes="", release_text_encoders=release)
+        return Engine(self.info, lanes=2, dtype="fp32", device=self.device, **vars(options))
 
     def _drop_everything(self) -> None:
         lanes = self._lanes

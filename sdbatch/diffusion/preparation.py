@@ -1,0 +1,74 @@
+"""How an engine runs its model, and the model's networks made ready for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sdbatch.diffusion.accelerate.quantization import QUANTIZERS
+from sdbatch.diffusion.adapters.lora_rows import Lora
+from sdbatch.diffusion.adapters.net_kinds import NET_KINDS
+from sdbatch.diffusion.adapters.net_loading import row_nets
+from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.families import family_named
+from sdbatch.diffusion.families.family import Family
+from sdbatch.diffusion.models.loading import load_family
+from sdbatch.errors import UsageError
+
+__all__ = ["Options", "prepared_family"]
+
+SWITCH = ("auto", "on", "off")
+CHOICES = {"compile": (*SWITCH, "blocks"), "release_text_encoders": SWITCH}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The arguments of an `Engine` that decide how its model runs.
+
+    Raises:
+        UsageError: a value that no engine takes.
+    """
+
+    compile: str
+    compile_sizes: str
+    quantization: str
+    deep_cache: int
+    release_text_encoders: str
+    merged: tuple[Lora, ...]
+    find_adapter: Callable[[str], Path] | None
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            if (choice := getattr(self, name)) not in choices:
+                raise UsageError(f"{name} {choice!r} is none of {', '.join(choices)}")
+        if self.deep_cache < 1:
+            raise UsageError(f"deep_cache must be at least 1, not {self.deep_cache}")
+        if self.compile_sizes and self.compile == "off":
+            raise UsageError("compile_sizes: nothing is compiled with compile='off'")
+
+
+def prepared_family(info: ModelInfo, dtype: str, device: torch.device, options: Options) -> Family:
+    """The loaded family, with LoRAs merged, weights quantised and whatever its rows may name.
+
+    Args:
+        options: with "on" or "off" for `release_text_encoders`.
+
+    Raises:
+        ModelError: the model can't be read.
+        RunError: it does not fit into the device's memory.
+    """
+    released = options.release_text_encoders == "on"
+    family = load_family(info, dtype, device, options.merged, torch.device("cpu") if released else device)
+    if options.quantization != "none":
+        QUANTIZERS[options.quantization](family.denoiser, family.keep_whole())
+    if released:
+        family.release_text_encoders()
+    skips = options.deep_cache > 1
+    if any(field.name in NET_KINDS for field in family_named(info.family).fields):
+        family.nets = row_nets(info, family.denoiser, options.find_adapter, skips_layers=skips)
+    if skips:
+        family.cache_deep_features()
+    return family
