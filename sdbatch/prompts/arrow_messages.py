@@ -1,7 +1,8 @@
 """The messages of Arrow's IPC format, checked one by one before Arrow decodes them.
 
-A file is the stream between two marks, so both are read from the front. What a message says of itself is read here
-from its flatbuffer, by the layout of Message.fbs and Schema.fbs in Arrow's `format` folder.
+A stream is read from the front, a file by its footer: not all writers put a readable stream in front of that. What
+they say of themselves is read here from their flatbuffers, by the layouts of Message.fbs and File.fbs in Arrow's
+`format` folder.
 """
 
 from __future__ import annotations
@@ -24,17 +25,20 @@ MAX_ROWS = 2**31 - 1  # of a record batch: other implementations count no furthe
 SCHEMA, DICTIONARY, BATCH = 1, 2, 3
 TOO_LARGE = f"holds more than {MAX_BODY_BYTES >> 30} GB in one record batch; write it in smaller ones"
 CUT_SHORT = "is cut short"
+DAMAGED = "is not Arrow's format, or damaged"
+# The place of a table; the table's layout (its size, the table's, the places of version, kind and content); the table:
+# the place of its layout, its content, version and kind.
+MESSAGE = "<I5H2xiIhB5x"
 
 
 @dataclass(frozen=True)
 class Message:
     """A message of a stream.
 
-        Attributes:
-            kind: MAX_ROWS = 2**31 - 1  # of a record batch: other implementations count no further
-    SCHEMA, DICTIONARY or BATCH.
-            rows: of a record batch.
-            content: as it stands in the stream; empty if it was skipped.
+    Attributes:
+        kind: SCHEMA, DICTIONARY or BATCH.
+        rows: of a record batch.
+        content: as it stands in a stream; empty if it was skipped.
     """
 
     kind: int
@@ -58,25 +62,61 @@ def messages(file: BinaryIO, wanted: Iterator[bool] | None = None) -> Iterator[M
     head = file.read(8)
     if head.startswith(FEATHER_1):
         raise pa.ArrowInvalid("is Feather version 1, which is not read; write it as version 2, or as Parquet")
-    if head.startswith(MAGIC):
-        _check_end(file)
-        file.seek(8)
-    else:
-        file.seek(0)
+    file.seek(0)
+    try:
+        yield from _of_file(file, wanted) if head.startswith(MAGIC) else _of_stream(file, wanted)
+    except (struct.error, IndexError, ValueError) as exc:
+        if isinstance(exc, pa.ArrowException):
+            raise
+        raise pa.ArrowInvalid(DAMAGED) from exc
+
+
+def _of_stream(file: BinaryIO, wanted: Iterator[bool] | None) -> Iterator[Message]:
     while header := _header(file):
-        try:
-            message = _read(file, header, wanted)
-        except (struct.error, IndexError, ValueError) as exc:
-            if isinstance(exc, pa.ArrowException):
-                raise
-            raise pa.ArrowInvalid("is not Arrow's format, or damaged") from exc
-        yield message
+        yield _read(file, header, wanted)
 
 
-def _check_end(file: BinaryIO) -> None:
-    file.seek(-len(MAGIC), 2)
-    if file.read() != MAGIC:
+def _of_file(file: BinaryIO, wanted: Iterator[bool] | None) -> Iterator[Message]:
+    footer, end = _footer(file)
+    table = _Table(footer)
+    yield Message(SCHEMA, 0, _schema_message(footer, table.target(1)))
+    blocks = [block for field in (2, 3) if table.has(field) for block in table.structs(field, "<qi4xq")]
+    # Blocks that overlap would make a small file as large as one likes.
+    if any(min(block) < 0 for block in blocks) or sum(head + body for _, head, body in blocks) > end:
+        raise pa.ArrowInvalid(DAMAGED)
+    for offset, _, _ in blocks:
+        file.seek(offset)
+        header = _header(file)
+        if not header:
+            raise pa.ArrowInvalid(DAMAGED)
+        yield _read(file, header, wanted)
+
+
+def _footer(file: BinaryIO) -> tuple[bytes, int]:
+    """The flatbuffer at the end of a file, and where it begins."""
+    last = 4 + len(MAGIC)
+    end = file.seek(0, 2) - last
+    file.seek(max(0, end))
+    tail = file.read()
+    if end < 8 or not tail.endswith(MAGIC):
         raise pa.ArrowInvalid(CUT_SHORT)
+    (size,) = struct.unpack_from("<i", tail)
+    if not 0 < size <= min(MAX_HEADER_BYTES, end):
+        raise pa.ArrowInvalid(DAMAGED)
+    file.seek(end - size)
+    return file.read(size), end - size
+
+
+def _schema_message(footer: bytes, schema: int) -> bytes:
+    """The message that a stream would begin with, made of a footer and the place of the schema in it.
+
+    The dictionaries' numbers must stay as they are, so the schema is not written anew: the message's table stands in
+    front of the whole footer, and points into it.
+    """
+    front = struct.calcsize(MESSAGE)
+    flat = struct.pack(MESSAGE, 16, 10, 12, 8, 10, 4, 12, front + schema - 20, 4, SCHEMA) + footer
+    flat += bytes(-len(flat) % 8)
+    return struct.pack("<II", CONTINUATION, len(flat)) + flat
 
 
 def _header(file: BinaryIO) -> bytes:
@@ -92,7 +132,7 @@ def _header(file: BinaryIO) -> bytes:
     if size == 0:
         return b""
     if size > MAX_HEADER_BYTES:
-        raise pa.ArrowInvalid("is not Arrow's format, or damaged")
+        raise pa.ArrowInvalid(DAMAGED)
     flat = file.read(size)
     if len(flat) < size:
         raise pa.ArrowInvalid(CUT_SHORT)
@@ -109,7 +149,7 @@ def _read(file: BinaryIO, header: bytes, wanted: Iterator[bool] | None) -> Messa
     batch = table.table(2) if kind == BATCH else table.table(2).table(1)
     rows = batch.number(0, "<q")
     if not 0 <= rows <= MAX_ROWS:
-        raise pa.ArrowInvalid("is not Arrow's format, or damaged")
+        raise pa.ArrowInvalid(DAMAGED)
     if kind == BATCH and (wanted is None or not next(wanted, False)):
         _skip(file, size)
         return Message(kind, rows, b"")
@@ -164,18 +204,19 @@ class _Table:
         return int(struct.unpack_from(form, self._data, self._at + self._places[field])[0])
 
     def table(self, field: int) -> _Table:
-        return _Table(self._data, self._target(field))
+        return _Table(self._data, self.target(field))
 
     def structs(self, field: int, form: str) -> Iterator[tuple[int, ...]]:
         """The entries of a vector of structs."""
-        place = self._target(field)
+        place = self.target(field)
         (count,) = struct.unpack_from("<I", self._data, place)
         size = struct.calcsize(form)
         if place + 4 + count * size > len(self._data):
             raise ValueError("a vector lies outside of its buffer")
         yield from struct.iter_unpack(form, self._data[place + 4 : place + 4 + count * size])
 
-    def _target(self, field: int) -> int:
+    def target(self, field: int) -> int:
+        """Where what the field points to begins."""
         if not self.has(field):
             raise ValueError("a field is missing")
         place = self._at + self._places[field]

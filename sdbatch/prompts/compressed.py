@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-__all__ = ["DAMAGED", "inner_name", "unpacked"]
+__all__ = ["DAMAGED", "inner_name", "packed_as", "unpacked"]
 
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 """Errors of truncated files and of files that are not what their name says. bz2 and zstd raise OSError."""
@@ -77,6 +77,17 @@ _OPENERS: dict[str, Callable[[BinaryIO], BinaryIO]] = {
     ".xz": lzma.LZMAFile,
     ".zst": lambda file: io.BufferedReader(_Zstandard(file)),
 }
+
+
+# How files begin that are compressed, by the suffix that they should have.
+_BEGINNINGS = {".gz": b"\x1f\x8b\x08", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\x00", ".zst": b"\x28\xb5\x2f\xfd"}
+_FIRST_BLOCK = b"1AY&SY"  # of bz2, after the digit of its level
+
+
+def packed_as(head: bytes) -> str | None:
+    """The suffix of the compression of a file that begins with these 10 bytes; None if it is not compressed."""
+    ending = next((ending for ending, start in _BEGINNINGS.items() if head.startswith(start)), None)
+    return None if ending == ".bz2" and head[4:] != _FIRST_BLOCK else ending
 
 
 def inner_name(path: str) -> str:

@@ -17,12 +17,13 @@ from sdbatch.prompts.compressed import inner_name
 from sdbatch.prompts.contents import SMALL_FILE_BYTES, contents
 from sdbatch.prompts.equal_schemas import EqualSchemas
 from sdbatch.prompts.input_file import InputFile
+from sdbatch.prompts.json_lines import MIXED, common_schema
 from sdbatch.prompts.partitions import is_partition, partition_columns, partitions_of
 from sdbatch.prompts.prompt_files import FORMAT as PROMPT_FILE
 from sdbatch.prompts.prompt_files import describe_prompt_file
 from sdbatch.prompts.saved_datasets import saved_files
-from sdbatch.prompts.table_kinds import is_table, kind_of_table, left_out, of_one_kind, prompt_files
-from sdbatch.prompts.text import MIXED, common_schema, describe_text
+from sdbatch.prompts.table_kinds import is_table, kind_of_file, kind_of_table, left_out, of_one_kind, prompt_files
+from sdbatch.prompts.text import describe_text
 from sdbatch.prompts.text_encodings import UTF8
 from sdbatch.prompts.wide_tables import MAX_COLUMNS, too_wide
 from sdbatch.prompts.workbooks import FORMAT as WORKBOOK
@@ -102,11 +103,14 @@ def _chosen(
         files = prompt_files(url, found)
         return PROMPT_FILE, files, left_out(url, found, files)
     if len(found) == 1 and found[0].path == url:
-        return kind_of_table(url) or "parquet", found, []
+        return kind_of_file(url), found, []
     saved = saved_files(url, found, options) if is_folder else None
     if saved is not None:
         return ARROW, saved, []
     kind, files = of_one_kind(url, found)
+    if kind in ("csv", "tsv"):  # Spark writes a partition without rows as an empty file, without a header line
+        files = [file for file in files if file.size] or files
+        found = [file for file in found if file.size]
     return kind, files, left_out(url, found, files)
 
 

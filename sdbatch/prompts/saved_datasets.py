@@ -11,8 +11,7 @@ from sdbatch.typed_json import read_object
 
 __all__ = ["saved_files"]
 
-STATE, SPLITS = "state.json", "dataset_dict.json"
-OWN = (STATE, SPLITS, "dataset_info.json")
+STATE, SPLITS, INFO = "state.json", "dataset_dict.json", "dataset_info.json"
 
 
 def saved_files(
@@ -33,10 +32,12 @@ def saved_files(
         splits = read_object(store.read(SPLITS), store.name(SPLITS)).words("splits", missing=())
         named = " or ".join(store.name(split) for split in splits[:5])
         raise InputError(f"{url}: holds a data set of several splits; name one of them: {named or url}")
-    if STATE not in files or not any(name.endswith(".arrow") for name in files):
+    if not {STATE, INFO} <= files.keys() and not (STATE in files and any(name.endswith(".arrow") for name in files)):
         return None
     state = read_object(store.read(STATE), store.name(STATE))
     names = [entry.text("filename") for entry in state.objects("_data_files", missing=[])]
     if missing := [name for name in names if name not in files]:
         raise InputError(f"{store.name(missing[0])}: is missing, and {STATE} names it")
+    if not names:
+        raise InputError(f"{url}: holds a data set without rows")
     return [files[name] for name in names]

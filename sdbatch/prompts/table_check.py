@@ -23,6 +23,7 @@ from sdbatch.prompts.made_rows import FORMAT as MADE
 from sdbatch.prompts.names import SIDES, ambiguous, candidates, exact_candidates, resembled, size_column
 from sdbatch.prompts.types import is_text
 from sdbatch.prompts.unified import unified_schema
+from sdbatch.prompts.workbooks import FORMAT as WORKBOOK
 from sdbatch.scoring.judging import judged_columns
 from sdbatch.settings import RunSettings
 from sdbatch.weighted_files import WeightedFiles
@@ -69,7 +70,7 @@ def check_table(
     if fields is None:
         fields = FIRST_FIELDS if before else ROW_FIELDS
     schema, differences = unified_schema(files)
-    first = files[0].path
+    first = _called(files[0])
     _refuse_duplicates(schema, first)
     known = {field.name: field for field in fields}
     useless = {field.name for field, _ in unused}
@@ -87,7 +88,7 @@ def check_table(
         used = dict(mapping)
     _refuse_without_prompts(files, used["prompt"])
     for setting, column in used.items():
-        _check_type(known[setting], column, schema.field(column).type, first)
+        _check_type(known[setting], column, schema.field(column).type, files)
     idle = _idle_columns(schema, used, unused)
     carried = _carried_columns(schema, used, settings, first, fields, useless, judged)
     out = pa.schema([schema.field(column).with_name(name) for column, name in carried.items()])
@@ -118,6 +119,11 @@ def _resembling(columns: Sequence[str], usable: Sequence[Field], settings: RunSe
     """Carried columns that look like a setting, unless `--column NAME=` carries that setting on purpose."""
     found = {column: resembled(column, usable) for column in columns}
     return {column: name for column, name in found.items() if name and settings.column.get(name) != ""}
+
+
+def _called(file: InputFile) -> str:
+    """How messages call a file: of a workbook, with the sheet that is read."""
+    return f"{file.path} ({file.note.removeprefix('is ')})" if file.format == WORKBOOK and file.note else file.path
 
 
 def _refuse_without_prompts(files: Sequence[InputFile], column: str) -> None:
@@ -249,11 +255,13 @@ def _is_network(field: Field) -> bool:
     return isinstance(field.kind, Several) and field.kind.networks
 
 
-def _check_type(field: Field, column: str, kind: pa.DataType, path: str) -> None:
+def _check_type(field: Field, column: str, kind: pa.DataType, files: Sequence[InputFile]) -> None:
     wanted = accepts(field, kind)
     if wanted is not None:
+        own = {file.path: file.schema.field(column).type for file in files if column in file.schema.names}
+        path = next((path for path, kind in own.items() if accepts(field, kind)), files[0].path)
         called = f"column {column!r}" + (f" ({field.name})" if column != field.name else "")
-        raise InputError(f"{path}: {called} holds {kind}; expected {wanted}")
+        raise InputError(f"{path}: {called} holds {own.get(path, kind)}; expected {wanted}")
 
 
 def _refuse_unwritable(schema: pa.Schema, path: str) -> None:

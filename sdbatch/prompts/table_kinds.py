@@ -13,9 +13,24 @@ from sdbatch.prompts.workbooks import FORMAT as WORKBOOK
 from sdbatch.prompts.workbooks import WORKBOOK_SUFFIX
 from sdbatch.storage.store import StoredFile
 
-__all__ = ["is_table", "kind_of_table", "left_out", "of_one_kind", "prompt_files"]
+__all__ = ["is_table", "kind_of_file", "kind_of_table", "left_out", "of_one_kind", "prompt_files"]
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
+FOREIGN_SUFFIXES = (
+    ".zip",
+    ".7z",
+    ".tar",
+    ".xls",
+    ".xlsm",
+    ".xlsb",
+    ".ods",
+    ".orc",
+    ".avro",
+    ".pkl",
+    ".pickle",
+    ".yaml",
+)
+READ = "Parquet, CSV, TSV, JSON, JSON Lines, .txt, .xlsx and Arrow"
 
 
 def kind_of_table(path: str) -> str | None:
@@ -28,6 +43,20 @@ def kind_of_table(path: str) -> str | None:
     if name.endswith(WORKBOOK_SUFFIX):
         return WORKBOOK
     return TEXT_FORMATS.get("." + inner_name(path).lower().rpartition(".")[2])
+
+
+def kind_of_file(path: str) -> str:
+    """The format of a table that is one file. One whose name says nothing is taken to be Parquet.
+
+    Raises:
+        InputError: its name says that it has a format that is not read.
+    """
+    kind, name = kind_of_table(path), path.lower()
+    if kind is None and inner_name(path) != path:
+        raise InputError(f"{path}: only text is read compressed (.csv, .tsv, .json, .jsonl, .txt); unpack it")
+    if kind is None and name.endswith(FOREIGN_SUFFIXES):
+        raise InputError(f"{path}: sdbatch does not read this format; it reads {READ}")
+    return kind or "parquet"
 
 
 def is_table(path: str) -> bool:

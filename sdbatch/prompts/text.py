@@ -11,28 +11,23 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import accumulate
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.csv as pcsv
-import pyarrow.json as pjson
-import pyarrow.types as pt
 
 from sdbatch.errors import InputError
-from sdbatch.prompts.compressed import DAMAGED, inner_name, unpacked
+from sdbatch.prompts.compressed import DAMAGED, inner_name, packed_as, unpacked
 from sdbatch.prompts.input_file import InputFile
 from sdbatch.prompts.json_arrays import as_lines
+from sdbatch.prompts.json_lines import joined_pieces, json_batches
 from sdbatch.prompts.text_encodings import UTF8, as_utf8, find_encoding
-from sdbatch.prompts.wide_numbers import wide_columns
-from sdbatch.prompts.wide_tables import refuse_many_keys, refuse_wide
+from sdbatch.prompts.wide_tables import refuse_wide
 from sdbatch.storage.store import Store
 
 __all__ = [
-    "MIXED",
     "PIECE_BYTES",
     "TEXT_FORMATS",
-    "common_schema",
     "describe_text",
     "encoding_of",
     "opened_text",
@@ -54,19 +49,17 @@ OTHER_DELIMITERS = (";", TAB)
 SAID_DELIMITER = re.compile(rb"sep=(.)\r?\n")
 PIECE_BYTES = 16 << 20  # read and decoded at a time
 MAX_LINE_BYTES = 64 << 20
+LONGEST_HEADER = 64 << 10  # of a list of prompts that may be a table
 # Of text that must be decoded as a whole.
 MAX_DECODED_BYTES = 1 << 30
 MAX_UNPACKED_BYTES = 256 << 20
-DEEPEST = 256  # of nested brackets in JSON
-WIDE_WHOLE = pa.decimal128(38, 0)
-MIXED = "has both integers beyond 64 bits and fractions, and no type holds both exactly; store them as text"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def describe_text(
     path: str, kind: str, options: Mapping[str, Any] | None, content: bytes | None = None
 ) -> tuple[int, pa.Schema, str, str]:
-    """Rows, columns and encoding of a text file, and a note on an unusual delimiter.
+    """Rows, columns and encoding of a text file, and a note on what is unusual.
 
     All columns of CSV and TSV are text.
 
@@ -89,8 +82,13 @@ def describe_text(
                 said = f"is read with {'tabs' if delimiter == TAB else repr(delimiter)} between its columns"
             rows = sum(batch.num_rows for batch in _csv(file, names, delimiter, names[:1]))
         else:
-            for piece in _pieces(file, kind, None):
-                rows, schema = rows + piece.num_rows, common_schema([schema, piece.schema])
+            mixed: set[str] = set()
+            if kind == "txt" and _names_columns(file):
+                said = "begins with names of columns, which are read as a prompt; name it .csv or .tsv to read a table"
+            for piece in _pieces(file, kind, None, mixed):
+                rows, schema = rows + piece.num_rows, joined_pieces(schema, piece.schema, mixed)
+            if names := sorted(mixed):
+                said = f"has text beside other values in {', '.join(map(repr, names))}, read as text"
     return rows, _text_schema("prompt") if kind == "txt" else schema, encoding, said
 
 
@@ -108,25 +106,15 @@ def text_pieces(
         yield from _pieces(stream, file.format, file.own_schema)
 
 
-def common_schema(schemas: list[pa.Schema]) -> pa.Schema:
-    """One schema for pieces of JSON with partial schemas; integers and decimals become numbers.
-
-    Raises:
-        pa.ArrowInvalid: types are incompatible, or no type holds the numbers exactly.
-    """
-    common = pa.unify_schemas(schemas, promote_options="permissive")
-    for schema in schemas:
-        for field in schema:
-            if pt.is_decimal(field.type) and not pt.is_decimal(common.field(field.name).type):
-                raise pa.ArrowInvalid(f"column {field.name!r} {MIXED}")
-    return common
-
-
 @contextmanager
 def _unpacked_text(path: str, options: Mapping[str, Any] | None, content: bytes | None) -> Iterator[BinaryIO]:
     """The file's text, unpacked if it is compressed. Raises `InputError` if it can't be unpacked."""
     source = Store(path, options).open("", block_size=PIECE_BYTES) if content is None else io.BytesIO(content)
     with source as file:
+        if inner_name(path) == path:
+            if ending := packed_as(file.read(10)):
+                raise InputError(f"{path}: is compressed, and its name does not say so; rename it to {path}{ending}")
+            file.seek(0)
         try:
             yield unpacked(path, file)
         except (*DAMAGED, OSError) as exc:
@@ -166,11 +154,13 @@ def _shown(error: Exception) -> str:
     return repr((str(error) or type(error).__name__).splitlines()[0])[1:-1][:300]
 
 
-def _pieces(file: BinaryIO, kind: str, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
+def _pieces(
+    file: BinaryIO, kind: str, schema: pa.Schema | None, mixed: set[str] | None = None
+) -> Iterator[pa.RecordBatch]:
     if kind == "txt":
         return _lines(file)
     if kind in ("jsonl", "json"):
-        return _json(file, schema)
+        return json_batches(_whole_lines(file), schema, set() if mixed is None else mixed)
     delimiter, names = _header(file, kind)
     return map(_as_text, _csv(file, names, delimiter, names)) if names else iter(())
 
@@ -204,6 +194,14 @@ def _names(file: BinaryIO, start: int, delimiter: str) -> list[str]:
     return names
 
 
+def _names_columns(file: BinaryIO) -> bool:
+    """Whether a file of prompts begins like a table. Its first line stays unread."""
+    start = file.tell()
+    names = re.split(rb"[\t,;]", file.readline(LONGEST_HEADER).strip().lower())
+    file.seek(start)
+    return b"prompt" in [name.strip(b'" ') for name in names]
+
+
 @lru_cache(maxsize=64)
 def _text_schema(*names: str) -> pa.Schema:
     return pa.schema([(name.encode(), pa.string()) for name in names])
@@ -231,50 +229,6 @@ def _csv(file: BinaryIO, names: list[str], delimiter: str, wanted: list[str]) ->
     )
     with reader:
         yield from reader
-
-
-def _json(file: BinaryIO, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
-    line = 1
-    for lines in _whole_lines(file):
-        _refuse_null(lines, line)
-        _refuse_depth(lines)
-        if schema is None:
-            refuse_many_keys(lines)
-        wide = wide_columns(lines, line)
-        # By default Arrow reads integers beyond 64 bits as floats.
-        known = schema or pa.schema([(name, WIDE_WHOLE) for name in wide])
-        reading = pjson.ReadOptions(use_threads=False, block_size=len(lines) + 1)
-        try:
-            table = pjson.read_json(pa.BufferReader(lines), reading, pjson.ParseOptions(explicit_schema=known))
-        except pa.ArrowInvalid as exc:
-            if wide and "decimal128" in str(exc):
-                name, place = next(iter(wide.items()))
-                raise pa.ArrowInvalid(f"line {place:,}: column {name!r} {MIXED}") from exc
-            raise
-        yield from table.combine_chunks().to_batches()
-        line += lines.count(b"\n")
-
-
-def _refuse_null(lines: bytes, first: int) -> None:
-    """Reject null instead of the first object, which crashes the process in Arrow's parser."""
-    if found := re.search(rb"^[ \t\r]*null", lines, re.MULTILINE):
-        number = first + lines.count(b"\n", 0, found.end())
-        raise pa.ArrowInvalid(f'line {number:,} is null; each line must be an object, such as {{"prompt": "a cat"}}')
-
-
-def _refuse_depth(lines: bytes) -> None:
-    """Reject deeply nested brackets: Arrow's recursive parser would overflow the stack."""
-    if lines.count(b"[") + lines.count(b"{") <= DEEPEST:
-        return
-    for line in lines.split(b"\n"):
-        if line.count(b"[") + line.count(b"{") > DEEPEST and _depth(line) > DEEPEST:
-            raise pa.ArrowInvalid(f"a line has brackets nested more than {DEEPEST} deep")
-
-
-def _depth(line: bytes) -> int:
-    """The depth of nested brackets; brackets in strings do not count."""
-    brackets = re.sub(rb'"(?:[^"\\]|\\.)*"|[^\[\]{}"]', b"", line)
-    return max(accumulate(1 if bracket in b"[{" else -1 for bracket in brackets), default=0)
 
 
 def _lines(file: BinaryIO) -> Iterator[pa.RecordBatch]:

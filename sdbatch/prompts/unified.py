@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.types as pt
@@ -30,7 +30,7 @@ def unified_schema(files: Sequence[InputFile]) -> tuple[pa.Schema, str]:
     types: dict[str, pa.DataType] = {field.name: field.type for field in first.schema}
     origin = dict.fromkeys(types, first.path)
     absent: dict[str, str] = {}
-    apart: dict[str, str] = {}
+    apart: dict[str, dict[str, str]] = {}  # of each column, its types, and a file that has it
     seen: set[int] = {id(first.schema)}
     for file in files[1:]:
         if id(file.schema) in seen or file.schema.equals(first.schema):
@@ -48,12 +48,12 @@ def unified_schema(files: Sequence[InputFile]) -> tuple[pa.Schema, str]:
                 if pt.is_null(known):
                     origin[field.name] = file.path
                 elif not pt.is_null(field.type):
-                    here = f"{known} in {_name(origin[field.name])}, {field.type} in {_name(file.path)}"
-                    apart.setdefault(field.name, here)
+                    here = apart.setdefault(field.name, {str(known): origin[field.name]})
+                    here.setdefault(str(field.type), file.path)
     if len(seen) == 1:
         return first.schema, ""
     parts = [f"{name!r} is missing in {_name(path)}, and null there" for name, path in absent.items()]
-    parts += [f"{name!r} ({where}) is read as {types[name]}" for name, where in apart.items()]
+    parts += [f"{name!r} ({_where(found)}) is read as {types[name]}" for name, found in apart.items()]
     more = f"; and {len(parts) - SHOWN:,} more" if len(parts) > SHOWN else ""
     said = f"the files' columns differ: {'; '.join(parts[:SHOWN])}{more}" if parts else ""
     return pa.schema([(name.encode(), kind) for name, kind in types.items()]), said
@@ -77,6 +77,10 @@ def as_unified(table: pa.Table, schema: pa.Schema, names: Sequence[str]) -> pa.T
             columns.append(column if column.type == kind else column.cast(kind, safe=False))
     fields = [schema.field(name) for name in names]
     return pa.Table.from_arrays(columns, schema=pa.schema(fields, table.schema.metadata))
+
+
+def _where(found: Mapping[str, str]) -> str:
+    return ", ".join(f"{kind} in {_name(path)}" for kind, path in found.items())
 
 
 def _name(path: str) -> str:

@@ -28,14 +28,16 @@ MAX_FILES = 10_000
 PIECE = 1 << 20
 PIECE_ROWS = 4096
 PLACE = re.compile(rb"""\br\s*=\s*["']\s*([A-Za-z]{0,3})(\d{1,10})""")
-LONGEST_PLACE = 64
+# A formula, and no value after it: of a program that does not calculate.
+FORMULA = re.compile(rb"<f\b[^>]*(?:/>|>[^<]*</f>)\s*(?:<v\s*/>|<v>\s*</v>|</c>)")
+LONGEST_FORMULA = 8192
 EXACT = 2**53  # numbers are floats
 
 
 def describe_workbook(
     path: str, options: Mapping[str, Any] | None, content: bytes | None = None
 ) -> tuple[int, pa.Schema, str]:
-    """Rows and columns of a workbook, and which sheet is read, where it has several.
+    """Rows and columns of a workbook, and a note on what is not read: other sheets, formulas without results.
 
     Raises:
         InputError: it is not a workbook, is too large once unpacked, or its first row does not name the columns.
@@ -64,14 +66,14 @@ def _content(path: str, options: Mapping[str, Any] | None, content: bytes | None
 
 
 def _sheet(path: str, content: bytes) -> tuple[list[str], Iterator[list[str | None]], str]:
-    """The columns' names, the rows without empty ones, and which sheet these are of."""
+    """The columns' names, the rows without empty ones, and a note on what is not read."""
     try:  # here, since every start without a workbook would wait for it
         from python_calamine import CalamineError, CalamineWorkbook, SheetVisibleEnum
     except ImportError as exc:
         raise InputError(
             f"{path}: workbooks are read with python-calamine, which is not installed on this machine"
         ) from exc
-    _refuse_bombs(path, content)
+    has_formulas = _refuse_bombs(path, content)
     try:
         book = CalamineWorkbook.from_filelike(io.BytesIO(content))
         visible = [sheet.name for sheet in book.sheets_metadata if sheet.visible == SheetVisibleEnum.Visible]
@@ -85,8 +87,12 @@ def _sheet(path: str, content: bytes) -> tuple[list[str], Iterator[list[str | No
         raise InputError(f"{path}: its first sheet {visible[0]!r} is empty; its first row must name the columns")
     names = [_text(cell) or "" for cell in header]
     others = len(visible) - 1
-    said = f"is read from its first sheet, {visible[0]!r}; its {others} other{'s' * (others > 1)} left out"
-    return _named(path, names), _rows(path, names, rows), said if others else ""
+    said = [f"is read from its first sheet, {visible[0]!r}; its {others} other{'s' * (others > 1)} left out"] * bool(
+        others
+    )
+    if has_formulas:
+        said.append("has formulas without results, which are read as empty cells; save it with Excel or LibreOffice")
+    return _named(path, names), _rows(path, names, rows), "; it ".join(said)
 
 
 def _named(path: str, names: list[str]) -> list[str]:
@@ -118,8 +124,10 @@ def _text(cell: Any) -> str | None:
     return str(cell) or None
 
 
-def _refuse_bombs(path: str, content: bytes) -> None:
+def _refuse_bombs(path: str, content: bytes) -> bool:
     """Unpack a workbook piece by piece, without keeping it, before it is read whole.
+
+    Returns whether it has formulas without results.
 
     Its own statements of how large its parts are may be false. Its cells are held as one rectangle, which two cells
     in opposite corners make huge.
@@ -129,7 +137,7 @@ def _refuse_bombs(path: str, content: bytes) -> None:
             parts = book.infolist()
             if len(parts) > MAX_FILES:
                 raise InputError(f"{path}: holds {len(parts):,} files, more than any workbook has")
-            total = 0
+            total, has_formulas = 0, False
             for part in parts:
                 rows, columns, tail = 0, 0, b""
                 for piece in _unpacked(part, content):
@@ -138,14 +146,17 @@ def _refuse_bombs(path: str, content: bytes) -> None:
                         raise InputError(
                             f"{path}: is larger than {MAX_UNPACKED_BYTES >> 20} MB unpacked; save it as CSV or Parquet"
                         )
-                    for letters, digits in PLACE.findall(tail + piece):
+                    whole = tail + piece
+                    for letters, digits in PLACE.findall(whole):
                         rows, columns = max(rows, int(digits)), max(columns, _column(letters))
-                    tail = piece[-LONGEST_PLACE:]
+                    has_formulas = has_formulas or FORMULA.search(whole) is not None
+                    tail = piece[-LONGEST_FORMULA:]
                 if rows * columns > MAX_CELLS:
                     raise InputError(
                         f"{path}: its cells spread over {rows:,} rows and {columns:,} columns, more than can be "
                         "held in memory; delete what is far from the table, or save it as CSV"
                     )
+            return has_formulas
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as exc:
         raise InputError(f"{path}: is not an Excel workbook, or damaged ({_one_line(exc)})") from exc
 

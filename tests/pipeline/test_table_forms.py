@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 
 import datasets
 import numpy as np
@@ -55,6 +56,13 @@ def forms(folder):
     FRAME[:1].astype({"steps": float}).to_parquet(folder / "differ" / "0.parquet")
     FRAME[1:].drop(columns="seed").to_parquet(folder / "differ" / "1.parquet")
     yield folder / "differ", {}
+    FRAME.to_json(folder / "lines.json", orient="records", lines=True)
+    yield folder / "lines.json", {}
+    text = FRAME.assign(steps=["2", 2, 3]).to_json(orient="records", lines=True)
+    (folder / "mixed.jsonl").write_text(text)
+    yield folder / "mixed.jsonl", {}
+    shutil.copy(REPOSITORY / "tests" / "prompts" / "polars" / "xyz.arrow", folder)
+    yield folder / "xyz.arrow", {}
 
 
 def test_each_form_is_run_as_it_is_planned(tmp_path, connected):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import json
 import random
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +21,16 @@ import pyarrow.feather
 import pytest
 
 from sdbatch.errors import InputError, UsageError
-from sdbatch.prompts import arrow_messages, check_table, find_inputs, list_inputs, read_rows, read_table, workbooks
+from sdbatch.prompts import (
+    arrow_messages,
+    check_table,
+    find_inputs,
+    list_inputs,
+    read_rows,
+    read_table,
+    text,
+    workbooks,
+)
 from sdbatch.prompts.pieces import Piece
 from sdbatch.settings import RunSettings
 from tests.prompts.test_other_texts import EXPECTED, FRAME, told
@@ -45,6 +57,25 @@ def dictionaries(path: Path) -> None:
         writer.write_table(table)
 
 
+def polars(name: str) -> Callable[[Path], object]:
+    """A file that polars 2.1 wrote of the same rows; as files, its Arrow has no stream in front of the footer."""
+    return lambda path: shutil.copy(Path(__file__).parent / "polars" / name, path)
+
+
+def spark(path: Path) -> None:
+    """Spark's layout: parts, one of them without rows, and what Hadoop leaves beside them."""
+    path.mkdir()
+    (path / "_SUCCESS").touch()
+    for number, part in enumerate((FRAME[:2], FRAME[:0], FRAME[2:])):
+        name = f"part-{number:05d}-8a1e3c5c-77aa-4d4d-9d9d-0123456789ab-c000"
+        if path.suffix == ".csv":
+            part.to_csv(path / f"{name}.csv", index=False, header=len(part) > 0)
+        else:
+            part.to_json(path / f"{name}.json", orient="records", lines=True)
+            (path / f"{name}.json").write_bytes((path / f"{name}.json").read_bytes().lstrip(b"\n"))
+        (path / f".{name}{path.suffix}.crc").write_bytes(b"crc\0")
+
+
 MADE: dict[str, Callable[[Path], object]] = {
     "p.arrow": ipc_file,
     "dictionaries.ipc": dictionaries,
@@ -54,6 +85,13 @@ MADE: dict[str, Callable[[Path], object]] = {
     "plain.feather": lambda path: pyarrow.feather.write_feather(TABLE, path, compression="uncompressed"),
     "p.xlsx": lambda path: FRAME.to_excel(path, index=False),
     "saved": lambda path: datasets.Dataset.from_pandas(FRAME).save_to_disk(path, num_shards=2),
+    "polars.arrow": polars("plain.arrow"),
+    "polars.ipc": polars("categories.arrow"),
+    "polars.xlsx": polars("prompts.xlsx"),
+    "spark.csv": spark,
+    "spark.json": spark,
+    "duckdb.json": lambda path: duckdb.sql(f"COPY (FROM FRAME) TO '{path}'"),
+    "datasets.json": lambda path: datasets.Dataset.from_pandas(FRAME).to_json(path),
     "duckdb.parquet": lambda path: duckdb.from_arrow(TABLE).write_parquet(str(path)),
 }
 
@@ -64,7 +102,73 @@ def test_forms(tmp_path, name):
     assert told(tmp_path / name) == EXPECTED
     assert [row.requests[0].prompt for row in rows(tmp_path / name, shard=2)] == [prompt for prompt, _, _ in EXPECTED]
     said = sdbatch("plan", tmp_path / name, tmp_path / "out").stdout
-    assert "3 rows in" in said and "bad rows  none" in said
+    assert "3 rows in" in said and "bad rows  none" in said and "left out" not in said
+
+
+def test_blocks_that_overlap_are_refused(tmp_path):
+    table = pa.table({"prompt": ["a cat"] * 1000})
+    with pa.ipc.new_file(tmp_path / "p.arrow", table.schema) as writer:
+        for _ in range(100):
+            writer.write_table(table)
+    whole = (tmp_path / "p.arrow").read_bytes()
+    assert sum(list_inputs(str(tmp_path / "p.arrow"))[0].row_groups) == 100_000
+    (tmp_path / "p.arrow").write_bytes(whole[:8] + whole[len(whole) // 2 :])  # half of the blocks, all in the footer
+    with pytest.raises(InputError, match="is not Arrow's format, or damaged"):
+        list_inputs(str(tmp_path / "p.arrow"))
+
+
+def test_text_numbers_and_flags_in_one_column_of_json(tmp_path, monkeypatch):
+    seeds = [-1, 2**64 - 1, None, "12", 12, "3.0", True]
+    rows_of_seeds = [{"prompt": "a", "seed": seed, "id": [1]} for seed in seeds]
+    (tmp_path / "p.json").write_text(json.dumps(rows_of_seeds))
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of_seeds))
+    for name in ("p.json", "p.jsonl"):
+        for piece in (text.PIECE_BYTES, 40):
+            monkeypatch.setattr(text, "PIECE_BYTES", piece)
+            made = rows(tmp_path / name)
+            assert [row.requests[0].seed for row in made[1:6] if row.requests[0].seed < 2**31] == [
+                made[2].requests[0].seed,
+                12,
+                12,
+                3,
+            ]
+            assert made[1].requests[0].seed == 2**64 - 1
+            assert [row.error for row in made] == [None] * 6 + ["seed is true; must be a number"]
+        said = sdbatch("plan", tmp_path / name, tmp_path / "out", status=1).stdout
+        assert f"{tmp_path / name} has text beside other values in 'seed', read as text" in said
+    values = [*range(10), "ten", 2.5, True, "2020-01-01", None]
+    theirs = [None if value is None else value if isinstance(value, str) else json.dumps(value) for value in values]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": "a", "x": value}) + "\n" for value in values))
+    (file,) = list_inputs(str(tmp_path / "p.jsonl"))
+    (table,) = read_rows(file, check_table([file], RunSettings()), [(0, len(values))])
+    assert table.column("x").to_pylist() == theirs
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("p.zip", b"PK", "sdbatch does not read this format; it reads Parquet, CSV"),
+        ("p.parquet.gz", gzip.compress(b"PAR1"), "only text is read compressed"),
+        (
+            "p.csv",
+            gzip.compress(b"prompt\na\n"),
+            r"is compressed, .*; rename it to .*p\.csv\.gz",
+        ),
+        ("p.json", FRAME.to_json().encode(), 'is laid out by columns; write it by rows, with orient="records"'),
+    ],
+)
+def test_what_is_no_table_by_its_name_or_beginning(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        list_inputs(str(tmp_path / name))
+
+
+def test_a_table_in_a_list_of_prompts_is_said(tmp_path):
+    FRAME.to_csv(tmp_path / "p.txt", sep="\t", index=False, encoding="utf-16")  # Excel's "Unicode text"
+    said = sdbatch("plan", tmp_path / "p.txt", tmp_path / "out").stdout
+    assert "p.txt begins with names of columns, which are read as a prompt; name it .csv or .tsv" in said
+    (tmp_path / "p.txt").write_text("a prompt, on time\n")
+    assert "names of columns" not in sdbatch("plan", tmp_path / "p.txt", tmp_path / "out").stdout
 
 
 def test_only_record_batches_that_are_needed_are_decoded(tmp_path, monkeypatch):
@@ -130,6 +234,9 @@ def test_a_saved_data_set_is_what_it_names(tmp_path):
     with pytest.raises(InputError, match=r"several splits; name one of them: .*two/train or .*two/test"):
         list_inputs(str(tmp_path / "two"))
     assert told(tmp_path / "two" / "test") == EXPECTED
+    saved.select([]).save_to_disk(tmp_path / "none")
+    with pytest.raises(InputError, match="none: holds a data set without rows"):
+        list_inputs(str(tmp_path / "none"))
     (tmp_path / "one" / "data-00000-of-00001.arrow").unlink()
     with pytest.raises(InputError, match=r"is missing, and state\.json names it"):
         list_inputs(str(tmp_path / "one"))
@@ -159,6 +266,25 @@ def test_workbooks(tmp_path):
     assert table.column("flag").to_pylist() == ["true", None]
     said = sdbatch("plan", path, tmp_path / "out").stdout
     assert f"{path} is read from its first sheet, 'Sheet'; its 1 other left out" in said
+
+
+def test_what_a_workbook_does_not_hold_is_said(tmp_path):
+    book = openpyxl.Workbook()
+    book.active.title = "Notes"
+    book.active["A1"] = "read me"
+    prompts = book.create_sheet("Prompts")
+    for row in (["prompt", "seed"], ["a cat", "=1+1"]):
+        prompts.append(row)
+    book.save(tmp_path / "p.xlsx")
+    with pytest.raises(InputError, match=r"\(read from its first sheet, 'Notes'; its 1 other left out; it has formulas .*\): has no"):
+        rows(tmp_path / "p.xlsx")
+    book.remove(book["Notes"])
+    book.save(tmp_path / "p.xlsx")
+    said = sdbatch("plan", tmp_path / "p.xlsx", tmp_path / "out").stdout
+    assert "p.xlsx has formulas without results, which are read as empty cells" in said
+    prompts["B2"] = 5
+    book.save(tmp_path / "p.xlsx")
+    assert "formulas" not in sdbatch("plan", tmp_path / "p.xlsx", tmp_path / "out").stdout
 
 
 def test_workbooks_that_are_none(tmp_path, monkeypatch):
@@ -215,7 +341,7 @@ def test_files_that_differ_are_united_by_name_as_duckdb_does(tmp_path):
         )
     said = sdbatch("plan", tmp_path, tmp_path / "out").stdout
     (line,) = [line for line in said.splitlines() if "the files' columns differ" in line]
-    assert "'steps' (int64 in 0.parquet, double in 1.parquet) is read as double" in line
+    assert "'steps' (int64 in 0.parquet, double in 1.parquet, int32 in 2.parquet) is read as double" in line
     assert "'more' is missing in 0.parquet, and null there" in line
 
 
@@ -223,6 +349,9 @@ def test_files_that_do_not_go_together(tmp_path):
     write_table(tmp_path / "0.parquet", {"prompt": ["a"], "id": [1]})
     write_table(tmp_path / "1.parquet", {"prompt": ["a"], "id": [[1]]})
     with pytest.raises(InputError, match=r"1\.parquet: column 'id' holds list.*; in .*0\.parquet it holds int64"):
+        check_table(list_inputs(str(tmp_path)), RunSettings())
+    write_table(tmp_path / "1.parquet", {"prompt": [b"a"], "id": [1]})
+    with pytest.raises(InputError, match=r"1\.parquet: column 'prompt' holds binary; expected text"):
         check_table(list_inputs(str(tmp_path)), RunSettings())
     write_table(tmp_path / "1.parquet", {"caption": ["a"], "id": [1]})
     with pytest.raises(InputError, match=r"1\.parquet: has no column 'prompt'"):
@@ -232,8 +361,8 @@ def test_files_that_do_not_go_together(tmp_path):
 def test_a_prompt_a_file(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
-    for name, text in {"b_2": "  two\nlines \r\n", "a": "ein Würfel\n", "empty": "\n"}.items():
-        (folder / f"{name}.txt").write_bytes(text.encode())
+    for name, content in {"b_2": "  two\nlines \r\n", "a": "ein Würfel\n", "empty": "\n"}.items():
+        (folder / f"{name}.txt").write_bytes(content.encode())
     (folder / "utf16.txt").write_text("mit Marke", "utf-16")
     (folder / "beside.csv").write_text("prompt\nx\n")
     found = find_inputs(str(folder), per_file=True)

@@ -105,7 +105,7 @@ def test_arrays_of_json(tmp_path):
     path.write_text('[{"prompt": "a", "seed": 18446744073709551615}]')
     assert rows(path)[0].requests[0].seed == 2**64 - 1
     for content, words in (
-        ('{"prompt": "a"}', "is not an array; expected an array of objects"),
+        ('{"prompt":\n"a"}', "is not an array; expected an array of objects"),
         ('["a", 3]', "item 2 is int; expected an array"),
         ("[1,", "is not JSON"),
         ("[" * 100_000, "is nested too deeply"),

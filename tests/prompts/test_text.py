@@ -143,7 +143,7 @@ def test_text_of_no_encoding_is_refused_with_line_and_byte(tmp_path: Path, conte
         ("p.csv", "prompt\na cat, sitting\n", "Expected 1 columns, got 2"),
         ("p.csv", "a cat\na dog\n", "has no column 'prompt'"),
         ("p.csv", "prompt,prompt\na,b\n", "more than one column 'prompt'"),
-        ("p.jsonl", '{"prompt": "a"}\n{"prompt": 3}\n', "JSON parse error"),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": [3]}\n', "JSON parse error"),
         ("p.jsonl", '{"prompt": "a"\n', "JSON parse error"),
         ("p.jsonl", "[1, 2]\n", "JSON parse error"),
         (
