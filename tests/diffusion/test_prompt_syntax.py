@@ -229,9 +229,9 @@ def test_what_cannot_be_encoded_fails_alone(model):
         ("a cat AND a dog", a1111, "AND combines prompts"),
         ("a cat <lora:dog:0.5>", a1111, "<lora:dog:0.5> names a network"),
         ("a (cat:1.2.3)", a1111, "'1.2.3' is not a number"),
-        ("a cat.swap(dog)", compel, ".swap() in the prompt"),
+        ("a cat.swap(dog)", compel, "prompt: .swap() needs"),
         ('("a cat", "a dog").blend(1)', compel, "compel can't read the prompt"),
-        ("a cat withLora(dog)", compel, "withLora() in the prompt"),
+        ("a cat withLora(dog)", compel, "prompt: withLora() names"),
     ]
     requests = [Request(prompt, steps=2, extra=extra) for prompt, extra, _ in wrong]
     images = {image.index: image for image in Engine(folder, lanes=4).generate([*requests, Request("a cat", steps=2)])}

@@ -104,8 +104,63 @@ def test_halves_stay_halves_and_mixed_components_keep_their_numbers(models, tmp_
     assert torch.equal(unet["conv_in.weight"], mixed[f"{UNET}input_blocks.0.0.weight"])
 
 
+OLD_NAMES = {
+    "sd1": ("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer.", "epsilon"),
+    "sd2": ("cond_stage_model.", "conditioner.embedders.0.", "epsilon"),  # SD-Turbo's, whose UNet predicts noise
+}
+
+
+@pytest.mark.parametrize("kind", OLD_NAMES)
+def test_names_that_automatic1111_replaces(models, tmp_path, kind):
+    folder, file = models[kind]
+    usual, old, prediction_type = OLD_NAMES[kind]
+    renamed = {name.replace(usual, old): tensor for name, tensor in load_file(file).items()}
+    save_file(renamed, tmp_path / "old.safetensors")
+    info = inspect_model(tmp_path / "old.safetensors", tokenizer=folder)
+    assert info.prediction_type == prediction_type
+    assert not list(info.folder.glob("*.safetensors"))
+    expected = inspect_model(file, tokenizer=folder, prediction_type=prediction_type)
+    for ours, theirs in zip(pictures(info), pictures(expected), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_a_file_with_a_part_of_its_text_encoder_is_refused(models, tmp_path):
+    folder, file = models["sd1"]
+    tensors = load_file(file)
+    gap = {name: tensor for name, tensor in tensors.items() if ".encoder.layers.1." not in name}
+    save_file(gap, tmp_path / "gap.safetensors")
+    with pytest.raises(ModelError, match=r"its text encoder lacks .*encoder\.layers\.1\.mlp\.fc1\.weight"):
+        inspect_model(tmp_path / "gap.safetensors", tokenizer=folder)
+    with torch.device("meta"):
+        config = json.loads((PUBLISHED / "sd1.json").read_text())["text_encoder"] | {"num_hidden_layers": 6}
+        half = texts("sd1", [CLIPTextModel(CLIPTextConfig(**config)).state_dict()])
+    shapes = {name: Tensor("F16", tuple(tensor.shape)) for name, tensor in (tensors | half).items()}
+    with pytest.raises(ModelError, match="its text encoder has 6 layers; one of this width has 12"):
+        single_file_configs(SingleFile(Path("x.safetensors"), "sd1", shapes, {}))
+
+
+def test_what_the_metadata_says_is_used_or_refused(models, tmp_path):
+    folder, file = models["sd1"]
+    for said, expected in (("v", "v_prediction"), ("epsilon", "epsilon"), ("", "epsilon")):
+        save_file(load_file(file), tmp_path / "x.safetensors", {"modelspec.prediction_type": said})
+        assert inspect_model(tmp_path / "x.safetensors", tokenizer=folder).prediction_type == expected
+    save_file(load_file(file), tmp_path / "x.safetensors", {"modelspec.prediction_type": "edm"})
+    with pytest.raises(ModelError, match=r"its metadata says that it predicts 'edm'.*--prediction-type"):
+        inspect_model(tmp_path / "x.safetensors", tokenizer=folder)
+    info = inspect_model(tmp_path / "x.safetensors", tokenizer=folder, prediction_type="v_prediction")
+    assert info.prediction_type == "v_prediction"
+
+
 ONE = torch.zeros(1)
 CONV = "model.diffusion_model.input_blocks.0.0.weight"
+UNET_SHAPES = {
+    CONV: (1, 4, 1, 1),
+    f"{UNET}input_blocks.1.0.out_layers.3.weight": (64, 1, 1, 1),
+    f"{UNET}input_blocks.1.1.transformer_blocks.0.norm1.weight": (1,),
+    f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (1, 1),
+    f"{UNET}input_blocks.1.1.proj_in.weight": (1, 1),
+    f"{UNET}out.2.weight": (4, 1, 1, 1),
+}
 FOREIGN = {
     "is a LoRA": {"lora_unet_down_blocks_0.lora_down.weight": ONE},
     "is a textual inversion embedding": {"emb_params": ONE},
@@ -113,6 +168,11 @@ FOREIGN = {
     "is a FLUX model": {"model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale": ONE},
     "is Stable Diffusion 3": {"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": ONE},
     "is one component": {"down_blocks.0.resnets.0.conv1.weight": ONE},
+    "has only averaged weights": {
+        "model_ema.diffusion_modelout0bias": ONE,
+        "first_stage_model.decoder.conv_in.weight": ONE,
+    },
+    "has no tensors": {},
     "is a VAE": {"decoder.conv_in.weight": ONE, "encoder.conv_in.weight": ONE},
     "is not a Stable Diffusion checkpoint": {"weight": ONE},
     r"8 input channels \(editing by instruction\)": {CONV: torch.zeros(1, 8, 1, 1)},
@@ -127,6 +187,11 @@ FOREIGN = {
     },
     "holds F8_E4M3; sdbatch reads": {
         CONV: torch.zeros(1, 4, 1, 1, dtype=torch.float8_e4m3fn),
+        "cond_stage_model.model.token_embedding.weight": ONE,
+        "first_stage_model.decoder.conv_in.weight": ONE,
+    },
+    r"lacks first_stage_model\.encoder\.down\.0\.block\.0\.conv1": {
+        **{name: torch.zeros(shape) for name, shape in UNET_SHAPES.items()},
         "cond_stage_model.model.token_embedding.weight": ONE,
         "first_stage_model.decoder.conv_in.weight": ONE,
     },

@@ -11,22 +11,22 @@ LONG = "a big red circle beside a small blue square " * 6
 
 def test_rows_of_all_syntaxes_in_one_table(tmp_path, sdbatch_command):
     columns = {
-        "prompt": ["a (red:1.3) circle", "a (red:1.3) circle", LONG, LONG, "a red++ circle", "a [red|blue] circle"],
-        "Prompt Syntax": ["a1111", None, None, "a1111", "compel", "a1111"],
-        "long prompts": [None, None, None, None, "truncate", None],
-        "clip skip": [0, None, None, 1, None, None],
+        "prompt": [*["a (red:1.3) circle"] * 2, LONG, LONG, "a red++ circle", "a [red|blue] circle", "red.swap(blue)"],
+        "Prompt Syntax": ["a1111", None, None, "a1111", "compel", "a1111", "compel"],
+        "long prompts": [None, None, None, None, "truncate", None, None],
+        "clip skip": [0, None, None, 1, None, None, None],
     }
     frame = pd.DataFrame(columns | {"seed": 1}).astype({"clip skip": "Int64"})
     frame.to_parquet(tmp_path / "prompts.parquet")
     run = (tmp_path / "prompts.parquet", tmp_path / "out")
     said = sdbatch_command("plan", *run, "--steps", 2, status=1).stdout
-    assert "[from:to:when]" in said and "row 5" in said
+    assert "[from:to:when]" in said and "row 5" in said and "prompt: .swap()" in said and "bad rows  2 of 7" in said
     sdbatch_command("generate", *run, "--steps", 2, "--actors", 1, status=1)
     rows = metadata(tmp_path / "out")
-    assert [row["prompt_syntax"] for row in rows] == ["a1111", "plain", "plain", "a1111", "compel", "a1111"]
-    assert [row["clip_skip"] for row in rows] == [0, 0, 0, 1, 0, 0]
+    assert [row["prompt_syntax"] for row in rows] == ["a1111", "plain", "plain", "a1111", "compel", "a1111", "compel"]
+    assert [row["clip_skip"] for row in rows] == [0, 0, 0, 1, 0, 0, 0]
     assert [row["prompt_truncated"] for row in rows[:5]] == [False, False, True, False, False]
-    assert [row["status"] for row in rows] == ["ok"] * 5 + ["failed"] and "[from:to:when]" in rows[5]["error"]
+    assert [row["status"] for row in rows] == ["ok"] * 5 + ["failed"] * 2 and "[from:to:when]" in rows[5]["error"]
     assert len({row["sha256"] for row in rows[:5]}) == 5
     said = sdbatch_command("plan", *run, "--steps", 2, "--prompt-syntax", "compel", status=2).stderr
     assert "--prompt-syntax 'plain'" in said and len(said.splitlines()) == 1

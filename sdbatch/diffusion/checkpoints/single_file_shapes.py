@@ -22,6 +22,8 @@ PREDICTION_TYPES = ("epsilon", "v_prediction")
 # Features of an attention head: of CLIP's text encoders, and of the UNets of 2.x and XL.
 HEAD = 64
 HEADS_OF_SD1 = 8
+# By the width of a published text encoder. Of 2.x the last layer is not used, and files may lack it.
+LAYERS = {768: 12, 1024: 23, 1280: 32}
 # Values of `modelspec.prediction_type`, which training tools write.
 SPECIFIED = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
 INPAINTING = {
@@ -72,16 +74,27 @@ def single_file_configs(file: SingleFile, prediction_type: str | None = None) ->
 
 def _predict(configs: Configs, file: SingleFile, prediction_type: str | None, is_inpainting: bool) -> None:
     scheduler = configs["scheduler"]
-    said = prediction_type or SPECIFIED.get(file.metadata.get("modelspec.prediction_type", ""))
+    said = prediction_type or _specified(file)
     if said is None and file.kind == "sdxl" and "v_pred" in file.tensors:
         said = "v_prediction"
-    if said is None and is_inpainting:
+    if said is None and (is_inpainting or (file.kind == "sd2" and file.renamed)):  # SD-Turbo
         said = "epsilon"
     scheduler["prediction_type"] = said or scheduler["prediction_type"]
     if file.kind == "sdxl" and "ztsnr" in file.tensors:
         scheduler["rescale_betas_zero_snr"] = True
     if file.kind == "sd2" and scheduler["prediction_type"] == "epsilon":
         configs["unet"]["sample_size"], configs["vae"]["sample_size"] = 64, 512
+
+
+def _specified(file: SingleFile) -> str | None:
+    """What the file's metadata says that its UNet predicts."""
+    said = file.metadata.get("modelspec.prediction_type", "").strip().lower()
+    if said and said not in SPECIFIED:
+        raise ModelError(
+            f"{file.path}: its metadata says that it predicts {said[:40]!r}; sdbatch knows epsilon and v, "
+            "which --prediction-type chooses"
+        )
+    return SPECIFIED.get(said)
 
 
 def _unet(file: SingleFile) -> dict[str, Any]:
@@ -117,6 +130,7 @@ def _unet(file: SingleFile) -> dict[str, Any]:
 def vae_config(file: SingleFile, prefix: str) -> dict[str, Any]:
     """Layers and widths of the VAE whose tensors' names begin with `prefix`."""
     down = f"{prefix}encoder.down."
+    file.shape(f"{down}0.block.0.conv1.weight", 4)
     blocks = file.count(f"{down}{{}}.block.0.conv1.weight")
     return {
         "block_out_channels": [file.shape(f"{down}{block}.block.0.conv1.weight", 4)[0] for block in range(blocks)],
@@ -152,11 +166,18 @@ def _open_clip(file: SingleFile, prefix: str, kind: str) -> dict[str, Any]:
 
 def _text(file: SingleFile, *, words: str, positions: str, between: str) -> dict[str, Any]:
     vocabulary, width = file.shape(words, 2)
+    layers = file.count(between)
+    inside = between.partition("{}")[0]
+    numbers = {name[len(inside) :].partition(".")[0] for name in file.tensors if name.startswith(inside)}
+    if layers < len(numbers):
+        raise ModelError(f"{file.path}: its text encoder lacks {between.format(layers)}")
+    if layers < LAYERS.get(width, 0):
+        raise ModelError(f"{file.path}: its text encoder has {layers} layers; one of this width has {LAYERS[width]}")
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
         "intermediate_size": file.shape(between.format(0), 2)[0],
-        "num_hidden_layers": file.count(between),
+        "num_hidden_layers": layers,
         "num_attention_heads": width // HEAD,
         "max_position_embeddings": file.shape(positions, 2)[0],
     }

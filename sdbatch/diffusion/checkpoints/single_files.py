@@ -5,8 +5,8 @@ Such files have the tensor names of the original repositories, and are shared fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sdbatch.diffusion.checkpoints.weights import (
@@ -31,6 +31,12 @@ OPEN_CLIP = "cond_stage_model.model.token_embedding.weight"
 XL_CLIP = "conditioner.embedders.0.transformer.text_model.embeddings.position_embedding.weight"
 XL_OPEN_CLIP = "conditioner.embedders.1.model.positional_embedding"
 XL_REFINER = "conditioner.embedders.0.model.text_projection"
+EMA = "model_ema."
+# Names of older files and, for 2.x, of the repository that SD-Turbo comes from; AUTOMATIC1111 reads them, too.
+OLD_CLIP = "cond_stage_model.transformer."
+OLD_CLIP_PARTS = ("embeddings.", "encoder.", "final_layer_norm.")
+SGM, SGM_OPEN_CLIP = "conditioner.embedders.0.", "conditioner.embedders.0.model.ln_final.weight"
+NOT_SGM = ("conditioner.embedders.1.", f"{UNET}label_emb.")  # XL and its refiner
 LORA_PARTS = ("lora_unet_", "lora_te", ".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.", ".hada_", ".lokr_")
 CHANNELS = {5: "depth to image", 7: "upscaling", 8: "editing by instruction"}
 TRANSFORMERS = {
@@ -51,12 +57,14 @@ class SingleFile:
         kind: "sd1", "sd2", "sdxl", or "vae" if only the VAE in it is used.
         tensors: the tensors that its header lists, by name.
         metadata: the texts in its header, by key.
+        renamed: the names in the file of tensors that are listed by the names of the original repository.
     """
 
     path: Path
     kind: str
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def shape(self, name: str, *dimensions: int) -> tuple[int, ...]:
         """The shape of a tensor.
@@ -99,12 +107,26 @@ def read_single_file(path: Path) -> SingleFile:
         ModelError: it is pickled, damaged, quantised, or something else; the message says what it is.
     """
     refuse_pickle(str(path))
-    tensors, metadata = read_header_and_metadata(path)
+    found, metadata = read_header_and_metadata(path)
+    originals = _original_names(found)
+    tensors = {originals.get(name, name): tensor for name, tensor in found.items()}
     if reason := _refusal(tensors):
         raise ModelError(f"{path}: {reason}")
     refuse_quantised(path, {name: tensor for name, tensor in tensors.items() if name.startswith((UNET, VAE, *TEXT))})
     kind = "sdxl" if XL_CLIP in tensors else "sd1" if CLIP in tensors else "sd2"
-    return SingleFile(path, kind, tensors, metadata)
+    return SingleFile(path, kind, tensors, metadata, {original: name for name, original in originals.items()})
+
+
+def _original_names(tensors: Collection[str]) -> dict[str, str]:
+    """The names in the original repository of tensors that have others in a file."""
+    is_sgm = SGM_OPEN_CLIP in tensors and not any(name.startswith(NOT_SGM) for name in tensors)
+    names = {}
+    for name in tensors:
+        if name.removeprefix(OLD_CLIP).startswith(OLD_CLIP_PARTS) and name.startswith(OLD_CLIP):
+            names[name] = f"{OLD_CLIP}text_model.{name.removeprefix(OLD_CLIP)}"
+        elif is_sgm and name.startswith(SGM):
+            names[name] = f"cond_stage_model.{name.removeprefix(SGM)}"
+    return names
 
 
 def read_single_vae(path: Path) -> tuple[SingleFile, str]:
@@ -138,6 +160,8 @@ def _refusal(tensors: Mapping[str, Tensor]) -> str | None:
     """The reason why a file cannot be converted; None if it can."""
     if any(part in name for name in tensors for part in LORA_PARTS):
         return "is a LoRA, not a model; name it with --lora"
+    if not tensors:
+        return "has no tensors"
     if "emb_params" in tensors or tensors.keys() <= {"clip_l", "clip_g"}:
         return "is a textual inversion embedding, not a model; name it with --embedding"
     if any(name.startswith(("control_model.", "controlnet_cond_embedding.")) for name in tensors):
@@ -163,6 +187,8 @@ def _without_unet(tensors: Mapping[str, Tensor]) -> str:
     names = [name.removeprefix(UNET) for name in tensors]
     if any(name.startswith(("down_blocks.", "encoder.down_blocks.", "text_model.")) for name in names):
         return "is one component of a model in diffusers' format; name the folder with model_index.json"
+    if any(name.startswith(EMA) for name in tensors):
+        return f"has only averaged weights of its UNet ({EMA}…), which are not read; use the complete checkpoint"
     for start, what in TRANSFORMERS.items():
         if any(name.startswith(start) for name in names):
             kinds = "Stable Diffusion 1.x, 2.x and XL"

@@ -10,6 +10,7 @@ from sdbatch.bounds import Whole
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.syntax import emphasis
+from sdbatch.diffusion.syntax.compel_refusals import SWAP, WITH_LORA
 from sdbatch.errors import PromptError
 from sdbatch.fields import Field
 from sdbatch.kinds import Choice, Text
@@ -61,6 +62,11 @@ TEXT_FIELDS = (
     ),
 )
 
+# Of compel's syntax. compel's own parser finds more, but takes tens of milliseconds for each prompt.
+WITHOUT_COMPEL = {
+    re.compile(r"\bwithLora\s*\([^()]+\)"): WITH_LORA,
+    re.compile(r"[\w\")]\s*\.swap\s*\([^()]*\)"): SWAP,
+}
 TWO_NUMBERS = re.compile(r"\s*[(\[]?\s*(\d{1,6})\s*[x,×]\s*(\d{1,6})\s*[)\]]?\s*")
 
 
@@ -156,10 +162,13 @@ def refused_prompts(request: Request) -> str | None:
     for name in ("prompt_2", "negative_prompt_2"):
         if any("\ud800" <= character <= "\udfff" for character in request.extra.get(name) or ""):
             return f"the {name} is not valid Unicode (a lone surrogate)"
-    if Wording.of(request).syntax != A1111:
-        return None
-    for name in ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2"):
+    syntax = Wording.of(request).syntax
+    for name in ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2") if syntax != PLAIN else ():
         text = request.value(name) or ""
+        if syntax == COMPEL:
+            if found := next((reason for mark, reason in WITHOUT_COMPEL.items() if mark.search(text)), None):
+                return f"{name}: {found}"
+            continue
         try:
             emphasis.parse(text)
         except PromptError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 import diffusers
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from sdbatch.diffusion.checkpoints.single_files import TEXT, UNET, VAE, SingleFile
 from sdbatch.diffusion.device.memory import is_out_of_memory
@@ -41,7 +41,10 @@ def add_weights(file: SingleFile, folder: Path, pipeline: str, parts: Sequence[s
     try:
         with quiet_libraries():
             cls = getattr(diffusers, pipeline)  # importing it prints warnings about unused packages
-            loaded = cls.from_single_file(str(file.path), config=str(folder), local_files_only=True, torch_dtype=whole)
+            source = _by_original_names(file, folder) if file.renamed else file.path
+            loaded = cls.from_single_file(str(source), config=str(folder), local_files_only=True, torch_dtype=whole)
+            if source != file.path:
+                source.unlink()
             for part in parts or ("",):
                 module = getattr(loaded, part) if part else loaded
                 _check_whole(file, part or pipeline, module)
@@ -56,6 +59,14 @@ def add_weights(file: SingleFile, folder: Path, pipeline: str, parts: Sequence[s
         if "meta tensor" in reason:  # a tensor without values
             raise ModelError(f"{file.path}: tensors of its UNet, its VAE or a text encoder are missing") from error
         raise ModelError(f"{file.path}: can't be converted by diffusers: {reason}") from error
+
+
+def _by_original_names(file: SingleFile, folder: Path) -> Path:
+    """A copy of the file in which all tensors have the names that diffusers expects."""
+    tensors = load_file(file.path)
+    path = folder / "renamed.safetensors"
+    save_file({name: tensors[file.renamed.get(name, name)] for name in file.tensors}, path)
+    return path
 
 
 def copy_text_encoder(whole: Path, target: Path, *, projection: bool) -> None:

@@ -11,6 +11,7 @@ import torch
 from compel import Compel, SplitLongTextMode
 from compel.prompt_parser import Blend, Conjunction, FlattenedPrompt
 
+from sdbatch.diffusion.syntax.compel_refusals import SWAP, WITH_LORA
 from sdbatch.errors import PromptError
 
 __all__ = ["CompelTexts", "Layer"]
@@ -112,11 +113,11 @@ def _read(text: str) -> Conjunction:
     except Exception as error:  # pyparsing's errors and compel's own have no common base class
         raise PromptError(f"compel can't read the prompt: {_first_line(error)}") from error
     if read.lora_weights:
-        raise PromptError("withLora() in the prompt names a network, which is not supported in prompts; remove it")
+        raise PromptError(WITH_LORA)
     if not read.prompts or any(isinstance(prompt, Blend) and not prompt.prompts for prompt in read.prompts):
         raise PromptError("compel finds no text in the prompt")
     if any(prompt.wants_cross_attention_control for prompt in read.prompts):
-        raise PromptError(".swap() in the prompt needs control of attention, which is not supported")
+        raise PromptError(SWAP)
     return read
 
 
