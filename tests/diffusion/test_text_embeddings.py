@@ -87,6 +87,32 @@ def test_pairs_of_xl_are_diffusers_own(sdxl, pair):
     assert_alike(sdxl, pair, reference)
 
 
+def test_a_tokens_case_makes_no_difference(sd, singles):
+    """All vectors are used, as in AUTOMATIC1111: CLIP's tokenizer lowers the text, and diffusers misses other cases."""
+    reference = Reference(sd)
+    path = singles["<many>"]
+    reference.pipeline.load_textual_inversion(str(path.parent), weight_name=path.name, token="easytoy")
+    rows = [Request(f"a {word} on red", seed=3, **SETTINGS) for word in ("easytoy", "EasyToy", "EASYTOY")]
+    made = pictures(inspect_model(sd, embeddings={"EasyToy": path}), rows)
+    assert np.abs(made[0].astype(int) - reference.pixels(rows[0]).astype(int)).max() <= 2
+    assert all(np.array_equal(own, made[0]) for own in made[1:])
+
+
+def test_a_token_within_another_one(sd, singles, tmp_path):
+    """diffusers replaces them one by one, in the order of a set; its reference has names apart."""
+    other = tmp_path / "other.safetensors"
+    save_file({"emb_params": vectors(3, 2, width(sd, "text_encoder"))}, other)
+    reference = Reference(sd)
+    for token, path in {"<a>": singles["<many>"], "<b>": other}.items():
+        reference.pipeline.load_textual_inversion(str(path.parent), weight_name=path.name, token=token)
+    expected = reference.pixels(Request("a <a> <b> on red", seed=3, **SETTINGS))
+    files = {"sty": singles["<many>"], "style": other}
+    (made,) = pictures(inspect_model(sd, embeddings=files), [Request("a sty style on red", seed=3, **SETTINGS)])
+    assert np.abs(made.astype(int) - expected.astype(int)).max() <= 2
+    with pytest.raises(AdapterError, match="STYLE: differs from style only in case"):
+        inspect_model(sd, embeddings=files | {"STYLE": other})
+
+
 def test_files_are_part_of_the_models_identity(sd, singles):
     plain, own = inspect_model(sd), inspect_model(sd, embeddings=singles)
     assert model_hash(plain) == model_hash(own) and hash(own) is not None  # it is a key of caches
@@ -113,6 +139,7 @@ def test_what_does_not_fit_is_refused_by_its_header(sd, sdxl, singles, pair, tmp
         (sd, "<x>", pair["<toy>"], "is for Stable Diffusion XL"),
         (sdxl, "<x>", singles["<toy>"], "has no clip_l and clip_g"),
         (sd, "re", singles["<toy>"], "vocabulary already has this token"),
+        (sd, "RE", singles["<toy>"], "vocabulary already has this token"),
         (sd, "a b", singles["<toy>"], "without blanks"),
     ):
         with pytest.raises(AdapterError, match=reason) as refused:

@@ -58,6 +58,8 @@ def inspect_embedding(token: str, path: Path, folder: Path, encoders: Sequence[s
         raise AdapterError(f"{where}: expected a token without blanks")
     if path.suffix != SUFFIX:
         raise AdapterError(f"{where}: expected a {SUFFIX} file; pickled files can run code when they are loaded")
+    if not path.is_file():
+        raise AdapterError(f"{where}: is missing, or is not a file")
     try:
         header = read_header(path)
         _refuse_known(token, folder, encoders)
@@ -111,5 +113,5 @@ def _refuse_known(token: str, folder: Path, encoders: Sequence[str]) -> None:
     """Refuse a token that is already in the model's vocabulary, as diffusers does."""
     tokenizers = [encoder.replace("text_encoder", "tokenizer") for encoder in encoders]
     for vocabulary in find_vocabularies(folder, tokenizers):
-        if token in vocabulary.numbers:
+        if token.lower() in vocabulary.numbers:  # CLIP's tokens have no case
             raise ModelError("the model's vocabulary already has this token; use another one, such as <my-token>")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,8 @@ class ExpandingTokenizer:
     """
 
     def __init__(self, tokenizer: Any, expansions: Mapping[str, str]):
-        self._tokenizer, self._expansions = tokenizer, expansions
+        self._tokenizer = tokenizer
+        self._expansions = {token.lower(): expansion for token, expansion in expansions.items()}
 
     def __call__(self, text: str | Sequence[str], **options: Any) -> Any:
         texts = self._expanded(text) if isinstance(text, str) else [self._expanded(own) for own in text]
@@ -32,11 +34,18 @@ class ExpandingTokenizer:
         return getattr(self._tokenizer, name)
 
     def _expanded(self, text: str) -> str:
-        """As diffusers' `maybe_convert_prompt`, which finds tokens in the text's tokens, then replaces their text."""
-        if any(token in text for token in self._expansions):
-            for token in self._expansions.keys() & set(self._tokenizer.tokenize(text)):
-                text = text.replace(token, self._expansions[token])
-        return text
+        """As diffusers' `maybe_convert_prompt`, which finds tokens in the text's tokens, then replaces their text.
+
+        CLIP's tokens have no case; diffusers finds only those that are written in lower case.
+        """
+        lower = text.lower()
+        if not any(token in lower for token in self._expansions):
+            return text
+        found = self._expansions.keys() & {token.lower() for token in self._tokenizer.tokenize(text)}
+        if not found:
+            return text
+        longest_first = "|".join(map(re.escape, sorted(found, key=len, reverse=True)))
+        return re.sub(longest_first, lambda match: self._expansions[match[0].lower()], text, flags=re.IGNORECASE)
 
 
 @torch.no_grad()
@@ -67,7 +76,8 @@ def _add(encoder: torch.nn.Module, tokenizer: Any, embedding: TextEmbedding, ten
         where = f"--embedding {embedding.token}={embedding.path}"
         raise AdapterError(f"{where}: {tensor} holds numbers that are not finite")
     names = token_names(embedding.token, count)
-    if known := [name for name in names if name in tokenizer.get_vocab()]:
+    taken = {name.lower() for name in tokenizer.get_vocab()}
+    if known := [name for name in names if name.lower() in taken]:
         raise AdapterError(f"--embedding {embedding.token}: {known[0]} is the name of another token")
     for name in names:
         tokenizer.add_tokens(name)

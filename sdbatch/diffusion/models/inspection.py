@@ -184,6 +184,10 @@ def _inspect_embeddings(info: ModelInfo, embeddings: Mapping[str, str | Path]) -
     family = family_named(info.family)
     if not family.takes_embeddings:
         raise AdapterError(f"--embedding: {info.title} does not use embeddings of textual inversion; omit it")
+    by_case: dict[str, str] = {}
+    for token in embeddings:
+        if (other := by_case.setdefault(token.lower(), token)) != token:
+            raise AdapterError(f"--embedding {token}: differs from {other} only in case, which CLIP does not know")
     encoders = [part.name for part in family.parts if part.sort == "text_encoder"]
     return tuple(
         inspect_embedding(token, Path(path), info.folder, encoders, info.max_tokens)
