@@ -9,7 +9,7 @@ from sdbatch.cli.words import printable
 
 __all__ = ["add"]
 
-FORMS = ("imagefolder", "webdataset", "geneval", "dpg-bench")
+FORMS = ("imagefolder", "webdataset", "geneval", "dpg-bench", "hpsv2", "t2i-compbench")
 EXAMPLES = """\
 examples:
   sdbatch export out/ chosen/ --where "accepted and aesthetic > 5.5" --dedup phash
@@ -35,7 +35,10 @@ def add(commands: Any) -> None:
         help="write only the first of images with the same value in this column, such as phash",
     )
     parser.add_argument(
-        "--id", dest="id_column", metavar="COLUMN", help="for dpg-bench: the column that names the items"
+        "--id",
+        dest="id_column",
+        metavar="COLUMN",
+        help="the column that names the items of dpg-bench, or the styles of hpsv2",
     )
 
 
@@ -61,4 +64,4 @@ def _export(
     return 1 if report.left_out else 0
 
 
-_WRITTEN = {"imagefolder": "folders", "webdataset": "tars", "geneval": "folders", "dpg-bench": "files"}
+_WRITTEN = dict.fromkeys(FORMS, "files") | {"imagefolder": "folders", "webdataset": "tars", "geneval": "folders"}

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from sdbatch.errors import StorageError, UsageError
 from sdbatch.output.dataset import Dataset, open_dataset
-from sdbatch.output.export_forms import FORMS, Chosen
+from sdbatch.output.export_form import Chosen, Form
+from sdbatch.output.export_forms import FORMS
 from sdbatch.output.json_rows import python_rows
 from sdbatch.output.keys import place_of
 from sdbatch.output.manifest import RunRecord
@@ -58,10 +59,10 @@ def export(
     """Write selected images of an output to `dest`, like the command `sdbatch export`. Resumes an earlier export.
 
     Args:
-        form: "imagefolder", "webdataset", "geneval" or "dpg-bench".
+        form: "imagefolder", "webdataset", "geneval", "dpg-bench", "hpsv2" or "t2i-compbench".
         where: a condition on columns of the metadata and on scores.
         dedup: a column; only the first of images with the same value is written.
-        id_column: for dpg-bench, the column that names the items.
+        id_column: the column that names the items of dpg-bench, or the styles of hpsv2.
 
     Raises:
         UsageError: there is no output; an invalid condition or column; `dest` holds other files.
@@ -79,12 +80,19 @@ def export(
         hint = "; score it first: sdbatch score OUT --scorer phash" if dedup == "phash" else ""
         raise UsageError(f"--dedup {dedup}: {dataset.store.url} has no column {dedup!r}{hint}")
     writer = FORMS[form](target, record, columns, id_column)
-    _claim(target, {"of": record.id, "for": form, "where": where, "dedup": dedup, "id": id_column})
+    claim = json.dumps(
+        {"of": record.id, "for": form, "where": where, "dedup": dedup, "id": id_column}, sort_keys=True
+    ).encode()
+    is_claimed = _is_claimed(target, claim, writer)
     report = ExportReport()
     seen: set[Any] = set()
     for shard in dataset.stored_shards():
         metadata = _of_types(dataset.metadata_of(shard), columns, dataset.store.name(f"{shard.name}.parquet"))
+        writer.look(shard, metadata)
         rows = list(_chosen(metadata, record, condition, dedup, seen, report))
+        if rows and not is_claimed:
+            target.write("/".join(filter(None, (writer.note_folder(rows), NOTE))), claim)
+            is_claimed = True
         if rows:
             report.written += writer.write(shard, rows)
             target.commit(when_due=True)
@@ -134,15 +142,17 @@ def _chosen(
         yield Chosen(row, place, record.cut[number].first_row + index // images, index % images)
 
 
-def _claim(target: Store, what: Mapping[str, Any]) -> None:
-    """Claim the folder for this export. Raises `UsageError` if it holds other files."""
-    content = json.dumps(what, sort_keys=True).encode()
+def _is_claimed(target: Store, claim: bytes, writer: Form) -> bool:
+    """Whether the folder belongs to this export already. Raises `UsageError` if it holds other files."""
     held = target.read_if_there(NOTE)
-    if held is None:
-        if target.is_folder() and target.entries():
-            raise UsageError(f"DEST {target.url} holds files that no export of sdbatch has written; use another folder")
-        target.write(NOTE, content)
-    elif held != content:
+    entries = target.entries() if held is None and target.is_folder() else {}
+    if entries and writer.has_note_within:
+        folders = (name for name in sorted(entries) if name.endswith("/"))
+        held = next((note for name in folders if (note := target.read_if_there(f"{name}{NOTE}")) is not None), None)
+    if held is None and entries:
+        raise UsageError(f"DEST {target.url} holds files that no export of sdbatch has written; use another folder")
+    if held not in (None, claim):
         raise UsageError(
             f"DEST {target.url} holds an export of another output, or with other options; use another folder"
         )
+    return held is not None

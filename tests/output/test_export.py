@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tarfile
@@ -13,6 +14,7 @@ from PIL import Image
 
 from sdbatch.cli import main
 from sdbatch.output.export import export
+from sdbatch.prompts.columns import SOURCES
 from tests.gallery.outputs import png
 from tests.gallery.outputs import write_output as write_rows
 from tests.output.writing import write_output
@@ -98,13 +100,73 @@ def test_dpg_bench_finds_four_pictures_in_a_grid(tmp_path, capsys):
     assert "1 items lack some of their 4 images" in capsys.readouterr().out
 
 
+def hps_numbers(dest) -> dict[str, list[int]]:
+    """As HPSv2's evaluate_benchmark reads it: each entry of the folder is a style, images are NNNNN.jpg."""
+    return {
+        style: [i for i in range(9) if (dest / style / f"{i:05d}.jpg").exists()] for style in sorted(os.listdir(dest))
+    }
+
+
+@pytest.mark.parametrize("layout", ["files", "parquet"])
+def test_hpsv2_finds_numbered_pictures_of_each_style(layout, tmp_path, capsys):
+    """From its published prompts, an array of texts for each style; and from one table with a column of styles."""
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    for style, count in {"anime": 2, "concept-art": 3}.items():
+        (folder / f"{style}.json").write_text(json.dumps([f"{style} {i}" for i in range(count)]))
+    out, dest = tmp_path / "out", tmp_path / "dest"
+    write_output(str(out), str(folder), layout=layout, shard_rows=2, sources=SOURCES)
+    export = ["export", str(out), str(dest), "--for", "hpsv2"]
+    assert main(export) == 0 and "5 files written" in capsys.readouterr().out
+    assert hps_numbers(dest) == {"anime": [0, 1], "concept-art": [0, 1, 2]}
+    with Image.open(dest / "anime" / "00001.jpg") as picture:
+        assert picture.format == "JPEG"
+        assert np.abs(np.asarray(picture, int) - picture_of(out, layout, 1)).mean() < 8
+    (dest / "concept-art" / "00001.jpg").unlink()
+    assert main(export) == 0 and "1 files written" in capsys.readouterr().out
+    assert main([*export, "--where", "key != ''"]) == 2 and "with other options" in capsys.readouterr().err
+
+    styles = ["photo", "anime", "photo", "photo", "anime"]
+    prompts = ["a", "b", "", "d", "e"]  # a failed row counts
+    table = tmp_path / "p.csv"
+    table.write_text("prompt,style\n" + "".join(f"{p},{s}\n" for p, s in zip(prompts, styles, strict=True)))
+    write_output(str(tmp_path / "one"), str(table), layout=layout, shard_rows=2, sources=SOURCES)
+    assert main(["export", str(tmp_path / "one"), str(tmp_path / "of-one"), "--for", "hpsv2"]) == 0
+    assert hps_numbers(tmp_path / "of-one") == {"anime": [0, 1], "photo": [0, 2]}
+    (tmp_path / "one" / "00001_stats.json").unlink()
+    assert main(["export", str(tmp_path / "one"), str(tmp_path / "less"), "--for", "hpsv2"]) == 2
+    assert "shard 00001 is missing, whose prompts count" in capsys.readouterr().err
+
+
+def picture_of(out, layout, place) -> np.ndarray:
+    if layout == "files":
+        return np.asarray(Image.open(out / "00000" / f"{place:09d}.png").convert("RGB"), int)
+    image = pq.read_table(out / "00000.parquet")["image"][place].as_py()
+    return np.asarray(Image.open(io.BytesIO(image["bytes"])).convert("RGB"), int)
+
+
+def test_t2i_compbench_finds_prompts_and_numbers_in_names(tmp_path, capsys):
+    """As its BLIP_vqa.py and CLIP_similarity.py read them: the prompt before the first _, the number after the last."""
+    prompts = ["a green bench and a blue bowl", "the wooden chair, on the left.", "a/b", "snake_case", "long " * 60, ""]
+    (tmp_path / "val.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    out, dest = tmp_path / "out", tmp_path / "dest"
+    write_output(str(out), str(tmp_path / "val.jsonl"), images_per_prompt=2)
+    assert main(["export", str(out), str(dest), "--for", "t2i-compbench"]) == 1
+    assert "6 images have prompts that cannot be in a file's name" in capsys.readouterr().out
+    found = sorted(os.listdir(dest / "samples"), key=lambda name: int(name.split("_")[-1].split(".")[0]))
+    assert [name.split("_")[0] for name in found] == [prompts[0]] * 2 + [prompts[1]] * 2
+    assert found[3].endswith("_000003.png")
+    assert (dest / "samples" / found[3]).stat().st_ino == (out / "00000" / "000000003.png").stat().st_ino
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
+        (["--for", "hpsv2", "--id", "nothing"], "no column 'nothing'"),
         (["--where", "weigt > 1"], "did you mean 'weight'"),
         (["--dedup", "phash"], "score it first"),
         (["--for", "dpg-bench"], "--id COLUMN"),
-        (["--id", "tag"], "only dpg-bench"),
+        (["--id", "tag"], "only dpg-bench and hpsv2"),
         (["--for", "dpg-bench", "--id", "nothing"], "no column 'nothing'"),
     ],
 )
@@ -140,7 +202,7 @@ def test_it_writes_over_nobodys_files(tmp_path, capsys):
         ("../taken", "holds files that no export"),
     ],
 )
-@pytest.mark.parametrize("form", ["imagefolder", "webdataset", "geneval"])
+@pytest.mark.parametrize("form", ["imagefolder", "webdataset", "geneval", "t2i-compbench"])
 def test_a_destination_that_cannot_be_is_named(tmp_path, capsys, dest, words, form):
     out = write_rows(tmp_path / "out", ROWS[:2], layout="files")
     before = names(out)

@@ -30,13 +30,13 @@ def generate(request: Request, index: int) -> GeneratedImage:
 
 
 def write_output(
-    out: str, prompts: str, shard_rows: int = 4, order: random.Random | None = None, **options: object
+    out: str, prompts: str, shard_rows: int = 4, order: random.Random | None = None, sources=(), **options: object
 ) -> list[ShardStats]:
     """All shards of `prompts` in `out`; `order` shuffles the order in which images are finished."""
     settings = RunSettings.from_options(options)
     storage_options = dict(settings.storage_options)
     files = list_inputs(prompts, storage_options)
-    columns = check_table(files, settings)
+    columns = check_table(files, settings, sources=sources)
     record = begin(Store(out, storage_options), settings, files, shard_rows)
     stats: list[ShardStats] = []
     for number, file in enumerate(files):
