@@ -16,6 +16,7 @@ import pyarrow.types as pt
 
 from sdbatch.errors import InputError, UsageError
 from sdbatch.prompts.types import as_plain, plain_schema
+from sdbatch.prompts.unified import WHOLE_64
 
 __all__ = ["GIVEN", "GivenTable", "file_digest", "same_rows", "written"]
 
@@ -48,7 +49,8 @@ def written(table: Any) -> Iterator[GivenTable]:
 
     Args:
         table: a pandas frame, whose index is left out; whatever gives an Arrow stream (`__arrow_c_stream__`): a polars
-            frame, an Arrow table; a Hugging Face or Ray `Dataset`; a list of prompts, or of rows as dicts.
+            frame (a lazy one is collected), an Arrow table; a Hugging Face or Ray `Dataset`; a list of prompts, or of
+            rows as dicts.
 
     Raises:
         UsageError: it is something else.
@@ -60,7 +62,7 @@ def written(table: Any) -> Iterator[GivenTable]:
             schema, batches = _batches(table, Path(folder))
             _write(path, schema, batches)
         except (pa.ArrowException, OverflowError) as exc:
-            raise InputError(f"{GIVEN}: {str(exc).splitlines()[0]}") from exc
+            raise InputError(f"{GIVEN}: {_shown(exc)}") from exc
         with path.open("rb") as file:
             digest = file_digest(file)
         yield GivenTable(str(path), digest)
@@ -121,20 +123,35 @@ def _batches(table: Any, folder: Path) -> tuple[pa.Schema, Batches]:
         return _of_table(_listed(table))
     module = type(table).__module__.partition(".")[0]
     if module == "pandas" and hasattr(table, "columns"):
-        return _of_table(pa.Table.from_pandas(table, preserve_index=False))
+        return _of_table(_of_pandas(table))
+    if module == "polars" and hasattr(table, "collect"):
+        return _batches(table.collect(), folder)
     if isinstance(table, pa.Table):
         return _of_table(table)
     if hasattr(table, "iter_batches") and module == "ray":
         return _of_blocks(_ray_blocks(table), folder)
     if hasattr(table, "with_format") and hasattr(table, "iter"):
         return _of_blocks(table.with_format("arrow").iter(batch_size=BATCH_ROWS), folder)
-    if hasattr(table, "__arrow_c_stream__"):
+    if hasattr(table, "__arrow_c_stream__") and not type(table).__name__.endswith("Series"):
         return _of_stream(pa.RecordBatchReader.from_stream(table))
     if hasattr(table, "to_arrow"):
         return _batches(table.to_arrow(), folder)
     splits = ", ".join(map(repr, table)) if isinstance(table, Mapping) else ""
     hint = f"; it holds several: name one of {splits}" if splits and hasattr(table, "column_names") else ""
     raise UsageError(f"prompts is a {type(table).__name__}; expected {EXPECTED}{hint}")
+
+
+def _shown(exc: Exception) -> str:
+    """The error's message in one line. What Arrow says of a frame has several parts, the column last."""
+    parts = [str(part) for part in reversed(exc.args) if str(part)] or [type(exc).__name__]
+    return ": ".join(parts).splitlines()[0]
+
+
+def _of_pandas(frame: Any) -> pa.Table:
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except (TypeError, ValueError) as exc:  # of sparse columns, and Arrow's own
+        raise InputError(f"{GIVEN}: {_shown(exc)}") from exc
 
 
 def _of_table(table: pa.Table) -> tuple[pa.Schema, Batches]:
@@ -199,7 +216,7 @@ def _listed(rows: Sequence[Any]) -> pa.Table:
         try:
             columns[name] = _column([row.get(name) for row in rows])
         except (pa.ArrowException, OverflowError, TypeError) as exc:
-            raise InputError(f"{GIVEN}: column {name!r}: {str(exc).splitlines()[0]}") from exc
+            raise InputError(f"{GIVEN}: column {name!r}: {_shown(exc)}") from exc
     if odd_name := next((name for name in names if not isinstance(name, str)), None):
         raise UsageError(f"prompts has the key {odd_name!r}; expected names of columns")
     return pa.table(columns)
@@ -209,6 +226,8 @@ def _column(values: list[Any]) -> pa.Array:
     try:
         return pa.array(values)
     except (OverflowError, pa.ArrowInvalid):
-        if any(isinstance(value, int) and value >= 2**63 for value in values):  # seeds, which Arrow does not infer
-            return pa.array(values, pa.uint64())
-        raise
+        whole = [value for value in values if value is not None]
+        if any(not isinstance(value, int) or isinstance(value, bool) for value in whole) or max(whole) < 2**63:
+            raise
+        # Seeds, which Arrow does not infer; beside them, -1 is none.
+        return pa.array(values, pa.uint64() if min(whole) >= 0 else WHOLE_64)

@@ -11,7 +11,7 @@ from sdbatch.errors import InputError
 from sdbatch.prompts.input_file import InputFile
 from sdbatch.prompts.types import is_text
 
-__all__ = ["as_unified", "column_names", "unified_schema"]
+__all__ = ["WHOLE_64", "as_unified", "column_names", "unified_schema"]
 
 SHOWN = 6  # of the differences
 WHOLE_64 = pa.decimal128(20, 0)  # holds int64 and uint64

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from sdbatch.errors import InputError, UsageError
-from sdbatch.prompts import list_inputs
+from sdbatch.prompts import Piece, check_table, list_inputs, parse, read_rows
 from sdbatch.prompts.python_tables import same_rows, written
+from sdbatch.settings import RunSettings
 
 FRAME = pd.DataFrame({"prompt": ["a red circle", "ein Würfel", None], "seed": pd.array([1, None, 2**63], "UInt64")})
 TABLE = pa.Table.from_pandas(FRAME, preserve_index=False)
@@ -54,6 +55,14 @@ def test_lists():
         assert pq.read_table(given.path).to_pydict() == {"prompt": ["a", "b"]}
     with written([{"prompt": "a"}, {"steps": 3, "prompt": "b"}]) as given:
         assert pq.read_table(given.path).to_pydict() == {"prompt": ["a", "b"], "steps": [None, 3]}
+    seeds = [-1, 2**64 - 1, None, 0]
+    with written([{"prompt": "a", "seed": seed} for seed in seeds]) as given:
+        (file,) = list_inputs(given.path)
+        columns = check_table([file], RunSettings())
+        (table,) = read_rows(file, columns, [(0, 4)])
+        made = parse(table, columns, RunSettings(), [Piece(0, 0, 4)])
+        assert [row.error for row in made] == [None] * 4
+        assert [made[i].requests[0].seed for i in (1, 3)] == [2**64 - 1, 0]
     with written([]) as given:
         assert list_inputs(given.path)[0].rows == 0
 
@@ -66,7 +75,13 @@ def test_lists():
         ([{"prompt": "a", "steps": 5}, {"steps": "x"}], InputError, "the given table: column 'steps'"),
         ([{"prompt": "a", "seed": 2**70}], InputError, "the given table: column 'seed'"),
         ([{5: "a"}], UsageError, "prompts has the key 5"),
-        (pd.DataFrame({"prompt": ["a", 5]}), InputError, "the given table: .*prompt"),
+        (
+            pd.DataFrame({"prompt": ["a", 5]}),
+            InputError,
+            "given table: Conversion failed for column prompt .*: Exp",
+        ),
+        (pd.DataFrame({"x": pd.arrays.SparseArray([0, 1])}), InputError, "the given table: Sparse pandas data"),
+        (pd.Series(["a cat", "a dog"]), UsageError, "prompts is a Series; expected a path, or a table"),
         (datasets.DatasetDict({"train": datasets.Dataset(TABLE)}), UsageError, "name one of 'train'"),
     ],
 )
