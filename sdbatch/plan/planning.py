@@ -41,7 +41,7 @@ from sdbatch.storage.addresses import protocol_of
 from sdbatch.storage.store import Store
 from sdbatch.weighted_files import WeightedFiles
 
-__all__ = ["Plan", "make_plan", "settings_source"]
+__all__ = ["Plan", "check_defaults", "make_plan", "settings_source"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def make_plan(prompts: str | GivenTable, out: str, settings: RunSettings) -> Pla
     columns = columns_of(files, settings, earlier, model)
     if settings.keep_input_images and not picture_names(columns.fields):
         raise UsageError("--keep-input-images: no row of this run can have an input picture; leave it out")
-    _check_defaults(settings, model, columns)
+    check_defaults(settings, model, columns)
     if settings.release_text_encoders == "on":
         family_named(model.family).check_release()
     check_compile_sizes(settings.compile_sizes or "", model)
@@ -234,8 +234,8 @@ def settings_source(settings: RunSettings) -> ModelSource:
     )
 
 
-def _check_defaults(settings: RunSettings, model: ModelInfo, columns: Columns) -> None:
-    """What no row could be made with is refused at once; a row's own values are judged row by row."""
+def check_defaults(settings: RunSettings, model: ModelInfo, columns: Columns) -> None:
+    """Raise `UsageError` for settings with which no row could be made; a row's own values are judged row by row."""
     own = {field.name: getattr(settings, field.name) for field in dataclasses.fields(Request) if field.name != "prompt"}
     # Of what belongs together, an option may have one part and the rows the other.
     together = {f.beside or f.name for f in own_fields() if f.only_if_used and f.name in columns.settings}

@@ -18,7 +18,7 @@ from sdbatch.output import ModelLabel
 from sdbatch.output.json_rows import python_rows, to_json
 from sdbatch.output.metadata import Outcome, is_network, metadata_table
 from sdbatch.output.outcomes import OutcomeMaker
-from sdbatch.plan.planning import settings_source
+from sdbatch.plan.planning import check_defaults, settings_source
 from sdbatch.plan.table_columns import columns_of
 from sdbatch.prompts import Columns, InputFile, Piece, PromptRow, parse
 from sdbatch.prompts.picture_cells import PicturesAhead
@@ -98,6 +98,7 @@ class ImageGenerator:
         if schema not in self._known:
             batch = InputFile(WHERE, 0, "", 0, (0,), "parquet", schema)
             columns = columns_of([batch], self._settings, None, self._model)
+            check_defaults(self._settings, self._model, columns)
             self._known[schema] = replace(
                 columns,
                 sources=(),

@@ -140,3 +140,18 @@ def test_the_generator_in_a_graph_makes_the_pictures_of_generate(tmp_path, conne
         assert row["length"] == len(row["prompt"])
     assert made["y"]["status"] == "failed" and made["y"]["error"] == "prompt is empty" and made["y"]["image"] is None
     assert made["x"]["mean"] is not None
+
+
+def test_the_generator_refuses_what_no_row_can_be_made_of():
+    prompts = pa.table({"prompt": ["a red circle"]})
+    generator = sdbatch.ImageGenerator(steps=1, lanes=2, height=64, width=64, cpus_per_actor=1)
+    with pytest.raises(sdbatch.InputError, match="the batch: has no column 'prompt'"):
+        generator(prompts.rename_columns(["caption"]))
+    with pytest.raises(sdbatch.InputError, match="column 'status' has the name of the output's column"):
+        generator(prompts.append_column("status", [["x"]]))
+    assert generator(prompts)["status"].to_pylist() == ["ok"]
+    wrong = sdbatch.ImageGenerator(sampler="nope", steps=1, lanes=2, cpus_per_actor=1)
+    with pytest.raises(sdbatch.UsageError, match="these settings cannot produce an image: unknown sampler 'nope'"):
+        wrong(prompts)
+    with pytest.raises(TypeError, match="unknown option 'stepz'; did you mean 'steps'"):
+        sdbatch.ImageGenerator(stepz=1)
