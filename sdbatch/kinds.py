@@ -47,11 +47,15 @@ class Text:
 
     Attributes:
         codes: whether a column may hold whole numbers that stand for names.
+        pairs: whether a column may hold lists of two whole numbers, which are read as "AxB".
     """
 
     codes: bool = False
+    pairs: bool = False
 
     def check(self, name: str, value: object) -> str:
+        if self.pairs and isinstance(value, list | tuple) and all(type(number) is int for number in value):
+            value = "x".join(map(str, value))
         text = os.fspath(value) if isinstance(value, os.PathLike) else value
         if not isinstance(text, str):
             raise UsageError(f"{name} {value!r}: expected {self}")

@@ -46,6 +46,8 @@ def accepts(field: Field, kind: pa.DataType) -> str | None:
     if isinstance(field.kind, Several | Pictures):
         return _accepts_several(field, plain)
     wanted, fits = _WANTED[type(field.kind)]
+    if isinstance(field.kind, Text) and field.kind.pairs:
+        wanted, fits = field.types, _is_pair
     if isinstance(field.kind, Text) and field.kind.codes:
         wanted, fits = field.types, pt.is_integer
     if holds_text or fits(plain):
@@ -55,8 +57,7 @@ def accepts(field: Field, kind: pa.DataType) -> str | None:
 
 def _accepts_several(field: Field, kind: pa.DataType) -> str | None:
     one = replace(field, kind=_one(field.kind))
-    is_list = pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind)
-    wanted = accepts(one, kind.value_type if is_list else kind)
+    wanted = accepts(one, kind.value_type if _is_list(kind) else kind)
     return wanted and f"{wanted}, or lists of them"
 
 
@@ -81,7 +82,9 @@ def read_cells(field: Field, column: str, values: pa.ChunkedArray, *, text: bool
         return _pictures(values, kind)
     if isinstance(setting, WeightedFiles):
         return _weighted_files(setting, column, values, kind)
-    if isinstance(setting, Text | Choice) and not pt.is_integer(kind):
+    if _is_list(kind):  # pairs
+        cells = [value and "x".join(map(str, value)) for value in values.to_pylist()]
+    elif isinstance(setting, Text | Choice) and not pt.is_integer(kind):
         cells = [_text(column, value) for value in _as_bytes(values, kind)]
     elif isinstance(setting, Flag):
         cells = _flags(column, values, kind)
@@ -101,7 +104,7 @@ def _pictures(values: pa.ChunkedArray, kind: pa.DataType) -> list[Any]:
 
 def _lists(field: Field, column: str, values: pa.ChunkedArray, kind: pa.DataType, text: bool) -> list[Any]:
     """A tuple for each cell: a list's values, a text's parts between semicolons, otherwise the single value."""
-    if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind):
+    if _is_list(kind):
         lengths = [None if count is None else int(count) for count in pc.list_value_length(values).to_pylist()]
         flat = pa.chunked_array([chunk.flatten() for chunk in values.chunks], kind.value_type)
     elif is_text(kind):
@@ -177,6 +180,8 @@ def _numbers(
 def _checked(field: Field, column: str, cell: Any) -> Any:
     if field.check is None or cell is None or isinstance(cell, Bad):
         return cell
+    if isinstance(cell, str) and not cell.strip():  # an empty cell is none, as it is of numbers
+        return None
     reason = field.check(cell)
     return cell if reason is None else Bad(f"{column} is {_shown(cell)}: {reason}", cell)
 
@@ -276,6 +281,14 @@ def _shown(value: Any) -> str:
 
 def _is_number(kind: pa.DataType) -> bool:
     return pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind)
+
+
+def _is_pair(kind: pa.DataType) -> bool:
+    return _is_list(kind) and pt.is_integer(kind.value_type)
 
 
 def _is_picture(kind: pa.DataType) -> bool:

@@ -94,14 +94,14 @@ def _second(name: str, help: str) -> Field:
 def _pair_of_numbers(name: str, help: str, metavar: str = "HxW") -> Field:
     return Field(
         name=name,
-        kind=Text(),
+        kind=Text(pairs=True),
         before=None,
         help=help,
         group=GROUP,
         metavar=metavar,
         check=_no_size,
         canonical=_canonical_size,
-        types=f"text: {metavar}",
+        types=f"text: {metavar}, or lists of two whole numbers",
         null_text="the run's, or what the pipeline has",
         short=help,
     )
