@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
@@ -26,7 +27,7 @@ from sdbatch.prompts.pieces import Piece
 from sdbatch.prompts.prompt_files import FORMAT as PROMPT_FILE
 from sdbatch.prompts.prompt_files import prompt_batch
 from sdbatch.prompts.text import PIECE_BYTES, text_pieces
-from sdbatch.prompts.types import as_plain
+from sdbatch.prompts.types import as_plain, is_text
 from sdbatch.prompts.unified import as_unified
 from sdbatch.prompts.workbooks import FORMAT as WORKBOOK
 from sdbatch.prompts.workbooks import workbook_batches
@@ -103,7 +104,15 @@ def _has_dictionary(kind: pa.DataType) -> bool:
 
 
 def _bytes(table: pa.Table | pa.RecordBatch) -> int:
-    return sum(column.nbytes for column in table.columns if not pt.is_dictionary(column.type))
+    """The size of the columns once dictionaries of texts are written out."""
+    return sum(_written_out(column) if pt.is_dictionary(column.type) else column.nbytes for column in table.columns)
+
+
+def _written_out(column: pa.Array | pa.ChunkedArray) -> int:
+    if not is_text(column.type.value_type):
+        return 0
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return sum(pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0 for chunk in chunks)
 
 
 def _too_large(path: str, first: int, end: int) -> InputError:

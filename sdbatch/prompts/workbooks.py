@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from sdbatch.errors import InputError
@@ -31,6 +32,11 @@ PLACE = re.compile(rb"""\br\s*=\s*["']\s*([A-Za-z]{0,3})(\d{1,10})""")
 # A formula, and no value after it: of a program that does not calculate.
 FORMULA = re.compile(rb"<f\b[^>]*(?:/>|>[^<]*</f>)\s*(?:<v\s*/>|<v>\s*</v>|</c>)")
 LONGEST_FORMULA = 8192
+MAX_TEXT_BYTES = 512 << 20  # of a sheet's cells, which may all refer to one long text
+SHARED_TEXTS = "sharedstrings.xml"
+VALUE = re.compile(rb"<(?:\w+:)?v\b[^>]*>\s*(\d{1,9})\s*<")
+LONGEST_END = 64
+TEXT_END = re.compile(rb"</(?:\w+:)?si\s*>")
 EXACT = 2**53  # numbers are floats
 
 
@@ -138,8 +144,11 @@ def _refuse_bombs(path: str, content: bytes) -> bool:
             if len(parts) > MAX_FILES:
                 raise InputError(f"{path}: holds {len(parts):,} files, more than any workbook has")
             total, has_formulas = 0, False
+            lengths = _text_lengths(
+                next((p for p in parts if p.filename.lower().endswith(SHARED_TEXTS)), None), content
+            )
             for part in parts:
-                rows, columns, tail = 0, 0, b""
+                rows, columns, texts, tail = 0, 0, 0, b""
                 for piece in _unpacked(part, content):
                     total += len(piece)
                     if total > MAX_UNPACKED_BYTES:
@@ -149,6 +158,13 @@ def _refuse_bombs(path: str, content: bytes) -> bool:
                     whole = tail + piece
                     for letters, digits in PLACE.findall(whole):
                         rows, columns = max(rows, int(digits)), max(columns, _column(letters))
+                    if len(lengths):
+                        numbers = np.array(VALUE.findall(piece), "S9").astype(np.int64)
+                        texts += int(lengths[numbers[numbers < len(lengths)]].sum())
+                    if texts > MAX_TEXT_BYTES:
+                        raise InputError(
+                            f"{path}: its cells hold more than {MAX_TEXT_BYTES >> 20} MB of text; save it as Parquet"
+                        )
                     has_formulas = has_formulas or FORMULA.search(whole) is not None
                     tail = piece[-LONGEST_FORMULA:]
                 if rows * columns > MAX_CELLS:
@@ -159,6 +175,20 @@ def _refuse_bombs(path: str, content: bytes) -> bool:
             return has_formulas
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as exc:
         raise InputError(f"{path}: is not an Excel workbook, or damaged ({_one_line(exc)})") from exc
+
+
+def _text_lengths(part: zipfile.ZipInfo | None, content: bytes) -> np.ndarray:
+    """The length, with markup, of each text that cells refer to by its number."""
+    if part is None:
+        return np.array([], np.int64)
+    ends, at, tail = [0], 0, b""
+    for piece in _unpacked(part, content):
+        whole = tail + piece
+        ends += [at - len(tail) + mark.end() for mark in TEXT_END.finditer(whole) if mark.end() > len(tail)]
+        at, tail = at + len(piece), whole[-LONGEST_END:]
+        if at > MAX_UNPACKED_BYTES:
+            break  # refused by its size
+    return np.diff(np.array(ends, np.int64))
 
 
 def _unpacked(part: zipfile.ZipInfo, content: bytes) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import datasets
 import duckdb
+import numpy as np
 import openpyxl
 import pandas as pd
 import pyarrow as pa
@@ -22,12 +23,14 @@ import pytest
 
 from sdbatch.errors import InputError, UsageError
 from sdbatch.prompts import (
+    arrow_files,
     arrow_messages,
     check_table,
     find_inputs,
     list_inputs,
     read_rows,
     read_table,
+    reading,
     text,
     workbooks,
 )
@@ -209,6 +212,30 @@ def test_arrow_bombs(tmp_path, monkeypatch):
             rows(tmp_path / name)
 
 
+def test_texts_that_lie_on_top_of_each_other(tmp_path, monkeypatch):
+    """Views and dictionaries say in a kilobyte what takes a terabyte."""
+    monkeypatch.setattr(reading, "MAX_TABLE_BYTES", 1 << 20)
+    monkeypatch.setattr(arrow_files, "MAX_PIECE_BYTES", 1 << 18)
+    count, text = 2_000_000, "x" * 10_000
+    views = np.tile(np.array([len(text), 0x78787878, 0, 0], np.int32), count)
+    columns = {
+        "views": pa.Array.from_buffers(
+            pa.string_view(), count, [None, pa.py_buffer(views), pa.py_buffer(text.encode())]
+        ),
+        "dictionary": pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), [text]),
+    }
+    for name, column in columns.items():
+        path, schema = tmp_path / f"{name}.arrow", pa.schema([("prompt", column.type)])
+        with pa.ipc.new_file(path, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+            writer.write_batch(pa.RecordBatch.from_arrays([column], schema=schema))
+        assert path.stat().st_size < 10_000
+        with pytest.raises(InputError, match=r"rows 0 to [\d,]+ hold more than"):
+            rows(path, shard=10_000)
+        (file,) = list_inputs(str(path))
+        (table,) = read_rows(file, check_table([file], RunSettings()), [(count - 3, 3)])
+        assert table.column("prompt").to_pylist() == [text] * 3
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -287,6 +314,10 @@ def test_what_a_workbook_does_not_hold_is_said(tmp_path):
     assert "formulas" not in sdbatch("plan", tmp_path / "p.xlsx", tmp_path / "out").stdout
 
 
+# Forty cells with the second prompt.
+CELLS = b"".join(b'<row r="%d"><c r="A%d" t="s"><v>3</v></c></row>' % (i, i) for i in range(10, 50))
+
+
 def test_workbooks_that_are_none(tmp_path, monkeypatch):
     path = tmp_path / "p.xlsx"
     far = openpyxl.Workbook()
@@ -309,6 +340,18 @@ def test_workbooks_that_are_none(tmp_path, monkeypatch):
     # The archive says of it that it is small.
     path.write_bytes(packed.getvalue().replace((2 << 20).to_bytes(4, "little"), (9).to_bytes(4, "little")))
     with pytest.raises(InputError, match="is larger than 1 MB unpacked"):
+        list_inputs(str(path))
+    # A text that all cells refer to. Excel writes it so, but not openpyxl.
+    monkeypatch.setattr(workbooks, "MAX_TEXT_BYTES", 1 << 20)
+    shared = Path(__file__).parent / "polars" / "prompts.xlsx"
+    assert told(shared) == EXPECTED
+    with zipfile.ZipFile(shared) as book, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name in book.namelist():
+            content = book.read(name)
+            if name.endswith("sharedStrings.xml"):
+                content = content.replace(b"ein W", b"x" * 30_000)
+            bomb.writestr(name, content.replace(b"</sheetData>", CELLS + b"</sheetData>"))
+    with pytest.raises(InputError, match="its cells hold more than 1 MB of text"):
         list_inputs(str(path))
 
 
