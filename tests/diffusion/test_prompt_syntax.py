@@ -12,6 +12,7 @@ import pytest
 import torch
 from compel import CompelForSD, CompelForSDXL, SplitLongTextMode
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from lora_checkpoints import build_loras
 from weighted_prompts import A1111, COMPEL
 
 from sdbatch.diffusion.engine import Engine
@@ -19,6 +20,7 @@ from sdbatch.diffusion.request import GeneratedImage, Request
 from sdbatch.diffusion.syntax.emphasis import parse, unsupported
 
 PIPELINES = {"sd": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
+OPTIONS = {"sd": {"safety_checker": None}, "sdxl": {"add_watermarker": False}}
 NEGATIVE = "(ugly:1.3), blurry"
 LONG = "a red cat on a mat and two blue squares and ein Würfel " * 4
 
@@ -30,8 +32,7 @@ def model(request, tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("models") / request.param
     {"sd": checkpoints.build_sd, "sdxl": checkpoints.build_sdxl}[request.param](folder)
-    options = {"add_watermarker": False} if request.param == "sdxl" else {"safety_checker": None}
-    pipeline = PIPELINES[request.param].from_pretrained(folder, **options)
+    pipeline = PIPELINES[request.param].from_pretrained(folder, **OPTIONS[request.param])
     generator = torch.Generator().manual_seed(3)
     encoders = [pipeline.text_encoder, *([pipeline.text_encoder_2] if request.param == "sdxl" else [])]
     for encoder in encoders:
@@ -190,6 +191,45 @@ def test_automatic1111s_syntax_is_encoded_as_it_does(model):
             own |= {"pooled_prompt_embeds": texts[0][1], "negative_pooled_prompt_embeds": texts[1][1]}
         arguments.append(own)
     assert_same(pipeline, images, arguments)
+
+
+def test_weights_and_long_prompts_with_loras(model, tmp_path):
+    """The chunks are encoded by the text encoders with the row's LoRAs, beside rows without."""
+    kind, folder, plain = model
+    files = build_loras(tmp_path / "loras", folder)
+    weights = {"texts": 0.8, "attention": 0.6}
+    loras = ";".join(f"{files[name]}:{weight}" for name, weight in weights.items())
+    prompts = ["a (red:1.4) cat BREAK [blue] squares", LONG]
+    requests = [
+        Request(
+            prompt,
+            NEGATIVE,
+            seed=i,
+            sampler="ddim",
+            steps=2,
+            guidance_scale=3.0,
+            extra={"prompt_syntax": "a1111"} | ({"lora": loras} if i % 2 else {}),
+        )
+        for i, prompt in enumerate(prompt for prompt in prompts for _ in range(2))
+    ]
+    images = made(folder, requests)
+    adapted = PIPELINES[kind].from_pretrained(folder, **OPTIONS[kind])
+    adapted.scheduler = plain.scheduler
+    adapted.set_progress_bar_config(disable=True)
+    for name in weights:
+        adapted.load_lora_weights(str(files[name]), adapter_name=name)
+    adapted.set_adapters(list(weights), list(weights.values()))
+    for image in images:
+        pipeline = adapted if "lora" in image.request.extra else plain
+        texts = [published(pipeline, kind, text) for text in (image.request.prompt, NEGATIVE)]
+        empty, _ = published(pipeline, kind, "")
+        length = max(states.shape[1] for states, _ in texts)
+        states = [torch.cat([z, *[empty] * ((length - z.shape[1]) // empty.shape[1])], dim=1) for z, _ in texts]
+        own = {"prompt_embeds": states[0], "negative_prompt_embeds": states[1]}
+        if kind == "sdxl":
+            own |= {"pooled_prompt_embeds": texts[0][1], "negative_pooled_prompt_embeds": texts[1][1]}
+        assert_same(pipeline, [image], [own])
+    assert np.abs(images[1].pixels.astype(int) - images[0].pixels).mean() > 3  # the LoRAs do something
 
 
 def test_long_plain_prompts_and_clip_skip(model):
