@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from sdbatch.errors import UsageError
 __all__ = ["TypedObject", "read_object"]
 
 T = TypeVar("T")
+LARGEST = sys.float_info.max  # a whole number in JSON can be larger than any float
 
 
 def read_object(data: bytes, where: str) -> TypedObject:
@@ -146,4 +147,4 @@ def _is_whole(value: Any, least: int, most: int) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST

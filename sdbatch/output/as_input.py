@@ -78,7 +78,7 @@ def made_table(prompts: str, options: Mapping[str, Any] | None = None, whole: Co
 def _is_ours(content: bytes | None) -> bool:
     try:
         found = json.loads(content or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(found, dict) and {"version", "settings", "model", "inputs"} <= found.keys()
 

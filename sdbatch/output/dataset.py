@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import ray.data
 
-__all__ = ["Dataset", "next_image", "open_dataset"]
+__all__ = ["Dataset", "decoded_image", "next_image", "open_dataset"]
 
 
 def open_dataset(url: str, storage_options: Mapping[str, Any] | None = None) -> Dataset:
@@ -74,7 +74,7 @@ class Dataset:
             rows = python_rows(_without_image(self.metadata_of(shard)))
             for row, kept in zip(rows, shard.kept_pictures(), strict=True):
                 row |= kept
-                row["image"] = _decoded(shard, row, next_image(images, shard)) if row["status"] == "ok" else None
+                row["image"] = decoded_image(shard, row, next_image(images, shard)) if row["status"] == "ok" else None
                 yield row
 
     def stored_shards(self) -> Iterator[StoredShard]:
@@ -163,7 +163,8 @@ def next_image(images: Iterator[bytes], shard: StoredShard) -> bytes:
     raise StorageError(f"{shard.store.name(shard.name)}: has fewer images than its metadata")
 
 
-def _decoded(shard: StoredShard, row: Mapping[str, Any], data: bytes) -> Image.Image:
+def decoded_image(shard: StoredShard, row: Mapping[str, Any], data: bytes) -> Image.Image:
+    """An image file of a shard, which must have the size in its metadata. Raises `StorageError`."""
     try:
         return decoded(data, (row["width"], row["height"]))
     except ValueError as exc:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -163,28 +162,20 @@ def _file_name(identity: Any, column: str) -> str:
 def _as_jpeg(image: StoredImage, extension: str) -> StoredImage:
     if extension == ".jpg":
         return image
-    file = io.BytesIO()
-    Image.open(io.BytesIO(image.read())).convert("RGB").save(file, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4")
-    return StoredImage(None, file.getvalue())
+    return image.replaced(image.picture(), "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4")
 
 
 def _as_png(image: StoredImage, extension: str) -> StoredImage:
-    return image if extension == ".png" else _png(Image.open(io.BytesIO(image.read())).convert("RGB"))
+    return image if extension == ".png" else image.replaced(image.picture(), "PNG")
 
 
 def _grid(images: Sequence[StoredImage]) -> StoredImage:
-    tiles = [Image.open(io.BytesIO(image.read())).convert("RGB") for image in images]
+    tiles = [image.picture() for image in images]
     width, height = tiles[0].size
     grid = Image.new("RGB", (GRID * width, GRID * height))
     for place, tile in enumerate(tiles):
         grid.paste(tile, (place % GRID * width, place // GRID * height))
-    return _png(grid)
-
-
-def _png(picture: Image.Image) -> StoredImage:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return StoredImage(None, file.getvalue())
+    return images[0].replaced(grid, "PNG")
 
 
 def _without_nulls(value: Any) -> Any:

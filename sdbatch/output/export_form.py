@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from abc import ABC, abstractmethod
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+from PIL import Image
 
 from sdbatch.errors import UsageError
+from sdbatch.output.dataset import decoded_image
 from sdbatch.output.keys import EXTENSIONS
 from sdbatch.output.manifest import RunRecord
 from sdbatch.output.stored import StoredFiles, StoredShard
@@ -85,9 +88,10 @@ class Form(ABC):
 
     def place(self, name: str, image: StoredImage) -> None:
         """Write an image's file, as a hard link if possible."""
-        path, source = self._target.name(name), image.path
-        if source is None or not self._target.is_local:
+        path = self._target.name(name)
+        if image.data is not None or not self._target.is_local:
             return self._target.replace(name, image.read())
+        source = image.file()
         with self._target.mapped("write", name):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with suppress(FileExistsError):  # left by an interrupted export
@@ -103,24 +107,36 @@ class Form(ABC):
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image of a shard: its local file, or its bytes."""
+    """An image of a shard: a file of layout `files` on this machine, or its bytes."""
 
-    path: str | None
+    shard: StoredShard
+    row: Mapping[str, Any]
     data: bytes | None = None
 
+    def file(self) -> str:
+        """The path of its regular file. Raises `StorageError` if it is anything else."""
+        return self.shard.store.local_file(self.row["file_name"])
+
     def read(self) -> bytes:
-        if self.data is not None:
-            return self.data
-        with open(str(self.path), "rb") as file:
-            return file.read()
+        return self.shard.store.read(self.row["file_name"]) if self.data is None else self.data
+
+    def picture(self) -> Image.Image:
+        """Its pixels. Raises `StorageError` if it does not decode."""
+        return decoded_image(self.shard, self.row, self.read()).convert("RGB")
+
+    def replaced(self, picture: Image.Image, form: str, **options: Any) -> StoredImage:
+        """A picture that is exported in its place, in one of Pillow's formats."""
+        file = io.BytesIO()
+        picture.save(file, form, **options)
+        return StoredImage(self.shard, self.row, file.getvalue())
 
 
 def stored_images(shard: StoredShard, rows: Sequence[Chosen]) -> Iterator[tuple[Chosen, StoredImage]]:
     """The chosen images of a shard, in order."""
     if isinstance(shard, StoredFiles) and shard.store.is_local:
-        yield from ((chosen, StoredImage(shard.store.name(chosen.row["file_name"]))) for chosen in rows)
+        yield from ((chosen, StoredImage(shard, chosen.row)) for chosen in rows)
         return
     wanted = {chosen.place: chosen for chosen in rows}
     for place, data in enumerate(shard.images()):
         if place in wanted:
-            yield wanted[place], StoredImage(None, data)
+            yield wanted[place], StoredImage(shard, wanted[place].row, data)

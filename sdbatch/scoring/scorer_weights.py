@@ -55,13 +55,19 @@ def weights_hash(*paths: Path) -> str:
     for path in paths:
         for file in _files(path):
             name = str(file.relative_to(path)) if path.is_dir() else file.suffix
-            digest.update(name.encode() + b"\0")
             try:
-                with file.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+                content = _content_digest(file)
             except OSError as exc:
                 raise UsageError(f"{file}: cannot be read: {exc.strerror or exc}") from exc
+            digest.update(name.encode() + b"\0" + content)
     return digest.hexdigest()
+
+
+def _content_digest(file: Path) -> bytes:
+    if not file.stat().st_size:  # some files of /proc have no size, and block
+        return hashlib.sha256().digest()
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def _files(path: Path) -> list[Path]:

@@ -12,11 +12,11 @@ from typing import Any
 __all__ = [
     "Listing",
     "StoredFile",
+    "entries_of",
     "list_local",
     "list_matches",
     "list_stored",
     "local_stamp",
-    "size_of",
     "stamp_of",
 ]
 
@@ -43,11 +43,17 @@ class Listing:
     others: list[str]
 
 
-def size_of(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except FileNotFoundError:  # removed in the meantime
-        return 0
+def entries_of(path: str) -> list[tuple[str, bool, int]]:
+    """Path, whether it is a folder, and size, of everything in a local folder; links are followed.
+
+    Something that cannot be looked at, such as a broken link, has no bytes. Raises `FileNotFoundError`.
+    """
+    with os.scandir(path) as found:  # for a million markers, fsspec would take ten times as long
+        states = {entry.path: _state(entry.path, entry.stat) for entry in found}
+    return [
+        (name, stat.S_ISDIR(state.st_mode), state.st_size) if state else (name, False, 0)
+        for name, state in states.items()
+    ]
 
 
 def list_local(path: str) -> Listing:

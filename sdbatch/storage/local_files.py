@@ -13,8 +13,11 @@ from uuid import uuid4
 __all__ = ["check_regular", "clear_place", "create_whole", "read_whole", "remove_folder", "replace_whole"]
 
 
-def check_regular(path: str, most: float = math.inf) -> None:
-    """Reject what could block or fill memory without opening it: pipes, devices, and files that are too large."""
+def check_regular(path: str, most: float = math.inf) -> os.stat_result:
+    """The state of a regular file.
+
+    Rejects what could block or fill memory without opening it: pipes, devices, and files that are too large.
+    """
     found = os.stat(path)
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -22,6 +25,7 @@ def check_regular(path: str, most: float = math.inf) -> None:
         raise OSError(errno.EINVAL, "it is not a regular file")
     if found.st_size > most:
         raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, more than the maximum of {most:,}")
+    return found
 
 
 def clear_place(folder: str, name: str) -> None:

@@ -22,11 +22,11 @@ from sdbatch.storage.connection import Connection
 from sdbatch.storage.listing import (
     Listing,
     StoredFile,
+    entries_of,
     list_local,
     list_matches,
     list_stored,
     local_stamp,
-    size_of,
     stamp_of,
 )
 from sdbatch.storage.local_files import (
@@ -184,8 +184,8 @@ class Store(Connection):
 
         def attempt() -> bytes:
             path = self._path(name)
-            if self.is_local:
-                check_regular(path)
+            if self.is_local and not check_regular(path).st_size:
+                return b""
             return self._fs.cat_file(path, start=0, end=size)
 
         return self.retried("read", name, attempt)
@@ -215,10 +215,16 @@ class Store(Connection):
         """
         path = self._path(name)
         # fsspec's default cache would read 50 MB ahead at every seek, and Parquet readers seek often.
-        if self.is_local:
-            self.retried("open", name, lambda: check_regular(path))
+        if self.is_local and not self.retried("open", name, lambda: check_regular(path)).st_size:
+            return io.BytesIO()  # some files of /proc have no size, and block
         file = self.retried("open", name, lambda: self._fs.open(path, "rb", cache_type="none"))
         return file if self.is_local else io.BufferedReader(RetriedFile(self, name, file), block_size)
+
+    def local_file(self, name: str) -> str:
+        """The path of a regular file on a local disk, with links followed. Raises `StorageError` for anything else."""
+        path = self._path(name)
+        self.retried("read", name, lambda: check_regular(path, MAX_BYTES))
+        return os.path.realpath(path)
 
     def is_folder(self) -> bool:
         return self.retried("look for", "", lambda: self._fs.isdir(self._path("")))
@@ -276,9 +282,8 @@ class Store(Connection):
         def attempt() -> list[tuple[str, bool, int]]:
             path = self._path(name)
             try:
-                if self.is_local:  # for a million markers, fsspec would take ten times as long
-                    with os.scandir(path) as found:
-                        return [(entry.path, entry.is_dir(), size_of(entry)) for entry in found]
+                if self.is_local:
+                    return entries_of(path)
                 infos = self._fs.ls(path, detail=True)
             except FileNotFoundError as exc:
                 if not is_absence(exc):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdbatch.diffusion.models.inspection import inspect_model
+from sdbatch.diffusion.models.model_identity import model_files
 from sdbatch.errors import ModelError
 
 UNET, VAE, TEXT = "unet/config.json", "vae/config.json", "text_encoder/config.json"
 SCHEDULER, TOKENIZER, INDEX = "scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json", "model_index.json"
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture
@@ -84,6 +87,28 @@ def test_what_is_no_configuration_is_one_line(model, name, content):
     with pytest.raises(ModelError) as refused:
         inspect_model(model)
     assert name in str(refused.value).replace(str(model), "") and "\n" not in str(refused.value)
+
+
+VOCABULARY = "tokenizer/tokenizer.json"
+
+
+@pytest.mark.parametrize("name", [INDEX, UNET, SCHEDULER, TOKENIZER, VOCABULARY, WEIGHTS])
+@pytest.mark.parametrize("kind", ["empty", "of /proc"])
+def test_a_file_without_a_size_is_named_and_never_read(model, name, kind):
+    """What half a download leaves; and some files of /proc have no size and block whoever reads them."""
+    (model / name).unlink()
+    if kind == "empty":
+        (model / name).touch()
+    else:
+        (model / name).symlink_to("/proc/self/environ")
+    with pytest.raises(ModelError, match=f"{name}: is empty"):
+        model_files(inspect_model(model))
+
+
+def test_a_vocabulary_larger_than_any_is_refused_before_it_is_hashed(model):
+    os.truncate(model / VOCABULARY, 200 << 30)
+    with pytest.raises(ModelError, match=f"{VOCABULARY}: larger than"):
+        model_files(inspect_model(model))
 
 
 @pytest.mark.parametrize(

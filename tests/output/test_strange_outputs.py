@@ -170,6 +170,76 @@ def test_a_pipe_in_the_place_of_a_picture_is_not_waited_for(output, capsys):
     assert "it is not a regular file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("form", ["imagefolder", "webdataset", "geneval", "dpg-bench"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a pipe", "folder", "larger than a disk"])
+def test_only_files_are_exported(output, capsys, form, kind):
+    out = output()
+    path = out / "00000/000000000.png"
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "link to a pipe":
+        os.mkfifo(out.parent / "pipe")
+        path.symlink_to(out.parent / "pipe")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.touch()
+        os.truncate(path, 200 << 30)
+    assert main(["export", str(out), str(out.parent / "chosen"), "--for", form, *id_of(form)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"cannot read {path}" in line
+
+
+def id_of(form: str) -> list[str]:
+    return ["--id", "prompt"] if form == "dpg-bench" else []
+
+
+@pytest.mark.parametrize("form", ["geneval", "dpg-bench"])
+def test_an_export_names_the_image_that_does_not_decode(tmp_path, capsys, form):
+    prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["a", "b"]}), tmp_path / "out"
+    write_output(str(out), prompts, image_format="jpeg", images_per_prompt=4)
+    (out / "00000/000000002.jpg").write_bytes(b"\xff\xd8\xff")
+    assert main(["export", str(out), str(tmp_path / "chosen"), "--for", form, *id_of(form)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{out}/00000: image 000000002 does not decode" in line
+
+
+def test_a_circle_of_links_in_the_place_of_a_folder_is_its_shards_finding(output, capsys):
+    out = output()
+    for path in (out / "00000").iterdir():
+        path.unlink()
+    (out / "00000").rmdir()
+    (out / "00000").symlink_to("00000")
+    assert list(verify(str(out)).bad) == [0]
+    assert main(["sheet", str(out), str(out.parent / "sheet.png")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("nan"), float("inf"), "7"])
+def test_a_setting_that_is_no_number_is_named(output, capsys, value):
+    out = output()
+    record = json.loads((out / "run.json").read_text())
+    record["settings"]["guidance_scale"] = value
+    (out / "run.json").write_text(json.dumps(record))
+    for command in ("status", "verify", "gallery"):
+        assert main([command, str(out)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "run.json: settings.guidance_scale" in line
+
+
+@pytest.mark.parametrize("content", [b"[" * 200_000, b'{"version":' * 200_000, b"", b"\xff"])
+def test_a_manifest_that_is_no_json_is_one_line_in_every_reader(output, capsys, content):
+    out = output()
+    (out / "run.json").write_bytes(content)
+    new = str(out.parent / "new")
+    for command in (["status", str(out)], ["verify", str(out)], ["gallery", str(out)], ["plan", str(out), new]):
+        assert main(command) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("content", [b"", bytes(10_240), b"x" * 600, None])
 def test_a_tar_of_something_else_is_a_finding(output, capsys, content):
     out = output("webdataset")

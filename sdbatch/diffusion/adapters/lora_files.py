@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -21,6 +22,7 @@ from sdbatch.errors import AdapterError
 
 __all__ = ["LoraHeader", "LoraLayer", "LoraModel", "lora_model", "read_lora_header"]
 
+LARGEST = sys.float_info.max  # a whole number in JSON can be larger than any float
 MAX_RANK = 512
 # The text width of a model's cross-attention, and the name of such models.
 BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
@@ -292,4 +294,4 @@ def _adapter_configs(metadata: Mapping[str, Any]) -> dict[str, _AdapterConfig]:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST

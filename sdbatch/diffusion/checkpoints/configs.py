@@ -161,7 +161,7 @@ def read_regular(path: Path, most: int) -> bytes:
     """The content of a regular file of at most `most` bytes. Never waits for a pipe or reads from a device.
 
     Raises:
-        ModelError: there is no such file, or it is something else or larger.
+        ModelError: there is no such file, or it is empty, something else or larger.
     """
     try:
         # Without O_NONBLOCK, opening a FIFO waits for a writer.
@@ -178,11 +178,11 @@ def read_regular(path: Path, most: int) -> bytes:
     return content
 
 
-def check_regular(path: Path, status: os.stat_result | None = None) -> os.stat_result:
-    """The status of a regular file.
+def check_regular(path: Path, status: os.stat_result | None = None, most: float = math.inf) -> os.stat_result:
+    """The status of a regular file of 1 to `most` bytes.
 
     Raises:
-        ModelError: there is no such file, or it is a folder, a pipe, a device or a link to nothing.
+        ModelError: there is no such file, or it is empty, too large, a folder, a pipe, a device or a link to nothing.
     """
     try:
         status = status or os.stat(path)
@@ -193,6 +193,10 @@ def check_regular(path: Path, status: os.stat_result | None = None) -> os.stat_r
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
         raise ModelError(f"{path}: is {kind}, not a file")
+    if not status.st_size:  # half of a download; and some files of /proc have no size, and block or never end
+        raise ModelError(f"{path}: is empty (0 bytes)")
+    if status.st_size > most:
+        raise ModelError(f"{path}: larger than {most:,} bytes, the maximum for such a file")
     return status
 
 

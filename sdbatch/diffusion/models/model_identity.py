@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 
+from sdbatch.diffusion.checkpoints.configs import check_regular
 from sdbatch.diffusion.checkpoints.file_hashes import file_hash, labelled_hash
 from sdbatch.diffusion.checkpoints.hub import CONFIG_SUFFIXES
 from sdbatch.diffusion.families import family_named
@@ -18,6 +19,7 @@ from sdbatch.diffusion.models.inspection import INDEX, ModelInfo, weight_files
 
 __all__ = ["different_files", "model_files", "model_hash", "model_identity"]
 
+MAX_BYTES = 1 << 30  # of a configuration or a vocabulary; the largest vocabularies have some 30 MB
 SHOWN_FILES = 3
 DIGEST_CHARACTERS = 16
 SINGLE_FILE = "checkpoint.safetensors"
@@ -42,7 +44,7 @@ def model_files(info: ModelInfo) -> dict[str, str]:
     "embeddings/TOKEN".
 
     Raises:
-        ModelError: a file can't be read.
+        ModelError: a file can't be read, is empty, or is too large for a configuration or a vocabulary.
     """
     paths = [info.folder / INDEX]
     for path in weight_files(info):
@@ -51,7 +53,9 @@ def model_files(info: ModelInfo) -> dict[str, str]:
     for part in family_named(info.family).parts:
         names = os.listdir(info.folder / part.name)
         kept = [name for name in names if name.endswith(CONFIG_SUFFIXES) and not name.startswith(".")]
-        paths += [info.folder / part.name / name for name in kept]
+        for path in (info.folder / part.name / name for name in kept):
+            check_regular(path, most=MAX_BYTES)
+            paths.append(path)
     digests = {path.relative_to(info.folder).as_posix(): file_hash(path) for path in sorted(paths)}
     if info.checkpoint is not None:
         digests[SINGLE_FILE] = info.checkpoint
