@@ -7,10 +7,12 @@ import os
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from sdbatch.cli import main
 from sdbatch.cli import plan_command as plan
+from tests.output.writing import write_output
 from tests.tables import write_table
 
 
@@ -63,6 +65,42 @@ def test_an_address_that_names_nothing_is_one_line(here, capsys, arguments, word
     error = capsys.readouterr().err
     assert status == 2 and len(error.splitlines()) == 1 and words in error
     assert time.monotonic() - began < 20
+
+
+OPTIONS = ("--storage-options", '{"anon": true}')
+
+
+@pytest.mark.parametrize(
+    ("command", "besides"),
+    [
+        ("plan p.parquet new", "; only URLs in cells use them"),
+        ("status made", ""),
+        ("verify made", ""),
+        ("gallery made", "; only URLs of input pictures use them"),
+        ("sheet made sheet.png", "; only URLs of input pictures use them"),
+        ("score made --scorer phash", ""),
+        ("export made chosen", ""),
+    ],
+)
+def test_options_of_a_store_are_not_ignored_in_silence(here, capsys, command, besides):
+    write_output("made", "p.parquet")
+    assert main([*command.split(), *OPTIONS]) == 0
+    (line,) = [line for line in "".join(capsys.readouterr()).splitlines() if line.startswith("warning: ")]
+    assert line.startswith("warning: --storage-options: ") and line.endswith(f" local{besides}")
+    assert main(command.split()) == 0
+    assert "--storage-options" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["plan memory://tables/p.parquet new", "plan p.parquet new --vae memory://vae", "export made memory://chosen"],
+)
+def test_options_that_a_store_uses_cause_no_warning(here, capsys, command):
+    write_output("made", "p.parquet")
+    with fsspec.open("memory://tables/p.parquet", "wb") as file:
+        file.write(Path("p.parquet").read_bytes())
+    main([*command.split(), *OPTIONS])
+    assert "--storage-options" not in "".join(capsys.readouterr())
 
 
 def test_links_to_tables_are_tables(here, capsys):

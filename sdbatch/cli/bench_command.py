@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from sdbatch.cli.options import add_field, add_storage_options, command
+from sdbatch.cli.options import add_field, add_storage_options, command, warn_if_unused
 from sdbatch.cli.words import size
 from sdbatch.settings import ROW_OPTIONS, RUN_FIELDS, RunSettings
 
@@ -50,6 +51,12 @@ def _bench(
     from sdbatch.resolution import resolved
 
     of_the_model = {name: others.pop(name) for name in ("model", *MODEL_OPTIONS)}
+    named = [
+        place
+        for value in of_the_model.values()
+        for place in (value.values() if isinstance(value, Mapping) else [value])
+    ]
+    warn_if_unused(storage_options, *(place for place in named if isinstance(place, str)))
     source = settings_source(RunSettings(**of_the_model, storage_options=storage_options))
     info = source.inspect()
     if sampler is None:

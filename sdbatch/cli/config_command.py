@@ -14,6 +14,7 @@ from sdbatch.settings import did_you_mean
 
 __all__ = ["apply_config"]
 
+AS_YAML = str.maketrans({"=": ": ", "[": "", "]": ""})
 NOT_IN_A_FILE = ("help", "config")
 
 
@@ -45,15 +46,14 @@ def _apply(config: Mapping[str, ConfigValue], parsers: Sequence[argparse.Argumen
                     action.nargs = "?"
 
 
-def _names(kind: Names, value: ConfigValue, wrong: UsageError) -> dict[str, str]:
+def _names(kind: Names, name: str, value: ConfigValue) -> dict[str, str]:
     if kind.alone and value.kind == "str":
         return dict(kind.parse("", value.text))
-    if value.kind != "map":
-        raise wrong
     try:
         return dict(kind.check("", {name: "" if item is None else item for name, item in value.items.items()}))
     except UsageError as exc:
-        raise wrong from exc
+        expected = "text or a number" if kind.plain else "text"
+        raise UsageError(f"{value.place}: {name}: expected {expected} for each name") from exc
 
 
 def _read(action: argparse.Action, name: str, value: ConfigValue) -> Any:
@@ -66,7 +66,9 @@ def _read(action: argparse.Action, name: str, value: ConfigValue) -> Any:
             raise wrong("true or false, without quotes")
         return value.text.lower() in ("true", "yes", "on")
     if isinstance(action, Column):
-        return _names(action.kind, value, wrong("a mapping, such as {prompt: caption}"))
+        if value.kind != "map" and not (action.kind.alone and value.kind == "str"):
+            raise wrong(f"a mapping, such as {{{str(action.metavar).translate(AS_YAML)}}}")
+        return _names(action.kind, name, value)
     if isinstance(action, Listed):
         if value.kind != "seq":
             raise wrong("a list, such as [clip, nsfw]")

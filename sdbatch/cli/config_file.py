@@ -15,7 +15,7 @@ from sdbatch.storage.store import Store
 __all__ = ["ConfigValue", "read_config"]
 
 MAX_DEPTH = 20  # no option needs more than a mapping of mappings, and the parser recurses
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 18  # the parser takes some ten seconds for a megabyte of brackets
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 TAG = "tag:yaml.org,2002:"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdbatch.cli.options import add_out, command
+from sdbatch.cli.options import add_out, command, warn_if_unused
 from sdbatch.cli.words import printable
 
 __all__ = ["add"]
@@ -53,6 +53,7 @@ def _export(
 ) -> int:
     from sdbatch.output.export import export
 
+    warn_if_unused(storage_options, out, dest)
     report = export(out, dest, form=form, where=where, dedup=dedup, id_column=id_column, options=storage_options)
     print(
         f"{report.chosen - report.duplicates:,} of {report.images:,} images chosen"

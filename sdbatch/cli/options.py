@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -14,6 +15,7 @@ from sdbatch.errors import UsageError
 from sdbatch.fields import Field
 from sdbatch.kinds import Choice, Flag, Names, Options, Text, Words
 from sdbatch.settings import APPROXIMATIONS, MODEL, MONITORING, OUTPUT, SCORES, TABLE, WORKERS, all_fields
+from sdbatch.storage.storage_options import are_unused
 
 __all__ = [
     "RUN_USAGE",
@@ -28,6 +30,7 @@ __all__ = [
     "described",
     "json_object",
     "numeric",
+    "warn_if_unused",
 ]
 
 # A usage line with thirty options would hide the required arguments.
@@ -180,6 +183,19 @@ def _plain(value: Any) -> str:
 def add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="an output folder or URL")
     add_storage_options(parser)
+
+
+def warn_if_unused(storage_options: Mapping[str, Any], *places: str | None, besides: str = "") -> None:
+    """Print a warning if there are storage options, and no place that the command reads or writes is a URL.
+
+    Args:
+        besides: what else may use them.
+    """
+    if are_unused(storage_options, places):
+        print(
+            f"warning: --storage-options: all paths are local{besides and f'; only {besides} use them'}",
+            file=sys.stderr,
+        )
 
 
 def add_storage_options(parser: argparse.ArgumentParser) -> None:

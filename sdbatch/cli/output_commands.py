@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sdbatch.bounds import Whole
-from sdbatch.cli.options import add_out, command, numeric
+from sdbatch.cli.options import add_out, command, numeric, warn_if_unused
 from sdbatch.cli.words import counted, printable
 
 __all__ = ["add"]
@@ -14,6 +14,7 @@ SAMPLE = Whole(1, 10**9)
 REMAKE = Whole(0, 10**6)
 LIMIT = Whole(1, 10**8)
 COLUMNS = Whole(1, 60)
+IN_CELLS = "URLs of input pictures"
 STATUS_EXIT = "exit status: 0 all done and ok, 1 something is missing or failed, 2 not an output"
 VERIFY_EXIT = """\
 examples:
@@ -70,6 +71,7 @@ def add(commands: Any) -> None:
 def _status(out: str, storage_options: dict[str, Any]) -> int:
     from sdbatch.output.status import status
 
+    warn_if_unused(storage_options, out)
     state = status(out, storage_options)
     print(
         f"{printable(state.url)}: {state.done:,} of {state.shards:,} shards done, "
@@ -90,6 +92,8 @@ def _verify(
 
     if model is not None and not remake:
         raise UsageError(f"--model {model}: requires --remake")
+    if not remake:  # the model of an output can be in a store
+        warn_if_unused(storage_options, out)
     report = verify(out, storage_options, sample=sample, repair=repair)
     for shard, problems in report.bad.items():
         for problem in problems:
@@ -116,6 +120,7 @@ def _verify(
 def _gallery(out: str, limit: int, storage_options: dict[str, Any]) -> int:
     from sdbatch.gallery import write_gallery
 
+    warn_if_unused(storage_options, out, besides=IN_CELLS)
     print(f"the gallery is {printable(write_gallery(out, limit=limit, options=storage_options))}")
     return 0
 
@@ -123,6 +128,7 @@ def _gallery(out: str, limit: int, storage_options: dict[str, Any]) -> int:
 def _sheet(out: str, path: str, columns: int, storage_options: dict[str, Any]) -> int:
     from sdbatch.gallery import write_sheet
 
+    warn_if_unused(storage_options, out, path, besides=IN_CELLS)
     write_sheet(out, path, columns=columns, options=storage_options)
     print(f"the contact sheet is {printable(path)}")
     return 0

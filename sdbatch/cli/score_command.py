@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from sdbatch.cli.options import add_field, add_out, command
+from sdbatch.cli.options import add_field, add_out, command, warn_if_unused
 from sdbatch.cli.words import counted, printable
 from sdbatch.settings import RUN_FIELDS
 
@@ -48,6 +48,7 @@ def _score(
         if sys.stderr.isatty():
             print(f"\r{report.pictures:,} pictures in {counted(report.shards, 'shard')}", end="", file=sys.stderr)
 
+    warn_if_unused(storage_options, out, *scorer_model.values())
     report = score(
         out, scorer, models=scorer_model, device=device, part=part, again=again, options=storage_options, progress=show
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from sdbatch.errors import InputError, StorageError
 from sdbatch.output.keys import finished_shards, shard_name
-from sdbatch.output.manifest_files import NAME, read_manifest
+from sdbatch.output.manifest_files import MAX_BYTES, NAME, read_manifest
 from sdbatch.output.metadata import check_schema
 from sdbatch.output.stats import ShardStats, read_markers
 from sdbatch.prompts import InputFile
@@ -52,10 +52,10 @@ def made_table(prompts: str, options: Mapping[str, Any] | None = None, whole: Co
     if not isinstance(prompts, str) or is_prompt(prompts) or any(c in prompts for c in GLOB_CHARACTERS):
         return None
     store = Store(prompts, options)
-    if not store.is_folder() or not _is_ours(store.read_if_there(NAME)):
+    if not store.is_folder() or not _is_ours(store.read_if_there(NAME, MAX_BYTES)):
         return None
     record = read_manifest(store)
-    markers = _markers(store, record.id)
+    markers = _markers(store, record.id, len(record.cut))
     if not markers:
         raise InputError(f"{store.url}: is an output without a finished shard")
     found = store.files_by_name()
@@ -83,10 +83,11 @@ def _is_ours(content: bytes | None) -> bool:
     return isinstance(found, dict) and {"version", "settings", "model", "inputs"} <= found.keys()
 
 
-def _markers(store: Store, run: str | None) -> list[ShardStats]:
-    """The markers of the finished shards. Damaged ones are skipped: their shards are made again."""
+def _markers(store: Store, run: str | None, shards: int) -> list[ShardStats]:
+    """The markers of the finished shards, by the number of shards. Raises `InputError` if one is damaged."""
     found = []
-    for _, stats in read_markers(store, sorted(finished_shards(store.entries()))):
+    finished = sorted(shard for shard in finished_shards(store.entries()) if shard < shards)
+    for _, stats in read_markers(store, finished):
         if isinstance(stats, StorageError):
             raise InputError(str(stats)) from stats
         if stats.run == run:

@@ -32,6 +32,7 @@ from sdbatch.storage.store import Store
 from sdbatch.typed_json import read_object
 
 __all__ = [
+    "MAX_BYTES",
     "NAME",
     "OWN_NAMES",
     "REPORTS",
@@ -60,6 +61,7 @@ REPORT_NAME = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{8}\.json")
 OWN_NAMES = re.compile(r"run\.json|engine\.json|replaced\.json|inputs-\d{4,}\.json")
 
 MAX_SHARDS = 10_000_000
+MAX_BYTES = 256 << 20  # of each file: a million input files
 
 
 def load_manifest(out: Store) -> RunRecord | None:
@@ -68,15 +70,15 @@ def load_manifest(out: Store) -> RunRecord | None:
     Raises:
         UsageError: a file is damaged or of a newer sdbatch; the message names the file and the key.
     """
-    content = out.read_if_there(NAME)
+    content = out.read_if_there(NAME, MAX_BYTES)
     if content is None:
         return None
     record = read_record(read_object(content, out.name(NAME)), out.name(NAME))
-    if record.engine is None and (content := out.read_if_there(ENGINE)) is not None:
+    if record.engine is None and (content := out.read_if_there(ENGINE, MAX_BYTES)) is not None:
         engine = read_object(content, out.name(ENGINE))
         if engine.text("run", missing=None) == record.id:
             record = with_engine(record, engine)
-    while (content := out.read_if_there(name := _inputs_name(record.appends + 1))) is not None:
+    while (content := out.read_if_there(name := _inputs_name(record.appends + 1), MAX_BYTES)) is not None:
         more = read_object(content, out.name(name))
         if more.text("run", missing=None) != record.id:
             break  # belongs to the replaced output
@@ -98,7 +100,7 @@ def read_manifest(out: Store) -> RunRecord:
 
 
 def create_manifest(out: Store, record: RunRecord) -> bool:
-    """Write run.json if there is none. Returns whether it was written."""
+    """Write run.json if there is none. Returns whether it was written. Raises `UsageError` if it is too large."""
     return out.create(NAME, _dumps(record_json(record)))
 
 
@@ -122,7 +124,7 @@ def replacing(out: Store, record: RunRecord) -> bool:
     """Whether OUT may still hold files of the replaced output."""
     if not record.replaces:
         return False
-    content = out.read_if_there(REPLACED)
+    content = out.read_if_there(REPLACED, MAX_BYTES)
     return content is None or read_object(content, out.name(REPLACED)).text("run", missing=None) != record.id
 
 
@@ -150,7 +152,12 @@ def _inputs_name(number: int) -> str:
 
 
 def _dumps(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"
+    data = json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"
+    if len(data) > MAX_BYTES:
+        raise UsageError(
+            f"the names of the input files take {len(data):,} bytes in {NAME}, {MAX_BYTES:,} at most; merge the files"
+        )
+    return data
 
 
 def _check(record: RunRecord, where: str) -> None:

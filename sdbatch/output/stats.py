@@ -12,8 +12,9 @@ from sdbatch.errors import StorageError
 from sdbatch.output.keys import marker_name
 from sdbatch.storage.store import Store
 
-__all__ = ["DamagedMarker", "ShardStats", "count_reasons", "read_markers"]
+__all__ = ["MAX_BYTES", "DamagedMarker", "ShardStats", "count_reasons", "read_markers"]
 
+MAX_BYTES = 16 << 20  # of a marker: a hundred reasons and some notes
 MAX_REASONS = 100
 MAX_IMAGES = 2**53
 MAX_SECONDS = 1e12
@@ -85,7 +86,7 @@ def _damaged(name: str, reason: str) -> DamagedMarker:
 def read_markers(store: Store, shards: Sequence[int]) -> Iterator[tuple[int, ShardStats | StorageError]]:
     """Read the marker of each shard, many at a time; for one that cannot be read, yields the error."""
     names = [marker_name(shard) for shard in shards]
-    for shard, name, data in zip(shards, names, store.read_each(names), strict=True):
+    for shard, name, data in zip(shards, names, store.read_each(names, MAX_BYTES), strict=True):
         try:
             if isinstance(data, StorageError):
                 raise data

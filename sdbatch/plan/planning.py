@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from sdbatch.row_networks import Network
 from sdbatch.scoring.judging import scorer_weights, wishes_of
 from sdbatch.settings import RunSettings
 from sdbatch.storage.addresses import protocol_of
+from sdbatch.storage.storage_options import are_unused
 from sdbatch.storage.store import Store
 from sdbatch.weighted_files import WeightedFiles
 
@@ -169,10 +170,17 @@ def _inputs(
     else:
         check_sources(out, path, files, settings.model, options)
     notices = [*found.notices]
-    places = [path, out.url, settings.model, settings.lora_dir or ""]
-    if options and not any(protocol_of(place) for place in places if place):
+    if are_unused(options, [path, out.url, *_named_places(settings)]):
         notices.append("--storage-options: PROMPTS, OUT and the model are local; only URLs in cells use them")
     return given, files, tuple(notices)
+
+
+def _named_places(settings: RunSettings) -> Iterator[str | None]:
+    """The paths and URLs that options name, besides OUT."""
+    yield from (settings.model, settings.lora_dir, settings.vae, settings.tokenizer)
+    yield from (*settings.text_encoder.values(), *settings.embedding.values(), *settings.scorer_model.values())
+    for value in settings.extra.values():
+        yield from (item for item in (value if isinstance(value, tuple) else (value,)) if isinstance(item, str))
 
 
 def _with_absolute_pictures(settings: RunSettings) -> RunSettings:

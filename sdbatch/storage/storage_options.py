@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sdbatch.errors import UsageError
 
-__all__ = ["check_options", "refusal", "refuse_passwords"]
+__all__ = ["are_unused", "check_options", "refusal", "refuse_passwords"]
 
 UNKNOWN = re.compile(r"unexpected keyword argument '(\w+)'")
 # Parameters of s3fs with default None, whose type its signature does not show.
 MAPPINGS = ("client_kwargs", "config_kwargs", "s3_additional_kwargs")
 TEXTS = ("key", "secret", "token", "username", "password", "endpoint_url", "profile")
+
+
+def are_unused(options: Mapping[str, Any], places: Iterable[str | None]) -> bool:
+    """Whether there are options, and none of the places, which are paths, texts that hold them, or None, is a URL."""
+    return bool(options) and not any("://" in place for place in places if place)
 
 
 def refuse_passwords(options: Mapping[str, Any]) -> None:

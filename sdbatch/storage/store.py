@@ -94,12 +94,12 @@ class Store(Connection):
 
         return self.retried("read", name, attempt)
 
-    def read_if_there(self, name: str) -> bytes | None:
-        """The content of a file; None if it does not exist."""
+    def read_if_there(self, name: str, most: int = MAX_BYTES) -> bytes | None:
+        """Like `read`; None if the file does not exist."""
 
         def attempt() -> bytes | None:
             try:
-                return self._content(name)
+                return self._content(name, most)
             except FileNotFoundError as exc:
                 if not is_absence(exc):
                     raise
@@ -115,12 +115,12 @@ class Store(Connection):
         """`fetch` for many small files, in order, concurrently."""
         return in_order(self.fetch, names, self._together)
 
-    def read_each(self, names: Iterable[str]) -> Iterator[bytes | StorageError]:
+    def read_each(self, names: Iterable[str], most: int = MAX_BYTES) -> Iterator[bytes | StorageError]:
         """Like `read_many`, with the error in place of a file that cannot be read."""
 
         def attempt(name: str) -> bytes | StorageError:
             try:
-                return self.read(name)
+                return self.read(name, most)
             except StorageError as error:
                 return error
 

@@ -132,6 +132,24 @@ def test_a_marker_of_other_types_is_named_and_passed_over(output, capsys, change
     assert list(verify(str(out)).bad) == [0]
 
 
+@pytest.mark.parametrize("name", ["run.json", "00000_stats.json"])
+def test_a_file_of_a_manifest_has_a_bounded_size(output, capsys, name):
+    """Within the limit for other files, but it would take gigabytes as JSON."""
+    out = output()
+    os.truncate(out / name, 1 << 30)
+    for command in (["status", str(out)], ["verify", str(out)], ["plan", str(out), str(out.parent / "new")]):
+        assert main(command) == (1 if name != "run.json" and command[0] != "plan" else 2)
+        assert f"cannot read {out / name}: it has 1,073,741,824 bytes" in "".join(capsys.readouterr())
+
+
+def test_a_marker_of_no_shard_of_the_run_is_passed_over(output, capsys):
+    out = output()
+    (out / f"{'9' * 30}_stats.json").write_bytes((out / "00000_stats.json").read_bytes())
+    assert main(["plan", str(out), str(out.parent / "new")]) == 0
+    assert main(["status", str(out)]) == 1  # by its failed row
+    assert "2 of 2 shards done" in capsys.readouterr().out
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
