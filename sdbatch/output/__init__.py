@@ -2,7 +2,7 @@
 
 from sdbatch.output.keys import finished_shards, image_key, marker_name, shard_name
 from sdbatch.output.outcomes import ModelLabel
-from sdbatch.output.stats import DamagedMarker, ShardStats
+from sdbatch.output.stats import DamagedMarker, ShardStats, read_marker
 from sdbatch.output.writer import ShardWriter
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "finished_shards",
     "image_key",
     "marker_name",
+    "read_marker",
     "shard_name",
 ]

@@ -13,8 +13,8 @@ from sdbatch.errors import StorageError
 from sdbatch.fields import Field
 from sdbatch.output.encoding import decoded, expected_parameters, read_parameters
 from sdbatch.output.json_rows import python_rows
-from sdbatch.output.keys import EXTENSIONS, image_key, marker_name
-from sdbatch.output.stats import MAX_BYTES, ShardStats
+from sdbatch.output.keys import EXTENSIONS, image_key
+from sdbatch.output.stats import read_marker
 from sdbatch.output.stored import StoredFiles, StoredShard, open_shard
 from sdbatch.prompts.shards import Cut
 from sdbatch.storage.store import Store
@@ -86,8 +86,7 @@ def check_shard(store: Store, number: int, expected: Expected) -> ShardCheck:
 
 def _check_metadata(shard: StoredShard, rows: list[Mapping[str, Any]], expected: Expected) -> Iterator[str]:
     images = expected.cut.span(shard.shard)[1] * expected.images_per_prompt
-    name = marker_name(shard.shard)
-    stats = ShardStats.from_json(shard.store.read(name, MAX_BYTES), shard.store.name(name))
+    stats = read_marker(shard.store, shard.shard)
     if stats.run != expected.run:
         yield f"the marker is of run {stats.run}, not of this one"
     if (problem := _other_columns(shard, expected)) is not None:

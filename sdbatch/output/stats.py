@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from sdbatch.errors import StorageError
 from sdbatch.output.keys import marker_name
 from sdbatch.storage.store import Store
 
-__all__ = ["MAX_BYTES", "DamagedMarker", "ShardStats", "count_reasons", "read_markers"]
+__all__ = ["DamagedMarker", "ShardStats", "count_reasons", "read_marker", "read_markers"]
 
 MAX_BYTES = 16 << 20  # of a marker: a hundred reasons and some notes
 MAX_REASONS = 100
@@ -83,19 +84,31 @@ def _damaged(name: str, reason: str) -> DamagedMarker:
     return DamagedMarker(f"{name} is damaged ({reason}); the next run makes its shard again")
 
 
+def read_marker(store: Store, shard: int) -> ShardStats:
+    """Read the marker of a shard. Raises `DamagedMarker`, or `StorageError` if it cannot be read."""
+    ((_, stats),) = read_markers(store, [shard])
+    if isinstance(stats, StorageError):
+        raise stats
+    return stats
+
+
 def read_markers(store: Store, shards: Sequence[int]) -> Iterator[tuple[int, ShardStats | StorageError]]:
     """Read the marker of each shard, many at a time; for one that cannot be read, yields the error."""
     names = [marker_name(shard) for shard in shards]
     for shard, name, data in zip(shards, names, store.read_each(names, MAX_BYTES), strict=True):
         try:
             if isinstance(data, StorageError):
-                raise data
+                raise _damaged(store.name(name), "it is too large") if _is_too_large(data) else data
             stats = ShardStats.from_json(data, store.name(name))
             if stats.shard != shard:
                 raise _damaged(store.name(name), f"it belongs to shard {stats.shard}")
             yield shard, stats
         except StorageError as error:
             yield shard, error
+
+
+def _is_too_large(error: StorageError) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EFBIG
 
 
 def _checked(name: str, content: Mapping[str, Any]) -> Any:

@@ -17,7 +17,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from sdbatch.diffusion.request import GeneratedImage, Request
 from sdbatch.errors import RunError, SdbatchError, in_one_line
-from sdbatch.output import DamagedMarker, ShardStats, ShardWriter, marker_name
+from sdbatch.output import DamagedMarker, ShardStats, ShardWriter, marker_name, read_marker
 from sdbatch.output.json_rows import python_rows
 from sdbatch.output.manifest_files import manifest_id
 from sdbatch.prompts import Piece, PromptRow, mended_texts, parse, read_table
@@ -106,14 +106,13 @@ class Worker:
 
     def _finished(self, shard: Shard) -> ShardStats | None:
         """The content of the shard's marker, if another worker, or this one before a restart, has finished it."""
-        name = marker_name(shard.number)
-        content = self._job.out.read(name) if self._job.out.exists(name) else b""
+        if not self._job.out.exists(marker_name(shard.number)):
+            return None
         try:
-            stats = ShardStats.from_json(content, self._job.out.name(name)) if content else None
+            stats = read_marker(self._job.out, shard.number)
         except DamagedMarker:
             return None
-        is_its_own = stats is not None and (stats.shard, stats.run) == (shard.number, self._run)
-        return stats if is_its_own else None
+        return stats if stats.run == self._run else None
 
     def _wait_until_open(self) -> None:
         """Wait until the driver has prepared OUT, which it does when a worker has an engine."""

@@ -139,7 +139,8 @@ def test_a_file_of_a_manifest_has_a_bounded_size(output, capsys, name):
     os.truncate(out / name, 1 << 30)
     for command in (["status", str(out)], ["verify", str(out)], ["plan", str(out), str(out.parent / "new")]):
         assert main(command) == (1 if name != "run.json" and command[0] != "plan" else 2)
-        assert f"cannot read {out / name}: it has 1,073,741,824 bytes" in "".join(capsys.readouterr())
+        said = "".join(capsys.readouterr())
+        assert f"{out / name}: it has 1,073,741,824 bytes" in said or f"{name} is damaged (it is too large)" in said
 
 
 def test_a_marker_of_no_shard_of_the_run_is_passed_over(output, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -24,10 +25,11 @@ def test_shards_of_damaged_markers_are_told_and_made_again(tmp_path, stand_in_co
     (out / "00002_stats.json").write_text(json.dumps(good["00002_stats.json"] | {"ok": -1}))
     planned = stand_in_command("plan", prompts, out, *FAST).stdout
     assert "3 to do" in planned and planned.count("makes its shard again") == 3
+    os.truncate(out / "00003_stats.json", 1 << 30)
     process = stand_in_command("generate", prompts, out, *FAST)
     warnings = [line for line in process.stderr.splitlines() if line.startswith("warning")]
-    assert len(warnings) == 3 and all("is damaged" in line and "makes its shard again" in line for line in warnings)
-    assert "12 of them made now" in process.stdout
+    assert len(warnings) == 4 and all("is damaged" in line and "makes its shard again" in line for line in warnings)
+    assert "16 of them made now" in process.stdout
     assert content(out) == before and [m["shard"] for m in markers(out).values()] == [0, 1, 2, 3]
     assert "warning" not in stand_in_command("generate", prompts, out, *FAST).stderr
 
