@@ -64,6 +64,14 @@ def test_a_mistake_is_told_in_one_line_with_what_to_do(tmp_path, monkeypatch, ar
     assert not list(tmp_path.iterdir())
 
 
+def test_a_wrong_model_is_told_before_torch_is_imported(tmp_path):
+    code = "import sys; from sdbatch.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", code, "bench", "--model", str(tmp_path / "nowhere")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert said.stdout == "2 False\n" and "nowhere" in said.stderr
+
+
 def test_one_prompt_makes_one_picture_and_again_nothing(tmp_path, stand_in_command):
     arguments = ("generate", "a red circle", tmp_path / "out", "--steps", 2)
     said = stand_in_command(*arguments)

@@ -47,7 +47,6 @@ def _bench(
     from sdbatch.diffusion.calls import lane_calls
     from sdbatch.errors import UsageError
     from sdbatch.plan.planning import settings_source
-    from sdbatch.plan.speed_test import measure
     from sdbatch.resolution import resolved
 
     of_the_model = {name: others.pop(name) for name in ("model", *MODEL_OPTIONS)}
@@ -67,6 +66,9 @@ def _bench(
     requests = [Request("a red circle", seed=seed, **settings) for seed in range(ROWS)]
     if reason := validate(requests[0], info):
         raise UsageError(reason)
+
+    from sdbatch.plan.speed_test import measure  # its imports take seconds, and a wrong option is told before
+
     speed = measure(info, others, requests)
     passes = lane_calls(requests[0], info) / speed.lanes
     print(

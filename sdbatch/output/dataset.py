@@ -109,7 +109,7 @@ class Dataset:
 
     def to_pandas(self) -> pd.DataFrame:
         """The metadata of all images, without the pictures."""
-        tables = [self.metadata_of(shard) for shard in self.stored_shards()]
+        tables = [self.metadata_of(shard) for shard in self.stored_shards()] or [pa.table({})]
         return pa.concat_tables(tables, promote_options="default").to_pandas()
 
     def to_ray(self) -> ray.data.Dataset:

@@ -14,7 +14,7 @@ from sdbatch.output.dataset import Dataset, open_dataset
 from sdbatch.output.export_form import Chosen, Form
 from sdbatch.output.export_forms import FORMS
 from sdbatch.output.json_rows import python_rows
-from sdbatch.output.keys import place_of
+from sdbatch.output.keys import table_row
 from sdbatch.output.manifest import RunRecord
 from sdbatch.output.manifest_files import read_manifest
 from sdbatch.scoring.expressions import Expression
@@ -137,9 +137,7 @@ def _chosen(
             report.duplicates += 1
             continue
         seen.add(value)
-        number, index = place_of(row["key"])
-        images = record.settings["images_per_prompt"]
-        yield Chosen(row, place, record.cut[number].first_row + index // images, index % images)
+        yield Chosen(row, place, *table_row(row["key"], record.cut, record.settings["images_per_prompt"]))
 
 
 def _is_claimed(target: Store, claim: bytes, writer: Form) -> bool:

@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from sdbatch.errors import StorageError
+from sdbatch.prompts.shards import Cut
+
 __all__ = [
     "EXTENSIONS",
     "SCORES",
@@ -18,6 +21,7 @@ __all__ = [
     "scored_shards",
     "scores_name",
     "shard_name",
+    "table_row",
 ]
 
 EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -39,6 +43,19 @@ def image_key(shard: int, index: int) -> str:
 def place_of(key: str) -> tuple[int, int]:
     """The shard of an image, and its place in it; the inverse of `image_key`."""
     return int(key[:-4]), int(key[-4:])
+
+
+def table_row(key: str, cut: Cut, images_per_prompt: int) -> tuple[int, int]:
+    """The row of the whole table that an image was made of, and its number among that row's images.
+
+    Raises:
+        StorageError: no shard of the cut has this image: run.json is of another run, or damaged.
+    """
+    shard, index = place_of(key)
+    row, image = divmod(index, images_per_prompt)
+    if shard >= len(cut) or row >= cut.span(shard)[1]:
+        raise StorageError(f"image {key} is of no row of the inputs in run.json; restore run.json")
+    return cut.span(shard)[0] + row, image
 
 
 def marker_name(shard: int) -> str:

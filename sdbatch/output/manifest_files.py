@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from sdbatch.errors import UsageError
 from sdbatch.output.manifest import RunRecord
-from sdbatch.output.manifest_id import NAME, manifest_id
+from sdbatch.output.manifest_id import MAX_BYTES, NAME, manifest_id
 from sdbatch.output.manifest_json import (
     appended_json,
     engine_json,
@@ -61,7 +61,6 @@ REPORT_NAME = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{8}\.json")
 OWN_NAMES = re.compile(r"run\.json|engine\.json|replaced\.json|inputs-\d{4,}\.json")
 
 MAX_SHARDS = 10_000_000
-MAX_BYTES = 256 << 20  # of each file: a million input files
 
 
 def load_manifest(out: Store) -> RunRecord | None:

@@ -21,7 +21,7 @@ from sdbatch.model_source import ModelSource, check_recorded
 from sdbatch.output.dataset import open_dataset
 from sdbatch.output.encoding import encode
 from sdbatch.output.json_rows import python_rows
-from sdbatch.output.keys import place_of
+from sdbatch.output.keys import table_row
 from sdbatch.output.manifest import RunRecord
 from sdbatch.output.manifest_files import read_manifest
 from sdbatch.output.metadata import check_schema
@@ -122,9 +122,8 @@ def _with_own_size(request: Request, record: RunRecord) -> Request:
 
 
 def row_folder(row: Mapping[str, Any], record: RunRecord) -> str:
-    """The folder of the row's input file."""
-    shard, image = place_of(row["key"])
-    place = record.cut[shard].first_row + image // record.settings["images_per_prompt"]
+    """The folder of the row's input file. Raises `StorageError` if run.json has no such row."""
+    place, _ = table_row(row["key"], record.cut, record.settings["images_per_prompt"])
     (piece,) = record.cut.pieces(place, 1)
     return folder_of(record.inputs[piece.file]["path"])
 

@@ -34,7 +34,7 @@ PROBED = 10_000  # shards whose names are matched against a glob
 
 def check_out(out: str) -> None:
     """Refuse an OUT that cannot be an output for any input. Raises `UsageError`."""
-    if not os.fspath(out).strip():
+    if isinstance(out, str) and not out.strip():
         raise UsageError("OUT is empty; name a folder or a URL")
     protocol = protocol_of(out)
     if protocol in NOT_KEPT:

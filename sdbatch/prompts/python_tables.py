@@ -61,7 +61,7 @@ def written(table: Any) -> Iterator[GivenTable]:
         try:
             schema, batches = _batches(table, Path(folder))
             _write(path, schema, batches)
-        except (pa.ArrowException, OverflowError) as exc:
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as exc:
             raise InputError(f"{GIVEN}: {_shown(exc)}") from exc
         with path.open("rb") as file:
             digest = file_digest(file)

@@ -26,7 +26,12 @@ def split_address(address: str) -> tuple[str | None, str]:
         UsageError: a URL within a URL (`simplecache::s3://…`, `zip://…::s3://…`), an empty path, or a path that
             no file system allows.
     """
-    address = os.fspath(address)
+    try:
+        address = os.fspath(address)
+    except TypeError as exc:
+        raise UsageError(f"a path is {address!r}; expected text") from exc
+    if not isinstance(address, str):
+        raise UsageError(f"a path is {address!r}; expected text")
     if not address:
         raise UsageError("a path is empty; name a file, a folder or a URL")
     if "\0" in address:

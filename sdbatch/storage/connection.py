@@ -60,6 +60,8 @@ class Connection:
             raise UsageError(f"{url}: names no bucket; write {protocol}://BUCKET/PATH")
         self._protocol = protocol
         self._address = rest if protocol is None else url.rstrip("/")
+        if not isinstance(options, Mapping | None):
+            raise UsageError(f"storage options are {options!r}; expected a mapping of names")
         refuse_passwords(options or {})
         self.url = self._address.partition("?")[0] if protocol in ("http", "https") else self._address
         self.options = dict(options or {})

@@ -237,6 +237,40 @@ def test_a_circle_of_links_in_the_place_of_a_folder_is_its_shards_finding(output
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_an_image_of_no_row_in_the_manifest_is_one_line(output, capsys):
+    out = output()
+    record = json.loads((out / "run.json").read_text())
+    for rows in (0, 1):
+        record["inputs"][0]["rows"] = rows
+        (out / "run.json").write_text(json.dumps(record))
+        assert main(["export", str(out), str(out.parent / "chosen")]) == 2
+        assert "of no row of the inputs in run.json" in capsys.readouterr().err
+
+
+def test_a_manifest_in_another_form_is_of_the_same_run(output):
+    """As a JSON formatter or an editor leaves it, with sorted keys and a mark of the encoding."""
+    out = output()
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(record, sort_keys=True, indent=8), encoding="utf-8-sig")
+    assert len(list(open_dataset(str(out)))) == 4
+    assert len(open_dataset(str(out)).to_pandas()) == 4
+
+
+def test_a_damaged_manifest_is_no_empty_dataset(output):
+    out = output()
+    (out / "run.json").write_text("{")
+    with pytest.raises(SdbatchError, match=r"run\.json"):
+        open_dataset(str(out))
+    (out / "run.json").write_text(json.dumps({"version": 2, "id": "0" * 32}))
+    assert len(open_dataset(str(out)).to_pandas()) == len(list(open_dataset(str(out)))) == 0
+
+
+@pytest.mark.parametrize("arguments", [(5,), (None,), (b"out",), ("out", 5), ("out", "key")])
+def test_arguments_of_other_types_are_named(arguments):
+    with pytest.raises(SdbatchError, match="expected"):
+        open_dataset(*arguments)
+
+
 @pytest.mark.parametrize("value", [10**400, -(10**400), float("nan"), float("inf"), "7"])
 def test_a_setting_that_is_no_number_is_named(output, capsys, value):
     out = output()

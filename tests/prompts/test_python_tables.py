@@ -98,3 +98,9 @@ def test_equal_rows_are_known_whatever_wrote_them(tmp_path):
         pq.write_table(content, tmp_path / name, use_dictionary=name == "1", **options)
     assert same_rows(tmp_path / "1", tmp_path / "2")
     assert not same_rows(tmp_path / "1", tmp_path / "3")
+
+
+@pytest.mark.parametrize("table", [["\ud800"], [{"prompt": "a", "note": "\ud800"}], [{"prompt": "a", "n": 2**70}]])
+def test_values_that_a_file_cannot_hold_are_an_error_of_the_table(table):
+    with pytest.raises(InputError, match="the given table: "), written(table):
+        pass
