@@ -209,6 +209,8 @@ def _by_key(shard: StoredShard, files: Iterable[tuple[str, bytes]]) -> Iterator[
         if name.partition(".")[0] != key:
             raise StorageError(f"{shard.store.name(shard.name)}: holds {name!r} where image {key} is expected")
         yield data
+    if next(keys, None) is not None:
+        raise StorageError(f"{shard.store.name(shard.name)}: has fewer images than its metadata")
 
 
 def _bounded(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -143,6 +143,22 @@ def test_a_file_of_a_manifest_has_a_bounded_size(output, capsys, name):
         assert f"{out / name}: it has 1,073,741,824 bytes" in said or f"{name} is damaged (it is too large)" in said
 
 
+@pytest.mark.parametrize("layout", ["webdataset", "parquet"])
+@pytest.mark.parametrize("command", ["gallery {}", "sheet {} {}.png", "score {} --scorer phash", "export {} {}-chosen"])
+def test_a_shard_without_an_image_is_one_line(output, capsys, layout, command):
+    out = output(layout)
+    if layout == "webdataset":
+        with tarfile.open(out / "00000.tar") as tar:
+            end = tar.getmembers()[3].offset  # of the first sample's three files
+        os.truncate(out / "00000.tar", end)
+    else:
+        images = pq.read_table(out / "00000.parquet").column("image")
+        replace_column(out, "image", pa.array([images[0].as_py(), None], images.type))
+    assert main([word.format(out) for word in command.split()]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{out}/00000" in line and "fewer images than its metadata" in line
+
+
 def test_a_marker_of_no_shard_of_the_run_is_passed_over(output, capsys):
     out = output()
     (out / f"{'9' * 30}_stats.json").write_bytes((out / "00000_stats.json").read_bytes())
