@@ -9,7 +9,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any, BinaryIO
 
@@ -21,6 +21,7 @@ from sdbatch.prompts.compressed import DAMAGED, inner_name, packed_as, unpacked
 from sdbatch.prompts.input_file import InputFile
 from sdbatch.prompts.json_arrays import as_lines
 from sdbatch.prompts.json_lines import joined_pieces, json_batches
+from sdbatch.prompts.lent_files import lent
 from sdbatch.prompts.text_encodings import UTF8, as_utf8, find_encoding
 from sdbatch.prompts.wide_tables import refuse_wide
 from sdbatch.storage.store import Store
@@ -209,26 +210,26 @@ def _text_schema(*names: str) -> pa.Schema:
 
 def _csv(file: BinaryIO, names: list[str], delimiter: str, wanted: list[str]) -> Iterator[pa.RecordBatch]:
     """The requested columns of a file with a header line, as bytes."""
-    start = file.tell()
-    if isinstance(file, io.BytesIO):  # read in place; for other files Arrow allocates a whole piece
-        source = pa.BufferReader(pa.py_buffer(file.getvalue()).slice(start))
-    else:
-        source = pa.PythonFile(file, "r")
-    reader = pcsv.open_csv(
-        source,
-        pcsv.ReadOptions(use_threads=False, block_size=PIECE_BYTES),
-        # TSV has no quoting: a quote is part of the prompt.
-        pcsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, quote_char=delimiter != TAB and '"'),
-        # Read as bytes, text that is not UTF-8 fails its row rather than the whole file.
-        pcsv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.binary()),
-            include_columns=wanted,
-            null_values=[""],
-            strings_can_be_null=True,
-        ),
-    )
-    with reader:
-        yield from reader
+    with ExitStack() as stack:
+        if isinstance(file, io.BytesIO):  # read in place; for other files Arrow allocates a whole piece
+            source = pa.BufferReader(pa.py_buffer(file.getvalue()).slice(file.tell()))
+        else:
+            source = stack.enter_context(lent(file))
+        yield from stack.enter_context(
+            pcsv.open_csv(
+                source,
+                pcsv.ReadOptions(use_threads=False, block_size=PIECE_BYTES),
+                # TSV has no quoting: a quote is part of the prompt.
+                pcsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, quote_char=delimiter != TAB and '"'),
+                # Read as bytes, text that is not UTF-8 fails its row rather than the whole file.
+                pcsv.ConvertOptions(
+                    column_types=dict.fromkeys(names, pa.binary()),
+                    include_columns=wanted,
+                    null_values=[""],
+                    strings_can_be_null=True,
+                ),
+            )
+        )
 
 
 def _lines(file: BinaryIO) -> Iterator[pa.RecordBatch]:
