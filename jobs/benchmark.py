@@ -3,7 +3,7 @@ jobs/benchmark.py [options]"""
 
 import sys
 
-from sdbatch.cli import main
+from sdbatch.cli import console
 
 if __name__ == "__main__":
-    sys.exit(main(["bench", *sys.argv[1:]]))
+    console(["bench", *sys.argv[1:]])

@@ -2,7 +2,7 @@
 
 import sys
 
-from sdbatch.cli import main
+from sdbatch.cli import console
 
 if __name__ == "__main__":
-    sys.exit(main(["generate", *sys.argv[1:]]))
+    console(["generate", *sys.argv[1:]])

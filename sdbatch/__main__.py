@@ -1,7 +1,5 @@
 """`python -m sdbatch` is the `sdbatch` command."""
 
-import sys
+from sdbatch.cli import console
 
-from sdbatch.cli import main
-
-sys.exit(main())
+console()

@@ -118,3 +118,32 @@ def test_what_the_shell_is_told_to_complete(tmp_path, line, expected):
     command = [sys.executable, "-m", "sdbatch"]
     subprocess.run(command, check=True, env=os.environ | asked | {"PYTHONPATH": str(REPOSITORY)})
     assert {word.strip() for word in answer.read_text().splitlines()} == expected
+
+
+OUTLIVED = """
+import time
+import pyarrow as pa, pyarrow.csv as csv
+from sdbatch.cli import console
+
+class Slow:
+    closed, reads = False, 0
+
+    def read(self, size=-1):
+        self.reads += 1
+        if self.reads > 2:
+            time.sleep(1)
+        return (b"a,b\\n" if self.reads == 1 else b"") + b"1,2\\n" * 1024
+
+next(csv.open_csv(pa.PythonFile(Slow(), "r"), csv.ReadOptions(use_threads=False, block_size=4096)))
+console({arguments})
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(["--version"], 0), (["--nothing"], 2), (["plan", "none", "out"], 2)]
+)
+def test_a_thread_of_a_library_that_outlives_the_command_changes_no_status(arguments, status):
+    code = OUTLIVED.replace("{arguments}", repr(arguments))
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert process.returncode == status
+    assert "terminate" not in process.stderr and bool(process.stdout) == (status == 0)

@@ -7,6 +7,6 @@ config_command.py, config_file.py   `--config`
 progress.py, log_lines.py, streams.py, words.py   what is printed
 """
 
-from sdbatch.cli.command import main
+from sdbatch.cli.command import console, main
 
-__all__ = ["main"]
+__all__ = ["console", "main"]

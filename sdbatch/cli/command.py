@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from sdbatch import __version__
 from sdbatch.cli import bench_command as bench
@@ -21,7 +23,7 @@ from sdbatch.cli.unexpected import told_unexpected
 from sdbatch.cli.words import printable
 from sdbatch.errors import SdbatchError, UsageError
 
-__all__ = ["main"]
+__all__ = ["console", "main"]
 
 EXAMPLES = """\
 first steps:
@@ -33,6 +35,22 @@ first steps:
 See COMMAND --help for its options. Exit status: 0 success, 1 partial success, 2 bad usage or input,
 3 the run broke and can be resumed.
 """
+
+
+def console(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line `argv` (default: the process's own), and end the process with its exit status.
+
+    The interpreter's own end is left out: threads of native libraries can outlive their work by a moment, Arrow's that
+    read ahead for instance, and one that touches an object of Python then aborts the process.
+    """
+    try:
+        status = main(argv)
+    except SystemExit as ended:  # argparse, after it has printed what is to say
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    try:
+        atexit._run_exitfuncs()
+    finally:
+        os._exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.json as pjson
 import pyarrow.types as pt
 
+from sdbatch.prompts.lent_files import copied
 from sdbatch.prompts.mixed_columns import as_texts, joined_schema, mixed_columns
 from sdbatch.prompts.wide_numbers import wide_columns
 from sdbatch.prompts.wide_tables import refuse_many_keys
@@ -60,7 +61,7 @@ def _parsed(lines: bytes, first_line: int, schema: pa.Schema | None) -> pa.Table
     known = schema or pa.schema([(name, WIDE_WHOLE) for name in wide])
     reading = pjson.ReadOptions(use_threads=False, block_size=len(lines) + 1)
     try:
-        return pjson.read_json(pa.BufferReader(lines), reading, pjson.ParseOptions(explicit_schema=known))
+        return pjson.read_json(copied(lines), reading, pjson.ParseOptions(explicit_schema=known))
     except pa.ArrowInvalid as exc:
         if wide and "decimal128" in str(exc):
             name, place = next(iter(wide.items()))

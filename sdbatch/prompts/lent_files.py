@@ -9,9 +9,16 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-__all__ = ["lent"]
+__all__ = ["copied", "lent"]
 
 LAST_READ_S = 0.1  # a reader that has read ahead as far as it may does not read on
+
+
+def copied(content: bytes | memoryview) -> pa.NativeFile:
+    """A file with this content, in memory of Arrow's own: its threads may let go of it at any time."""
+    memory = pa.BufferOutputStream()
+    memory.write(content)
+    return pa.BufferReader(memory.getvalue())
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from sdbatch.prompts.compressed import DAMAGED, inner_name, packed_as, unpacked
 from sdbatch.prompts.input_file import InputFile
 from sdbatch.prompts.json_arrays import as_lines
 from sdbatch.prompts.json_lines import joined_pieces, json_batches
-from sdbatch.prompts.lent_files import lent
+from sdbatch.prompts.lent_files import copied, lent
 from sdbatch.prompts.text_encodings import UTF8, as_utf8, find_encoding
 from sdbatch.prompts.wide_tables import refuse_wide
 from sdbatch.storage.store import Store
@@ -49,6 +49,7 @@ DELIMITERS = {"csv": ",", "tsv": TAB}
 OTHER_DELIMITERS = (";", TAB)
 SAID_DELIMITER = re.compile(rb"sep=(.)\r?\n")
 PIECE_BYTES = 16 << 20  # read and decoded at a time
+COPIED_BYTES = 64 << 20  # of what is in memory already; more is read in pieces
 MAX_LINE_BYTES = 64 << 20
 LONGEST_HEADER = 64 << 10  # of a list of prompts that may be a table
 # Of text that must be decoded as a whole.
@@ -211,8 +212,8 @@ def _text_schema(*names: str) -> pa.Schema:
 def _csv(file: BinaryIO, names: list[str], delimiter: str, wanted: list[str]) -> Iterator[pa.RecordBatch]:
     """The requested columns of a file with a header line, as bytes."""
     with ExitStack() as stack:
-        if isinstance(file, io.BytesIO):  # read in place; for other files Arrow allocates a whole piece
-            source = pa.BufferReader(pa.py_buffer(file.getvalue()).slice(file.tell()))
+        if isinstance(file, io.BytesIO) and len(file.getbuffer()) <= COPIED_BYTES:
+            source = copied(file.getbuffer()[file.tell() :])
         else:
             source = stack.enter_context(lent(file))
         yield from stack.enter_context(
