@@ -115,7 +115,7 @@ def test_settings_that_make_no_sense_are_refused(sd, tmp_path):
     for wrong in ({"lanes": 7}, {"lanes": 0}, {"dtype": "fp8"}, {"device": "tpu"}):
         with pytest.raises(UsageError):
             Engine(sd, **wrong)
-    (tmp_path / "civitai.safetensors").touch()
+    (tmp_path / "civitai.safetensors").write_bytes(b"weights")
     with pytest.raises(ModelError, match=r"civitai\.safetensors: not a complete safetensors file"):
         Engine(tmp_path / "civitai.safetensors")
     with pytest.raises(ModelError, match="no such folder"):
