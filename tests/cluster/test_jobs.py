@@ -141,9 +141,9 @@ def test_a_job_that_is_stopped_goes_on_where_it_was_and_shows_its_metrics(ray_jo
     plotted = set(METRIC.findall((REPOSITORY / "docs" / "grafana-dashboard.json").read_text()))
     promised = {f"ray_sdbatch_{name}_total" for name in (*COUNTERS, FAILURES)} | {f"ray_sdbatch_{n}" for n in GAUGES}
     assert plotted == promised
-    # A counter has no series before it first counts: no row fails here, and no lane is halved.
+    # A counter has no series before it first counts: in this job no row fails, and no lane is halved.
     counted = promised - {"ray_sdbatch_failures_total", "ray_sdbatch_halvings_total"}
-    assert scrape(head.metrics_port, counted, deadline) == counted
+    assert counted <= scrape(head.metrics_port, counted, deadline) <= promised
     ray_job("stop", "stopped")
     assert "STOPPED" in ray_job("status", "stopped", status=None).stdout.upper()
     before = {path: path.stat().st_mtime_ns for path in out.glob("*_stats.json")}
