@@ -67,7 +67,7 @@ def _bench(
     if reason := validate(requests[0], info):
         raise UsageError(reason)
 
-    from sdbatch.plan.speed_test import measure  # its imports take seconds, and a wrong option is told before
+    from sdbatch.plan.speed_test import measure  # its imports take seconds; wrong options are reported first
 
     speed = measure(info, others, requests)
     passes = lane_calls(requests[0], info) / speed.lanes

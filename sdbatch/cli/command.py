@@ -40,8 +40,8 @@ See COMMAND --help for its options. Exit status: 0 success, 1 partial success, 2
 def console(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line `argv` (default: the process's own), and end the process with its exit status.
 
-    The interpreter's own end is left out: threads of native libraries can outlive their work by a moment, Arrow's that
-    read ahead for instance, and one that touches an object of Python then aborts the process.
+    The interpreter is not finalized: threads of native libraries, such as Arrow's read-ahead, can outlive their work by
+    a moment, and one that touches a Python object during finalization aborts the process.
     """
     try:
         status = main(argv)

@@ -110,8 +110,8 @@ def _footer(file: BinaryIO) -> tuple[bytes, int]:
 def _schema_message(footer: bytes, schema: int) -> bytes:
     """The message that a stream would begin with, made of a footer and the place of the schema in it.
 
-    The dictionaries' numbers must stay as they are, so the schema is not written anew: the message's table stands in
-    front of the whole footer, and points into it.
+    The dictionaries' numbers must stay as they are, so the schema is not serialized again: the message's table is put
+    in front of the whole footer and points into it.
     """
     front = struct.calcsize(MESSAGE)
     flat = struct.pack(MESSAGE, 16, 10, 12, 8, 10, 4, 12, front + schema - 20, 4, SCHEMA) + footer

@@ -1,4 +1,4 @@
-"""Lends files of Python to Arrow, whose readers read ahead in a thread of their own, even after they are closed."""
+"""Lends Python files to Arrow, whose readers read ahead in a thread of their own, even after they are closed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LAST_READ_S = 0.1  # a reader that has read ahead as far as it may does not read
 
 
 def copied(content: bytes | memoryview) -> pa.NativeFile:
-    """A file with this content, in memory of Arrow's own: its threads may let go of it at any time."""
+    """A file with this content, in Arrow's own memory, which its threads can release at any time."""
     memory = pa.BufferOutputStream()
     memory.write(content)
     return pa.BufferReader(memory.getvalue())
@@ -25,7 +25,7 @@ def copied(content: bytes | memoryview) -> pa.NativeFile:
 def lent(file: BinaryIO) -> Iterator[pa.NativeFile]:
     """The rest of a file, for Arrow. After the block no thread of Arrow's reads from it.
 
-    A thread that is in a file of Python's when the interpreter ends would abort the process, or never end.
+    A thread that is reading a Python file while the interpreter ends would abort the process, or never end.
     """
     loan = _Loan(file)
     try:

@@ -111,7 +111,7 @@ class Connection:
 
     @cached_property
     def _whole(self) -> dict[str, int]:
-        """Arguments of `cat_file` for one request a file: by default s3fs asks for the size, and reads parts."""
+        """Arguments with which `cat_file` makes one request; by default s3fs asks for the size and reads in parts."""
         reads = getattr(type(self._fs), "_cat_file", None)
         in_parts = reads is not None and "max_concurrency" in inspect.signature(reads).parameters
         return {"max_concurrency": 1} if in_parts else {}

@@ -72,7 +72,7 @@ def test_only_the_batch_that_was_warmed_up_is_decoded_by_compiled_code(sd, monke
     family.device = torch.device("cuda")
     shapes = []
 
-    def compiled(call, device, sizes):
+    def compiled(call, device, sizes, blocks=None):
         def counted(latents, **options):
             shapes.append(tuple(latents.shape))
             return call(latents, **options)
@@ -121,7 +121,7 @@ def test_blocks_are_compiled_during_the_network_s_own_calls_only(monkeypatch):
 
 @pytest.mark.parametrize("model", ["tiny", "flux"])
 def test_equal_blocks_share_their_code_in_all_calls_and_threads(model, tmp_path, monkeypatch):
-    def whole(call, device, sizes):
+    def whole(call, device, sizes, blocks=None):
         torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 14 * sizes)
         return torch.compile(call, backend="eager", fullgraph=True, dynamic=False)
 
@@ -183,7 +183,7 @@ def test_a_machine_that_cannot_compile_is_told_of_the_option(sd, monkeypatch, er
 
 @pytest.mark.parametrize("model", ["sd", "sdxl", "tiny"])
 def test_one_graph_without_breaks_serves_all_calls_in_all_threads(model, request, monkeypatch):
-    def whole(call, device, sizes):
+    def whole(call, device, sizes, blocks=None):
         return torch.compile(call, backend="eager", fullgraph=True, dynamic=False)
 
     monkeypatch.setattr(stable_diffusion, "compiled", whole)
@@ -220,7 +220,7 @@ def shapes_compiled(monkeypatch) -> set[tuple[int, ...]]:
     """The shapes of latents that a compiled UNet runs; it runs as it is."""
     shapes = set()
 
-    def compiled(call, device, sizes):
+    def compiled(call, device, sizes, blocks=None):
         def noted(latents, *args, **named):
             shapes.add(tuple(latents.shape))
             return call(latents, *args, **named)

@@ -17,15 +17,20 @@ COMPILE_THREADS = 8
 SHAPES_PER_SIZE = 14
 
 
-def compiled(call: Callable, device: torch.device, sizes: int = 1) -> Callable:
+def compiled(
+    call: Callable, device: torch.device, sizes: int = 1, blocks: Iterable[torch.nn.Module] | None = None
+) -> Callable:
     """`call` through torch.compile, compiled separately for each shape, without dynamic shapes.
 
     Args:
         sizes: number of picture sizes that it will be called with.
+        blocks: compile these, which it calls, instead of the whole (`CompiledBlocks`).
 
     On CUDA Inductor must not choose reductions by timing them: two processes could choose differently, and their
     pictures would differ in the last bits. For the same reason no mode that autotunes is used.
     """
+    if blocks is not None:
+        return CompiledBlocks(call, blocks, device, sizes)
     # Beyond this limit torch stops compiling. Halved lanes and deep features count as further shapes.
     limits = torch._dynamo.config
     limits.cache_size_limit = max(limits.cache_size_limit, SHAPES_PER_SIZE * sizes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import cached_property, partial
-from typing import Any, Self
+from typing import Self
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 
 from sdbatch.diffusion.accelerate.attention import TextProjection, fuse_self_attention
-from sdbatch.diffusion.accelerate.compilation import CompiledBlocks, compiled
+from sdbatch.diffusion.accelerate.compilation import compiled
 from sdbatch.diffusion.accelerate.cpu import use_onednn
 from sdbatch.diffusion.accelerate.deep_cache import DeepCache
 from sdbatch.diffusion.adapters.ip_adapter_nets import sets_of
@@ -215,17 +215,15 @@ class StableDiffusion(Family):
         self._deep_cache = DeepCache(self.denoiser)
 
     def compile(self, shapes: Collection[tuple[int, int, int]], decode_batch: int, *, blocks: bool = False) -> None:
-        def compile_one(call: Callable[..., Any], network: torch.nn.Module) -> Callable[..., Any]:
-            if not blocks:
-                return compiled(call, self.device, len(shapes))
-            repeated = [module for module in network.modules() if isinstance(module, REPEATED)]
-            return CompiledBlocks(call, repeated, self.device, len(shapes))
+        def repeated(network: torch.nn.Module) -> list[torch.nn.Module] | None:
+            return [module for module in network.modules() if isinstance(module, REPEATED)] if blocks else None
 
-        self._compiled = compile_one(self._deep_cache or self.denoiser, self.denoiser)
+        network, sizes = self._deep_cache or self.denoiser, len(shapes)
+        self._compiled = compiled(network, self.device, sizes, repeated(self.denoiser))
         self._compiled_shapes = frozenset(shapes)
         if self.device.type == "cuda":
             # Uncompiled group norms copy channels_last to another layout and back.
-            self._compiled_decode = compile_one(self.vae.decode, self.vae.decoder)
+            self._compiled_decode = compiled(self.vae.decode, self.device, sizes, repeated(self.vae.decoder))
             self._compiled_decode_shapes = frozenset((decode_batch, *shape) for shape in shapes)
 
     def decompile(self) -> None:

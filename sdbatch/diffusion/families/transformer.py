@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 
 from sdbatch.diffusion.accelerate.block_cache import BlockCache
-from sdbatch.diffusion.accelerate.compilation import CompiledBlocks, compiled
+from sdbatch.diffusion.accelerate.compilation import compiled
 from sdbatch.diffusion.adapters.lora_files import lora_model
 from sdbatch.diffusion.adapters.residuals import Residuals
 from sdbatch.diffusion.adapters.row_loras import RowLoras
@@ -168,12 +168,8 @@ class Transformer(Family):
         return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
 
     def compile(self, shapes: Collection[tuple[int, int, int]], decode_batch: int, *, blocks: bool = False) -> None:
-        network, sizes = self._block_cache or self.network, len(shapes)
-        if blocks:
-            repeated = [block for name in self.block_lists for block in getattr(self.denoiser, name)]
-            self._compiled = CompiledBlocks(network, repeated, self.device, sizes)
-        else:
-            self._compiled = compiled(network, self.device, sizes)
+        repeated = [block for name in self.block_lists for block in getattr(self.denoiser, name)] if blocks else None
+        self._compiled = compiled(self._block_cache or self.network, self.device, len(shapes), repeated)
         self._compiled_shapes = frozenset(shapes)
 
     def decompile(self) -> None:
