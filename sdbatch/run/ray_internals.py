@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -10,13 +12,14 @@ from sdbatch.errors import RunError
 
 try:
     from ray._private import worker as _worker
+    from ray._private.node import Node as _Node
     from ray.data._internal.execution.execution_callback import ExecutionCallback
 except ImportError as error:
     raise RunError(
         f"Ray {ray.__version__} lacks an internal that sdbatch needs ({error}); use one named in pyproject.toml"
     ) from error
 
-__all__ = ["ExecutionCallback", "mute_task_output"]
+__all__ = ["ExecutionCallback", "mute_task_output", "without_idle_services"]
 
 
 def mute_task_output() -> None:
@@ -29,3 +32,25 @@ def mute_task_output() -> None:
 
 def _drop(data: dict[str, Any], ignore_prefix: bool = False) -> None:
     """Print nothing."""
+
+
+@contextlib.contextmanager
+def without_idle_services() -> Iterator[None]:
+    """For the block, a Ray that is started lacks its API server, its autoscaler's monitor and its log monitor.
+
+    A run on one machine uses none of them. Ray has no option that leaves them out: even with include_dashboard=False it
+    waits for the server at the start and for the autoscaler's monitor at the end, and with log_to_driver=False the logs
+    are still watched.
+    """
+    kept = {name: getattr(_Node, name) for name in ("start_api_server", "start_monitor", "start_log_monitor")}
+    for name in kept:
+        setattr(_Node, name, _start_nothing)
+    try:
+        yield
+    finally:
+        for name, start in kept.items():
+            setattr(_Node, name, start)
+
+
+def _start_nothing(node: Any, **options: Any) -> None:
+    """Start no process."""
