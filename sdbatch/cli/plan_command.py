@@ -250,7 +250,7 @@ def _weights(plan: Plan, settings: RunSettings) -> str:
     sizes = " or ".join(f"{size(weights.together)} in {dtype}" for dtype, weights in bytes_in.items())
     eight_bit = "" if quantization == "none" else f", with layers of the denoiser in {quantization}"
     release = settings.release_text_encoders if family_named(plan.model.family).releases_text_encoders else "off"
-    room = room_on_gpus(bytes_in[dtypes[-1]], release, weight_bytes(plan.model, dtypes[-1]))
+    room = room_on_gpus(bytes_in[dtypes[-1]], release)
     return f"the model's {count_parameters(plan.model) / 1e6:,.1f} million parameters take {sizes}{eight_bit}" + (
         f"; in {dtypes[-1]} {room}" if room else ""
     )

@@ -123,7 +123,9 @@ class Engine:
         self.dtype = resolve_dtype(dtype, self._device, self.info)
         if self._device.type == "cpu":
             keep_freed_memory()
-        released = releases_text_encoders(self.info, self.dtype, self._device, release_text_encoders)
+        released = releases_text_encoders(
+            self.info, self.dtype, self._device, release_text_encoders, options.quantization
+        )
         self._options = replace(options, release_text_encoders="on" if released else "off")
         self.family = prepared_family(self.info, self.dtype, self._device, self._options)
         least = max(2 * -(-ENGINE_TASKS[task].branches // 2) for task in self.info.tasks)

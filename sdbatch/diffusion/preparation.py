@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from sdbatch.diffusion.accelerate.quantization import QUANTIZERS
+from sdbatch.diffusion.adapters.lora_names import DENOISERS
 from sdbatch.diffusion.adapters.lora_rows import Lora
 from sdbatch.diffusion.adapters.net_kinds import NET_KINDS
 from sdbatch.diffusion.adapters.net_loading import row_nets
@@ -60,10 +61,16 @@ def prepared_family(info: ModelInfo, dtype: str, device: torch.device, options: 
         ModelError: the model can't be read.
         RunError: it does not fit into the device's memory.
     """
-    released = options.release_text_encoders == "on"
-    family = load_family(info, dtype, device, options.merged, torch.device("cpu") if released else device)
-    if options.quantization != "none":
-        QUANTIZERS[options.quantization](family.denoiser, family.keep_whole())
+    released, quantised = options.release_text_encoders == "on", options.quantization != "none"
+    # What will not stay whole on the device never has to fit there.
+    staged = {
+        part.name: torch.device("cpu")
+        for part in family_named(info.family).parts
+        if (released and part.sort == "text_encoder") or (quantised and part.name in DENOISERS)
+    }
+    family = load_family(info, dtype, device, options.merged, staged)
+    if quantised:
+        QUANTIZERS[options.quantization](family.denoiser, family.keep_whole(), device)
     if released:
         family.release_text_encoders()
     skips = options.deep_cache > 1

@@ -225,7 +225,7 @@ def test_so_do_those_that_start_from_pictures(model, request):
 @pytest.mark.parametrize("quantization", QUANTIZERS)
 def test_so_do_those_of_eight_bit_weights(quantization, sd):
     family = on_meta(sd)
-    QUANTIZERS[quantization](family.denoiser, family.keep_whole())
+    QUANTIZERS[quantization](family.denoiser, family.keep_whole(), META)
     assert run(family, ROWS) == len(ROWS)
 
 

@@ -20,6 +20,7 @@ from sdbatch.diffusion.models.loading import load_family
 from sdbatch.diffusion.request import Request
 
 ROWS = [Request(f"prompt {i % 3}", seed=i, steps=4 + i % 3, guidance_scale=(1, 7.5)[i % 2]) for i in range(8)]
+CPU = torch.device("cpu")
 # Half of the distance of two neighbours with four significant bits is at most this share of either.
 ROUNDING = 2**-4
 # The same of bfloat16, in which the product is returned.
@@ -61,7 +62,7 @@ def linear(inputs: int, outputs: int) -> torch.nn.Linear:
 def in_fp8(layer: torch.nn.Linear) -> torch.nn.Module:
     network = torch.nn.Sequential(torch.nn.Linear(*reversed(layer.weight.shape)).requires_grad_(False))
     network[0].load_state_dict(layer.state_dict())
-    quantize_fp8(network, set())
+    quantize_fp8(network, set(), CPU)
     return network[0]
 
 
@@ -170,9 +171,9 @@ def test_bytes_are_the_same_beside_other_rows_when_compiled(sd):
 
 def test_layers_that_a_family_keeps_whole_are_spared(sd, flux):
     for folder in (sd, flux):
-        family = load_family(inspect_model(folder), "fp32", torch.device("cpu"))
+        family = load_family(inspect_model(folder), "fp32", CPU)
         kept = family.keep_whole()
-        quantize_fp8(family.denoiser, kept)
+        quantize_fp8(family.denoiser, kept, CPU)
         layers = [layer for layer in family.denoiser.modules() if isinstance(layer, torch.nn.Linear)]
         assert {layer in kept for layer in layers} == {True, False}
         assert all(isinstance(layer, Float8Linear) is (layer not in kept) for layer in layers)
@@ -181,7 +182,7 @@ def test_layers_that_a_family_keeps_whole_are_spared(sd, flux):
 def test_layers_whose_widths_the_product_does_not_accept_are_left_as_they_are():
     network = torch.nn.Sequential(torch.nn.Linear(24, 32), torch.nn.Linear(32, 24), torch.nn.Conv2d(16, 16, 1))
     before = [type(layer) for layer in network]
-    quantize_fp8(network, set())
+    quantize_fp8(network, set(), CPU)
     assert [type(layer) for layer in network] == before
 
 

@@ -14,6 +14,7 @@ from sdbatch.diffusion.calls import weight_bytes
 from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.models.inspection import inspect_model
 from sdbatch.diffusion.models.loading import load_family
+from sdbatch.diffusion.preparation import Options, prepared_family
 from sdbatch.diffusion.request import Request
 from sdbatch.errors import UsageError
 
@@ -66,10 +67,52 @@ def test_a_plan_knows_the_memory(build, tmp_path):
     info = inspect_model("tiny" if build is None else build(tmp_path / "model"))
     for quantization, quantize in QUANTIZERS.items():
         family = load_family(info, "fp32", torch.device("cpu"))
-        quantize(family.denoiser, family.keep_whole())
+        quantize(family.denoiser, family.keep_whole(), torch.device("cpu"))
         estimated = weight_bytes(info, "fp32", quantization)
         assert estimated.denoiser == pytest.approx(size(family.denoiser), rel=0.04)
         assert estimated.others == weight_bytes(info, "fp32").others
+
+
+@pytest.mark.parametrize("quantization", QUANTIZERS)
+@pytest.mark.parametrize("build", [None, flow_checkpoints.build_flux])
+def test_the_whole_denoiser_is_never_on_the_device(quantization, build, tmp_path, monkeypatch):
+    """Each layer is in eight bits before the next comes: what fits in eight bits can be loaded."""
+    info = inspect_model("tiny" if build is None else build(tmp_path / "model"))
+    device = torch.device("meta")
+    options = {"compile": "off", "compile_sizes": "", "deep_cache": 1, "merged": (), "find_adapter": None}
+    options = Options(quantization=quantization, release_text_encoders="off", **options)
+    whole = size(load_family(info, "fp32", torch.device("cpu")).denoiser)
+    families, peaks = [], []
+    quantize, move = QUANTIZERS[quantization], torch.nn.Module.to
+
+    def there() -> int:
+        denoiser = families[0]
+        return sum(x.nbytes for x in (*denoiser.parameters(), *denoiser.buffers()) if x.device == device)
+
+    def spy(denoiser, *others):
+        families.append(denoiser)
+        assert there() == 0
+        quantize(denoiser, *others)
+
+    def spied(module, *arguments, **named):
+        moved = move(module, *arguments, **named)
+        if families:
+            peaks.append(there())
+        return moved
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setitem(QUANTIZERS, quantization, spy)
+    monkeypatch.setattr(torch.nn.Module, "to", spied)
+    family = prepared_family(info, "fp32", device, options)
+    assert all(x.device == device for x in (*family.denoiser.parameters(), *family.denoiser.buffers()))
+    assert len(peaks) > 20 and there() == size(family.denoiser) < whole
+    largest = max(layer.weight.nbytes for layer in load_layers(info))
+    assert max(peaks) <= there() + largest
+
+
+def load_layers(info) -> list[torch.nn.Module]:
+    denoiser = load_family(info, "fp32", torch.device("cpu")).denoiser
+    return [layer for layer in denoiser.modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)]
 
 
 def test_an_unknown_one_is_refused(sd):

@@ -171,15 +171,18 @@ def test_a_gpu_with_too_little_memory_releases_them(models, monkeypatch):
     tensors = sum(p.numel() for p in engine(models["flux"]).family.parts["text_encoder_2"].parameters())
     assert weights.text_encoders > 2 * tensors > 0 and weights.denoiser > 0 and weights.others > 0
 
-    def released(memory: int, choice: str = "auto", device: str = "cuda") -> bool:
+    def released(memory: int, choice: str = "auto", device: str = "cuda", quantization: str = "none") -> bool:
         found = SimpleNamespace(total_memory=memory)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
         monkeypatch.setattr(headroom, "_share", lambda device: 0.5)
-        return headroom.releases_text_encoders(info, "bf16", torch.device(device), choice)
+        return headroom.releases_text_encoders(info, "bf16", torch.device(device), choice, quantization)
 
     ample = 3 * weights.together
     assert not released(ample) and released(ample // 2) and released(ample, "on") and not released(ample // 2, "off")
     assert not released(ample // 2, device="cpu")
+    # What counts is what the device holds: eight bits.
+    between = int((weights.together + weight_bytes(info, "bf16", "int8").together) / 2 / 0.5 / 0.75)
+    assert released(between) and not released(between, quantization="int8")
     tiny = inspect_model("tiny")
     assert not headroom.releases_text_encoders(tiny, "fp16", torch.device("cuda"), "auto")
     with pytest.raises(ModelError, match="whose text encoders are small"):
@@ -197,11 +200,10 @@ def test_what_fits_on_a_gpu_in_turns():
         "too much for a GPU of 24 GB; leaves 7 of 48 GB, 39 of 80 GB for sampling "
         "(the text encoders' 17 GB leave the GPU meanwhile on 48 and 80 GB)"
     )
-    # In eight bits it leaves more, but is loaded before it is quantised.
     eight_bits = WeightBytes(text_encoders=16_600_000_000, denoiser=20_600_000_000, others=300_000_000)
-    assert room_on_gpus(eight_bits, loaded=qwen_image) == (
-        "too much for a GPU of 24 GB; leaves 27 of 48 GB, 42 of 80 GB for sampling "
-        "(the text encoders' 17 GB leave the GPU meanwhile on 48 GB)"
+    assert room_on_gpus(eight_bits) == (
+        "leaves 3 of 24 GB, 27 of 48 GB, 42 of 80 GB for sampling "
+        "(the text encoders' 17 GB leave the GPU meanwhile on 24 and 48 GB)"
     )
     # The peak is that of the larger phase, also if it is the text encoders'.
     assert "1 of 24" not in str(room_on_gpus(WeightBytes(20_000_000_000, 3_000_000_000)))

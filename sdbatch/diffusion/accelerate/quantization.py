@@ -29,15 +29,19 @@ FP8_CAPABILITY = (8, 9)
 
 
 @torch.no_grad()
-def quantize_int8(denoiser: torch.nn.Module, left_out: set[torch.nn.Module]) -> None:
-    """Keep the weights of a model's linear and convolution layers as int8, scaled by output channel, symmetric.
+def quantize_int8(denoiser: torch.nn.Module, left_out: set[torch.nn.Module], device: torch.device) -> None:
+    """Move a model to a device, the weights of its linear and convolution layers as int8.
+
+    They are scaled by output channel, symmetric. Layers are moved and quantised one after the other, so the whole model
+    never has to fit.
 
     Args:
         left_out: layers that stay unchanged.
     """
     for layer in list(denoiser.modules()):
         if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) and layer not in left_out:
-            register_parametrization(layer, "weight", _Int8(), unsafe=True)
+            register_parametrization(layer.to(device), "weight", _Int8(), unsafe=True)
+    denoiser.to(device)
 
 
 class _Int8(torch.nn.Module):
@@ -54,10 +58,11 @@ class _Int8(torch.nn.Module):
 
 
 @torch.no_grad()
-def quantize_fp8(denoiser: torch.nn.Module, left_out: set[torch.nn.Module]) -> None:
-    """Have a model's linear layers multiply in float8 (e4m3), their weights scaled by output channel.
+def quantize_fp8(denoiser: torch.nn.Module, left_out: set[torch.nn.Module], device: torch.device) -> None:
+    """Move a model to a device, and have its linear layers multiply in float8 (e4m3), scaled by output channel.
 
-    Layers whose numbers of inputs and outputs are not multiples of 16 stay unchanged.
+    Layers whose numbers of inputs and outputs are not multiples of 16 stay unchanged. As in `quantize_int8`, one layer
+    is moved after the other.
 
     Args:
         left_out: layers that stay unchanged, too.
@@ -66,7 +71,8 @@ def quantize_fp8(denoiser: torch.nn.Module, left_out: set[torch.nn.Module]) -> N
         if isinstance(layer, torch.nn.Linear) and layer not in left_out:
             outputs, inputs = layer.weight.shape
             if outputs % WIDTHS == inputs % WIDTHS == 0:
-                _to_fp8(layer)
+                _to_fp8(layer.to(device))
+    denoiser.to(device)
 
 
 def _to_fp8(layer: torch.nn.Linear) -> None:
@@ -134,7 +140,7 @@ def why_no_fp8(torch_version: str, capability: tuple[int, int] | None) -> str | 
     return None
 
 
-QUANTIZERS: dict[str, Callable[[torch.nn.Module, set[torch.nn.Module]], None]] = {
+QUANTIZERS: dict[str, Callable[[torch.nn.Module, set[torch.nn.Module], torch.device], None]] = {
     "int8": quantize_int8,
     "fp8": quantize_fp8,
 }

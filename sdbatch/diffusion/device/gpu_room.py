@@ -43,24 +43,21 @@ def must_take_turns(weights: WeightBytes, memory: int) -> bool:
     return weights.text_encoders > 0 and weights.together > CROWDED_SHARE * memory
 
 
-def room_on_gpus(weights: WeightBytes, release: str = "auto", loaded: WeightBytes | None = None) -> str | None:
+def room_on_gpus(weights: WeightBytes, release: str = "auto") -> str | None:
     """Say which GPUs are too small for a model's weights, and what the others leave; None if all fit.
 
     Args:
         release: whether the text encoders leave the GPU while the denoiser runs: "on", "off" or "auto".
-        loaded: the weights before they are quantised, if they are: a GPU must hold these first.
     """
-    loaded = loaded or weights
-    if loaded.together < SMALL_BYTES:
+    if weights.together < SMALL_BYTES:
         return None
     left, in_turns, fitting = {}, [], []
     for gigabytes in GPU_GIGABYTES:
-        turns = release == "on" or (release == "auto" and must_take_turns(loaded, gigabytes * 10**9))
+        turns = release == "on" or (release == "auto" and must_take_turns(weights, gigabytes * 10**9))
         left[gigabytes] = gigabytes - (weights.in_turns if turns else weights.together) / 1e9
         if turns:
             in_turns.append(gigabytes)
-        holds_loaded = gigabytes >= (loaded.in_turns if turns else loaded.together) / 1e9
-        if holds_loaded and left[gigabytes] >= MIN_SHARE * gigabytes:
+        if left[gigabytes] >= MIN_SHARE * gigabytes:
             fitting.append(gigabytes)
     too_small = [str(gigabytes) for gigabytes in GPU_GIGABYTES if gigabytes not in fitting]
     parts = [f"too much for a GPU of {' or '.join(too_small)} GB"] if too_small else []

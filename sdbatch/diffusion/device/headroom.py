@@ -38,7 +38,9 @@ def share_gpu(fraction: float) -> None:
     torch.cuda.set_per_process_memory_fraction(fraction)
 
 
-def releases_text_encoders(info: ModelInfo, dtype: str, device: torch.device, choice: str) -> bool:
+def releases_text_encoders(
+    info: ModelInfo, dtype: str, device: torch.device, choice: str, quantization: str = "none"
+) -> bool:
     """Whether text encoders and denoiser take turns on the device.
 
     Args:
@@ -55,7 +57,7 @@ def releases_text_encoders(info: ModelInfo, dtype: str, device: torch.device, ch
     if device.type != "cuda" or not family.releases_text_encoders:
         return False
     memory = torch.cuda.get_device_properties(device).total_memory
-    return must_take_turns(weight_bytes(info, dtype), int(memory * _share(device)))
+    return must_take_turns(weight_bytes(info, dtype, quantization), int(memory * _share(device)))
 
 
 def available_bytes(device: torch.device) -> int:

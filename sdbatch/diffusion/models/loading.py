@@ -78,13 +78,13 @@ def load_family(
     dtype: str,
     device: torch.device,
     merged: Sequence[Lora] = (),
-    encoder_device: torch.device | None = None,
+    elsewhere: Mapping[str, torch.device] | None = None,
 ) -> Family:
     """Load all of a model's weights; missing and unused ones are errors.
 
     Args:
         merged: LoRAs to merge into them.
-        encoder_device: where the text encoders are loaded to; by default to the device of all other parts.
+        elsewhere: parts, by name, that are loaded to another device than `device`, and that device.
 
     Raises:
         AdapterError: a LoRA does not fit the model, or an embedding has a name that is taken.
@@ -98,13 +98,7 @@ def load_family(
         checkpoint = Checkpoint(
             info=info,
             parts={
-                part.name: _part(
-                    part,
-                    index,
-                    info,
-                    dtype,
-                    device if part.sort != "text_encoder" or encoder_device is None else encoder_device,
-                )
+                part.name: _part(part, index, info, dtype, (elsewhere or {}).get(part.name, device))
                 for part in family.parts
                 if part.sort != "scheduler"
             },
