@@ -22,22 +22,9 @@ from sdbatch.cli.options import GROUPS, described
 from sdbatch.diffusion.declarations import FAMILIES
 from sdbatch.diffusion.request import ROW_FIELDS, ROWS
 from sdbatch.diffusion.tasks import TASKS
-from sdbatch.fields import UNRECORDED, Field
-from sdbatch.kinds import (
-    Choice,
-    Flag,
-    Kind,
-    Names,
-    Options,
-    Pair,
-    Picture,
-    Pictures,
-    Seed,
-    Several,
-    Sizes,
-    Text,
-    Words,
-)
+from sdbatch.fields import UNRECORDED, Field, Kind
+from sdbatch.kinds import Choice, Flag, Picture, Pictures, Seed, Several, Text
+from sdbatch.option_kinds import Names, Options, Pair, Sizes, Words
 from sdbatch.output.metadata import OUTCOME, setting_types
 from sdbatch.settings import all_fields
 from sdbatch.weighted_files import WeightedFiles

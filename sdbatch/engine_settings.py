@@ -9,7 +9,7 @@ from typing import Any
 from sdbatch.bounds import Whole
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.errors import UsageError
-from sdbatch.kinds import Sizes
+from sdbatch.option_kinds import Sizes
 from sdbatch.settings import COMPILES, DEVICES, DTYPES, NUMBERS, QUANTIZATIONS, RunSettings
 
 __all__ = ["LANES_ON_CPU", "EngineSettings", "resolve_engine"]
@@ -32,7 +32,7 @@ class EngineSettings:
     Attributes:
         lanes: None until measured.
         threads: number of CPU threads; None on a GPU, or for torch's default.
-        compile_sizes: as `kinds.Sizes` writes them.
+        compile_sizes: as `option_kinds.Sizes` writes them.
 
     Raises:
         UsageError: an invalid value; the message names the setting.

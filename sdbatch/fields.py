@@ -15,10 +15,13 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
+from sdbatch.bounds import Number, Whole
 from sdbatch.errors import UsageError
-from sdbatch.kinds import Kind, Picture
+from sdbatch.kinds import Choice, Flag, Picture, Several, Text
+from sdbatch.option_kinds import Names, Options, Pair, Sizes, Words
+from sdbatch.weighted_files import WeightedFiles
 
-__all__ = ["UNRECORDED", "Declares", "Field", "FrozenMapping", "declared_in", "merged", "with_plain_signature"]
+__all__ = ["UNRECORDED", "Declares", "Field", "FrozenMapping", "Kind", "declared_in", "merged", "with_plain_signature"]
 
 
 class _Unrecorded:
@@ -32,6 +35,10 @@ class _Unrecorded:
 
 
 T = TypeVar("T")
+Kind = (
+    Text | Choice | Flag | Picture | Several | WeightedFiles | Whole | Number | Pair | Sizes | Names | Words | Options
+)
+"""What the values of a field may be."""
 UNRECORDED: Final = _Unrecorded()
 
 

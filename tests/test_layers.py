@@ -23,7 +23,7 @@ MODULES = {
 # From the bottom up: packages and modules; the longest matching name counts. A module may import modules of its own
 # line or of a lower one.
 LAYERS = (
-    "errors version bounds weighted_files kinds fields typed_json once_per_node tiny",
+    "errors version bounds weighted_files kinds option_kinds fields typed_json once_per_node tiny",
     "diffusion.checkpoints diffusion.samplers",
     "diffusion.byte_cache diffusion.accelerate diffusion.embeddings diffusion.lanes diffusion.pictures.picture"
     " diffusion.request diffusion.device.gpu_room diffusion.device.hardware diffusion.device.memory"

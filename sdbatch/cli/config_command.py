@@ -9,7 +9,7 @@ from typing import Any
 from sdbatch.cli.config_file import ConfigValue, read_config
 from sdbatch.cli.options import Column, Listed, Parser, json_object
 from sdbatch.errors import UsageError
-from sdbatch.kinds import Names
+from sdbatch.option_kinds import Names
 from sdbatch.settings import did_you_mean
 
 __all__ = ["apply_config"]

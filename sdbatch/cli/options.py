@@ -13,7 +13,8 @@ from sdbatch.diffusion.declarations import FAMILIES
 from sdbatch.diffusion.request import ROWS
 from sdbatch.errors import UsageError
 from sdbatch.fields import Field
-from sdbatch.kinds import Choice, Flag, Names, Options, Text, Words
+from sdbatch.kinds import Choice, Flag, Text
+from sdbatch.option_kinds import Names, Options, Words
 from sdbatch.settings import APPROXIMATIONS, MODEL, MONITORING, OUTPUT, SCORES, TABLE, WORKERS, all_fields
 from sdbatch.storage.storage_options import are_unused
 

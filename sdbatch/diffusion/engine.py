@@ -34,7 +34,7 @@ from sdbatch.diffusion.sampling_row import SamplingRow, sampling_row
 from sdbatch.diffusion.tasks import ENGINE_TASKS
 from sdbatch.diffusion.validation import check_compile_sizes, validate
 from sdbatch.errors import AdapterError, PictureError, PromptError, SamplerError, UsageError
-from sdbatch.kinds import Sizes
+from sdbatch.option_kinds import Sizes
 
 __all__ = ["Engine"]
 

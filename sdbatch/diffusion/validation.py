@@ -18,6 +18,7 @@ from sdbatch.diffusion.samplers.catalogue import EVERY_SAMPLER, resolve
 from sdbatch.diffusion.tasks import ENGINE_TASKS, TASKS, task_of
 from sdbatch.errors import SamplerError, UsageError
 from sdbatch.fields import Field
+from sdbatch.option_kinds import Sizes
 
 __all__ = ["check_area", "check_compile_sizes", "validate"]
 
@@ -126,8 +127,8 @@ def _size(request: Request, info: ModelInfo) -> str | None:
 
 
 def check_compile_sizes(sizes: str, info: ModelInfo) -> None:
-    """Check that a model can make pictures of these sizes (`kinds.Sizes`). Raises `UsageError`."""
-    for height, width in kinds.Sizes.sides(sizes):
+    """Check that a model can make pictures of these sizes (`option_kinds.Sizes`). Raises `UsageError`."""
+    for height, width in Sizes.sides(sizes):
         if reason := _size(Request("", height=height, width=width), info):
             raise UsageError(f"compile-sizes {width}x{height}: {reason}")
 

@@ -12,7 +12,8 @@ from sdbatch.diffusion.request import FIRST_FIELDS, TEXT_TO_IMAGE
 from sdbatch.engine_settings import EngineSettings
 from sdbatch.errors import UsageError
 from sdbatch.fields import UNRECORDED, Field
-from sdbatch.kinds import Choice, Flag, Picture, Pictures, Several, Text, Words
+from sdbatch.kinds import Choice, Flag, Picture, Pictures, Several, Text
+from sdbatch.option_kinds import Words
 from sdbatch.output.footprint import Footprint
 from sdbatch.output.manifest import FORMAT_VERSION, RunRecord, as_json, is_recorded
 from sdbatch.prompts.shards import Cut

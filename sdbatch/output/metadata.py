@@ -15,8 +15,8 @@ from sdbatch.bounds import Number, Whole
 from sdbatch.diffusion.adapters.lora_rows import Loras
 from sdbatch.diffusion.request import FIRST_FIELDS, ROW_FIELDS, Request
 from sdbatch.errors import PictureError
-from sdbatch.fields import Field, FrozenMapping
-from sdbatch.kinds import Choice, Flag, Kind, Picture, Pictures, Seed, Several, Text
+from sdbatch.fields import Field, FrozenMapping, Kind
+from sdbatch.kinds import Choice, Flag, Picture, Pictures, Seed, Several, Text
 from sdbatch.prompts import Columns
 from sdbatch.prompts.kept_pictures import image_type, kept_type
 from sdbatch.prompts.picture_cells import TablePicture

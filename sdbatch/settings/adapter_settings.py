@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from sdbatch.kinds import Flag, Names, Text
+from sdbatch.kinds import Flag, Text
+from sdbatch.option_kinds import Names
 from sdbatch.settings.setting_groups import ADAPTERS, of_the_run
 
 __all__ = ["AdapterSettings"]

@@ -9,7 +9,8 @@ from typing import Annotated
 from sdbatch.diffusion.checkpoints.single_file_shapes import PREDICTION_TYPES
 from sdbatch.diffusion.request import TEXT_TO_IMAGE
 from sdbatch.diffusion.tasks import TASKS
-from sdbatch.kinds import Choice, Names, Text
+from sdbatch.kinds import Choice, Text
+from sdbatch.option_kinds import Names
 from sdbatch.settings.setting_groups import MODEL, did_you_mean, of_the_run
 
 __all__ = ["ModelSettings"]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from sdbatch.bounds import Whole
-from sdbatch.kinds import Choice, Flag, Options, Text
+from sdbatch.kinds import Choice, Flag, Text
+from sdbatch.option_kinds import Options
 from sdbatch.settings.setting_groups import OUTPUT, of_the_run, unimportant
 
 __all__ = ["COMPRESSIONS", "IMAGE_FORMATS", "LAYOUTS", "MAX_IMAGES_PER_SHARD", "OutputSettings"]

@@ -12,7 +12,7 @@ from sdbatch.diffusion.declarations import own_fields
 from sdbatch.diffusion.request import ROW_FIELDS
 from sdbatch.errors import UnknownOptionError, UsageError
 from sdbatch.fields import Field, FrozenMapping, declared_in, with_plain_signature
-from sdbatch.kinds import Options
+from sdbatch.option_kinds import Options
 from sdbatch.settings.adapter_settings import AdapterSettings
 from sdbatch.settings.model_settings import ModelSettings
 from sdbatch.settings.output_settings import OutputSettings

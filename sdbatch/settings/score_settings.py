@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from sdbatch.bounds import Whole
-from sdbatch.kinds import Choice, Names, Text, Words
+from sdbatch.kinds import Choice, Text
+from sdbatch.option_kinds import Names, Words
 from sdbatch.scoring.attempts import ON_EXHAUSTED, ON_NSFW
 from sdbatch.settings.setting_groups import SCORES, of_the_run, unimportant
 

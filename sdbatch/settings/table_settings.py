@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from sdbatch.kinds import Flag, Names, Pair
+from sdbatch.kinds import Flag
+from sdbatch.option_kinds import Names, Pair
 from sdbatch.settings.setting_groups import TABLE, of_the_run, unimportant
 
 __all__ = ["TableSettings"]

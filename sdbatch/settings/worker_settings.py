@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from sdbatch.bounds import Number, Whole
-from sdbatch.kinds import Choice, Flag, Pair, Sizes, Text
+from sdbatch.kinds import Choice, Flag, Text
+from sdbatch.option_kinds import Pair, Sizes
 from sdbatch.settings.setting_groups import APPROXIMATIONS, MONITORING, WORKERS, of_the_run, unimportant
 
 __all__ = ["COMPILES", "DEVICES", "DTYPES", "QUANTIZATIONS", "SECONDS", "SWITCHES", "WorkerSettings"]

@@ -8,7 +8,7 @@ from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.pictures.picture import Picture
 from sdbatch.diffusion.request import Request
 from sdbatch.errors import PictureError
-from sdbatch.kinds import SIZE
+from sdbatch.option_kinds import SIZE
 
 __all__ = ["covers", "own_size", "picture_sizes", "resize_reason", "resize_refusal"]
 
