@@ -20,7 +20,7 @@ from sdbatch.diffusion.calls import lane_calls
 from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.models.loading import DTYPES
 from sdbatch.diffusion.request import Request
-from sdbatch.diffusion.samplers.coefficients import build_scheduler
+from sdbatch.diffusion.samplers.schedulers import build_scheduler
 
 __all__ = [
     "Diffusers",

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from sdbatch.diffusion.samplers.catalogue import SAMPLERS
-from sdbatch.diffusion.samplers.coefficients import Table, build_scheduler, compile_table, start, step
+from sdbatch.diffusion.samplers.coefficients import Table, compile_table
+from sdbatch.diffusion.samplers.schedulers import build_scheduler, start, step
 
 CONFIG = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 SHAPE = (1, 4, 16, 16)

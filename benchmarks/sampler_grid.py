@@ -18,7 +18,8 @@ import numpy as np
 
 from sdbatch.diffusion.samplers.call_counts import known_calls
 from sdbatch.diffusion.samplers.catalogue import SAMPLERS
-from sdbatch.diffusion.samplers.coefficients import build_scheduler, compile_table
+from sdbatch.diffusion.samplers.coefficients import compile_table
+from sdbatch.diffusion.samplers.schedulers import build_scheduler
 from sdbatch.errors import SamplerError
 
 CONFIG = {

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdbatch.diffusion.samplers.coefficients import Table, compile_table, quiet, scale_input, start, step
+from sdbatch.diffusion.samplers.coefficients import Table, compile_table
+from sdbatch.diffusion.samplers.schedulers import quiet, scale_input, start, step
 from sdbatch.diffusion.tasks.task import Run
 from sdbatch.errors import SamplerError
 

@@ -11,8 +11,9 @@ from sdbatch.diffusion.cuts import compile_run, count_calls
 from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers.catalogue import resolve
-from sdbatch.diffusion.samplers.coefficients import Table, build_scheduler
+from sdbatch.diffusion.samplers.coefficients import Table
 from sdbatch.diffusion.samplers.scheduler_entries import misfit
+from sdbatch.diffusion.samplers.schedulers import build_scheduler
 from sdbatch.diffusion.tasks import Run, task_of
 from sdbatch.errors import SamplerError
 

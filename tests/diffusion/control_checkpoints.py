@@ -15,7 +15,7 @@ from diffusers.utils import logging
 from sdbatch.diffusion.adapters.control_rows import controls_of
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers.catalogue import resolve
-from sdbatch.diffusion.samplers.coefficients import build_scheduler
+from sdbatch.diffusion.samplers.schedulers import build_scheduler
 
 SD = {
     "text-to-image": diffusers.StableDiffusionControlNetPipeline,

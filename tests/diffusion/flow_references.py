@@ -28,7 +28,7 @@ from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.models.inspection import inspect_model
 from sdbatch.diffusion.pictures.picture import Picture
 from sdbatch.diffusion.request import Request
-from sdbatch.diffusion.samplers.coefficients import build_scheduler
+from sdbatch.diffusion.samplers.schedulers import build_scheduler
 from tests.diffusion.picture_rows import photo
 
 SOLVER = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "final_sigmas_type": "zero"}

@@ -15,7 +15,7 @@ from diffusers.utils import load_image, logging
 from sdbatch.diffusion.pictures.picture import Picture
 from sdbatch.diffusion.request import GeneratedImage, Request
 from sdbatch.diffusion.samplers.catalogue import resolve
-from sdbatch.diffusion.samplers.coefficients import build_scheduler
+from sdbatch.diffusion.samplers.schedulers import build_scheduler
 
 # What each task's rows are made by, by the class that the checkpoint's model_index.json names.
 OFFSET_BY_ONE = (

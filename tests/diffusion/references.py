@@ -12,7 +12,7 @@ from diffusers.utils import logging
 
 from sdbatch.diffusion.request import GeneratedImage, Request
 from sdbatch.diffusion.samplers.catalogue import resolve
-from sdbatch.diffusion.samplers.coefficients import build_scheduler
+from sdbatch.diffusion.samplers.schedulers import build_scheduler
 
 # The pipelines prepare the unconditional half of their batch only if guidance is on when they start.
 ALMOST_NONE = 1 + 1e-12

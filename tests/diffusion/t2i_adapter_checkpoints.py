@@ -16,7 +16,7 @@ from diffusers.utils import logging
 from sdbatch.diffusion.adapters.t2i_adapter_rows import adapter_images_of
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers.catalogue import resolve
-from sdbatch.diffusion.samplers.coefficients import build_scheduler
+from sdbatch.diffusion.samplers.schedulers import build_scheduler
 
 WIDTHS = (32, 64, 64)
 """Of the UNets in `test_t2i_adapter.py`."""

@@ -12,7 +12,8 @@ from sdbatch.diffusion import Request, inspect_model
 from sdbatch.diffusion.calls import lane_calls, needs_table
 from sdbatch.diffusion.samplers.call_counts import MAX_KNOWN_STEPS, known_calls
 from sdbatch.diffusion.samplers.catalogue import SAMPLERS
-from sdbatch.diffusion.samplers.coefficients import build_scheduler, compile_table, start
+from sdbatch.diffusion.samplers.coefficients import compile_table
+from sdbatch.diffusion.samplers.schedulers import build_scheduler, start
 from sdbatch.errors import SamplerError
 
 STABLE_DIFFUSION = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

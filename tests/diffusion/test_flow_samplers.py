@@ -13,7 +13,8 @@ from sdbatch.diffusion.families.flow import evenly_spaced, shift_by_tokens
 from sdbatch.diffusion.models.inspection import inspect_model
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers.catalogue import EVERY_SAMPLER, FLOW_SAMPLERS, SAMPLERS, TRIGFLOW_SAMPLERS
-from sdbatch.diffusion.samplers.coefficients import MAX_DEPTH, build_scheduler, compile_table, start, step
+from sdbatch.diffusion.samplers.coefficients import MAX_DEPTH, compile_table
+from sdbatch.diffusion.samplers.schedulers import build_scheduler, start, step
 from sdbatch.diffusion.validation import validate
 
 STATIC = {"num_train_timesteps": 1000, "shift": 3.0}

@@ -23,7 +23,7 @@ from sdbatch.diffusion.adapters.ip_adapter_loading import load_ip_adapter
 from sdbatch.diffusion.adapters.ip_adapter_rows import image_prompts_of
 from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.request import Request
-from sdbatch.diffusion.samplers.coefficients import build_scheduler
+from sdbatch.diffusion.samplers.schedulers import build_scheduler
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from sdbatch.diffusion.samplers.catalogue import SAMPLERS
-from sdbatch.diffusion.samplers.coefficients import MAX_DEPTH, build_scheduler, compile_table, start, step
+from sdbatch.diffusion.samplers.coefficients import MAX_DEPTH, compile_table
+from sdbatch.diffusion.samplers.schedulers import build_scheduler, start, step
 from sdbatch.errors import SamplerError
 
 CONFIG = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}

@@ -44,7 +44,7 @@ _COMMON: Mapping[str, object] = {
     "beta_schedule": _ANYTHING,  # `_BETAS` says which go together
     "beta_start": _ANYTHING,
     "beta_end": _ANYTHING,
-    "clip_sample": _ANYTHING,  # these three are overridden by `tables.build_scheduler`
+    "clip_sample": _ANYTHING,  # these three are overridden by `schedulers.build_scheduler`
     "thresholding": _ANYTHING,
     "skip_prk_steps": _ANYTHING,
     "clip_sample_range": _ANYTHING,  # these three belong to clipping and thresholding

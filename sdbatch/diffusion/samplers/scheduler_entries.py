@@ -14,7 +14,7 @@ import diffusers
 from sdbatch.diffusion.checkpoints.architectures import FLOW_SCHEDULER, SCHEDULER
 from sdbatch.diffusion.checkpoints.configs import Kind, boolean, number, text
 from sdbatch.diffusion.samplers.catalogue import EVERY_SAMPLER
-from sdbatch.diffusion.samplers.coefficients import FIXED
+from sdbatch.diffusion.samplers.schedulers import FIXED
 from sdbatch.errors import ModelError
 
 __all__ = ["merged", "misfit", "shown_entries", "typed_entries"]
