@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +12,11 @@ from uuid import uuid4
 from sdbatch.diffusion.declarations import own_fields
 from sdbatch.diffusion.request import FIRST_FIELDS, ROW_FIELDS
 from sdbatch.engine_settings import EngineSettings
-from sdbatch.errors import InputError, UsageError
 from sdbatch.fields import Field
 from sdbatch.output.check import Expected
 from sdbatch.output.footprint import Footprint
 from sdbatch.output.metadata import setting_types
 from sdbatch.prompts import Columns, InputFile
-from sdbatch.prompts.partitions import partition_folders
 from sdbatch.prompts.prompt_files import FORMAT as PROMPT_FILE
 from sdbatch.prompts.shards import Cut
 from sdbatch.prompts.text import TEXT_FORMATS
@@ -29,6 +26,7 @@ from sdbatch.version import __version__
 __all__ = [
     "FORMAT_VERSION",
     "RunRecord",
+    "append_starts",
     "as_json",
     "input_entry",
     "is_recorded",
@@ -38,13 +36,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 2
-# Where a model was found; `model_source.check_recorded` compares its content.
-MODEL_LOCATION_KEYS = {
-    *("source", "revision", "commit", "variant", "tokenizer", "vae", "text_encoders", "embeddings"),
-    *("identity", "files", "part_commits"),
-}
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow")
-HINT = "use another OUT, or --overwrite to replace this one"
 
 
 @dataclass(frozen=True)
@@ -137,70 +129,6 @@ class RunRecord:
             carried=None if self.schema is None else tuple((field["name"], field["type"]) for field in self.schema),
         )
 
-    def continued(self, new: RunRecord) -> RunRecord:
-        """This record, with the additional inputs of `new` numbered after its own.
-
-        Raises:
-            UsageError: `new` would make different pictures; the message names the setting.
-            InputError: an input file was changed or removed, or the table has other columns.
-        """
-        for ours, theirs, what in ((self.settings, new.settings, "--"), (self.model, new.model, "model ")):
-            names = (set(ours) | set(theirs)) - MODEL_LOCATION_KEYS
-            for name in sorted(names, key=lambda name: (name != "task", name)):  # others follow from the task
-                if ours.get(name) != theirs.get(name):
-                    option = f"{what}{name.replace('_', '-')}"
-                    before, now = ours.get(name), theirs.get(name)
-                    raise UsageError(f"OUT was started with {option} {before!r}, this run has {now!r}; {HINT}")
-        if self.shard_rows != new.shard_rows:
-            raise UsageError(
-                f"OUT was started with {self.shard_rows} rows per shard, this run has {new.shard_rows}; {HINT}"
-            )
-        self._check_columns(new)
-        self._check_networks(new)
-        inputs = self._inputs_now(new.inputs)
-        starts = self.starts + append_starts(len(self.inputs), len(inputs) - len(self.inputs))
-        known = {network["name"] for network in self.networks}
-        networks = [*self.networks, *(network for network in new.networks if network["name"] not in known)]
-        return dataclasses.replace(self, inputs=inputs, starts=starts, networks=networks)
-
-    def _check_networks(self, new: RunRecord) -> None:
-        before = {network["name"]: _content(network) for network in self.networks}
-        for network in new.networks:
-            if before.get(name := network["name"], _content(network)) != _content(network):
-                raise UsageError(f"{name!r} has changed since OUT was started: its content differs; {HINT}")
-
-    def _check_columns(self, new: RunRecord) -> None:
-        if self.columns is not None and dict(self.columns) != dict(new.columns or {}):
-            raise InputError(
-                f"OUT was started with the columns {_mapping(self.columns)}; "
-                f"this table has {_mapping(new.columns or {})}; choose them with --column, {HINT}"
-            )
-        if self.schema is not None and list(self.schema) != list(new.schema or ()):
-            raise InputError(
-                f"OUT was started with {_fields(self.schema)}; this table has {_fields(new.schema or ())}; {HINT}"
-            )
-        if None not in (self.columns, self.fields) and list(self.fields or ()) != list(new.fields or ()):
-            settings, now = (", ".join(f"{f['name']} ({f['type']})" for f in r.fields or ()) for r in (self, new))
-            raise UsageError(f"the metadata of OUT has the settings {settings}; this run would write {now}; {HINT}")
-
-    def _inputs_now(self, inputs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """The known inputs in their order, at their current paths, then the new ones."""
-        current = {entry["path"]: entry for entry in inputs}
-        kept = [current.pop(known["path"], None) for known in self.inputs]
-        alike: dict[tuple[Any, ...], list[str]] = {}
-        for entry in current.values():
-            alike.setdefault(_traits(entry), []).append(entry["path"])
-        for number, known in enumerate(self.inputs):
-            entry = kept[number] or _moved(known, alike, current)
-            if entry is None:
-                raise InputError(f"{known['path']} was an input of OUT and is no longer among the prompts; {HINT}")
-            for name in ("rows", "size", "stamp", "encoding"):
-                if name in known and entry.get(name) != known[name]:
-                    change = f"{name} {known[name]} → {entry.get(name)}"
-                    raise InputError(f"{known['path']} changed since OUT was started ({change}); {HINT}")
-            kept[number] = entry
-        return [*kept, *current.values()]
-
     def numbered(self, files: Sequence[InputFile]) -> list[InputFile]:
         """`files` in the order of their numbers."""
         by_path = {file.path: file for file in files}
@@ -239,43 +167,9 @@ def new_record(
     )
 
 
-def _content(network: Mapping[str, str]) -> tuple[str, str]:
-    return network.get("sha256", ""), network.get("stamp", "")
-
-
 def append_starts(first: int, count: int) -> tuple[int, ...]:
     """The starts of new shards among `count` files that are added together, numbered from `first`."""
     return (first,) if count else ()
-
-
-def _moved(
-    known: Mapping[str, Any], alike: Mapping[tuple[Any, ...], list[str]], current: dict[str, Mapping[str, Any]]
-) -> Mapping[str, Any] | None:
-    """Take the file of `current` that is a known input at another path: otherwise equal, partitions included.
-
-    Args:
-        alike: paths by their other properties.
-    """
-    if not known["stamp"]:  # a prompt instead of a path
-        return None
-    same = [path for path in alike.get(_traits(known), ()) if path in current]
-    return current.pop(same[0]) if len(same) == 1 else None
-
-
-def _traits(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    path = entry["path"]
-    name = "/".join([*partition_folders(path), path.rpartition("/")[2]])  # including the columns in its path
-    return name, entry["size"], entry["rows"], entry["stamp"]
-
-
-def _mapping(columns: Mapping[str, str]) -> str:
-    return ", ".join(f"{setting}={column}" for setting, column in columns.items())
-
-
-def _fields(schema: Sequence[Mapping[str, str]]) -> str:
-    if not schema:
-        return "no further columns"
-    return "the further columns " + ", ".join(f"{field['name']} ({field['type']})" for field in schema)
 
 
 def picture_settings(settings: RunSettings) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from sdbatch.errors import SamplerError, UsageError
 from sdbatch.model_source import ModelSource, check_recorded
 from sdbatch.output import finished_shards
 from sdbatch.output.as_input import made_table
+from sdbatch.output.continuation import continued
 from sdbatch.output.footprint import Footprint, first_clash
 from sdbatch.output.manifest import RunRecord, new_record
 from sdbatch.output.manifest_files import OWN_NAMES, check_size, load_manifest, replacing
@@ -132,7 +133,7 @@ def make_plan(prompts: str | GivenTable, out: str, settings: RunSettings) -> Pla
     record = dataclasses.replace(record, networks=[*(network.entry() for network in networks), *loras])
     if earlier is not None:
         check_recorded(model, earlier.model, store.url)
-        record = earlier.continued(record)
+        record = continued(earlier, record)
         resolve_engine(settings, earlier.engine, model, has_gpus=False)  # refuses settings that change pictures
     elif replaced is not None:
         record = dataclasses.replace(record, replaces=(replaced.footprint, *_still_there(store, replaced)))
