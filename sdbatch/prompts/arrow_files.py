@@ -97,9 +97,7 @@ def _opened(path: str, options: Mapping[str, Any] | None, content: bytes | None)
             if isinstance(exc, OSError) and exc.errno is not None:  # not Arrow's own
                 raise
             reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
-            raise InputError(
-                f"{path}: {reason if reason.startswith(('is ', 'holds ', 'has ')) else _damaged(reason)}"
-            ) from exc
+            raise InputError(f"{path}: {reason if reason.startswith(OUR_WORDS) else _damaged(reason)}") from exc
 
 
 def _damaged(reason: str) -> str:

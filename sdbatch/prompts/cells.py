@@ -1,9 +1,8 @@
-"""Reads the cells of a column by the kind of its setting; checks the column's type."""
+"""Reads the cells of a column by the kind of its setting."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from itertools import islice
@@ -17,10 +16,11 @@ from sdbatch.bounds import Number, Whole
 from sdbatch.errors import UsageError
 from sdbatch.fields import Field
 from sdbatch.kinds import Choice, Flag, Picture, Pictures, Seed, Several, Text
+from sdbatch.prompts.column_types import is_list, one_of_list
 from sdbatch.prompts.types import is_text
 from sdbatch.weighted_files import WeightedFiles
 
-__all__ = ["LARGEST", "Bad", "accepts", "read_cells"]
+__all__ = ["LARGEST", "Bad", "read_cells"]
 
 MAX_CHARACTERS = 4_000_000  # Pillow can still open a PNG with this much text; its limit is 64 MB
 LARGEST = 2**63 - 1
@@ -34,36 +34,6 @@ class Bad:
 
     reason: str
     known: Any = None
-
-
-def accepts(field: Field, kind: pa.DataType) -> str | None:
-    """The expected content of the setting's column, in words, if it cannot be of the type `kind`; None if it can.
-
-    Values of any kind may be text, in CSV and in any other format.
-    """
-    plain = kind.value_type if pt.is_dictionary(kind) else kind
-    holds_text = pt.is_null(plain) or is_text(plain) or pt.is_string_view(plain)
-    if isinstance(field.kind, Several | Pictures):
-        return _accepts_several(field, plain)
-    wanted, fits = _WANTED[type(field.kind)]
-    if isinstance(field.kind, Text) and field.kind.pairs:
-        wanted, fits = field.types, _is_pair
-    if isinstance(field.kind, Text) and field.kind.codes:
-        wanted, fits = field.types, pt.is_integer
-    if holds_text or fits(plain):
-        return None
-    return wanted
-
-
-def _accepts_several(field: Field, kind: pa.DataType) -> str | None:
-    one = replace(field, kind=_one(field.kind))
-    wanted = accepts(one, kind.value_type if _is_list(kind) else kind)
-    return wanted and f"{wanted}, or lists of them"
-
-
-def _one(kind: Any) -> Any:
-    """The kind of a list's values."""
-    return Picture() if isinstance(kind, Pictures) else kind.of
 
 
 def read_cells(field: Field, column: str, values: pa.ChunkedArray, *, text: bool, wide_seeds: bool) -> list[Any]:
@@ -82,7 +52,7 @@ def read_cells(field: Field, column: str, values: pa.ChunkedArray, *, text: bool
         return _pictures(values, kind)
     if isinstance(setting, WeightedFiles):
         return _weighted_files(setting, column, values, kind)
-    if _is_list(kind):  # pairs
+    if is_list(kind):  # pairs
         cells = [value and "x".join(map(str, value)) for value in values.to_pylist()]
     elif isinstance(setting, Text | Choice) and not pt.is_integer(kind):
         cells = [_text(column, value) for value in _as_bytes(values, kind)]
@@ -104,7 +74,7 @@ def _pictures(values: pa.ChunkedArray, kind: pa.DataType) -> list[Any]:
 
 def _lists(field: Field, column: str, values: pa.ChunkedArray, kind: pa.DataType, text: bool) -> list[Any]:
     """A tuple for each cell: a list's values, a text's parts between semicolons, otherwise the single value."""
-    if _is_list(kind):
+    if is_list(kind):
         lengths = [None if count is None else int(count) for count in pc.list_value_length(values).to_pylist()]
         flat = pa.chunked_array([chunk.flatten() for chunk in values.chunks], kind.value_type)
     elif is_text(kind):
@@ -117,7 +87,7 @@ def _lists(field: Field, column: str, values: pa.ChunkedArray, kind: pa.DataType
         flat, text = pa.chunked_array([pa.array(parts, pa.binary()).view(pa.string())]), True
     else:
         lengths, flat = [1 if valid else None for valid in values.is_valid().to_pylist()], values.drop_null()
-    one = replace(field, kind=_one(field.kind), cell=None)
+    one = replace(field, kind=one_of_list(field.kind), cell=None)
     cells = iter(read_cells(one, column, flat, text=text, wide_seeds=False))
     return [None if not length else _whole_list(column, list(islice(cells, length))) for length in lengths]
 
@@ -277,45 +247,3 @@ def _seed(column: str, value: Any, inexact: int | None) -> Any:
 def _shown(value: Any) -> str:
     shown = repr(str(value)[:41])[1:-1]  # escaped, so that a terminal does not interpret control characters
     return shown if len(shown) <= 40 else f"{shown[:40]}…"
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind)
-
-
-def _is_pair(kind: pa.DataType) -> bool:
-    return _is_list(kind) and pt.is_integer(kind.value_type)
-
-
-def _is_picture(kind: pa.DataType) -> bool:
-    if pt.is_struct(kind):
-        return {"bytes", "path"} >= {field.name for field in kind}
-    return pt.is_binary(kind) or pt.is_large_binary(kind)
-
-
-def _is_weighted(kind: pa.DataType) -> bool:
-    if pt.is_list(kind) or pt.is_large_list(kind):
-        kind = kind.value_type
-        return is_text(kind) or _is_weighted(kind)
-    return pt.is_struct(kind) and {"path", "weight", "te_weight"} >= {field.name for field in kind}
-
-
-def _is_never(kind: pa.DataType) -> bool:
-    return False
-
-
-# The expected content of a column by the kind of its setting, in words; and its allowed types besides text and null.
-_WANTED: dict[type, tuple[str, Callable[[pa.DataType], bool]]] = {
-    Text: ("text", _is_never),
-    Choice: ("text", _is_never),
-    Flag: ("true or false", pt.is_boolean),
-    Seed: ("whole numbers", _is_number),
-    Whole: ("whole numbers", _is_number),
-    Number: ("numbers", _is_number),
-    WeightedFiles: ("files with weights: text, or lists of texts or of structs of path and weight", _is_weighted),
-    Picture: ("pictures: a path or URL, bytes, or a struct of bytes and path", _is_picture),
-}

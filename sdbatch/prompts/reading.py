@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from sdbatch.errors import InputError
@@ -22,25 +20,23 @@ from sdbatch.prompts.contents import SMALL_FILE_BYTES, stamped_contents
 from sdbatch.prompts.input_file import InputFile
 from sdbatch.prompts.made_rows import FORMAT as MADE
 from sdbatch.prompts.made_rows import made_batches
+from sdbatch.prompts.parquet_files import FORMAT as PARQUET
+from sdbatch.prompts.parquet_files import numbered, parquet_batches
 from sdbatch.prompts.partitions import constant_column
 from sdbatch.prompts.pieces import Piece
 from sdbatch.prompts.prompt_files import FORMAT as PROMPT_FILE
 from sdbatch.prompts.prompt_files import prompt_batch
-from sdbatch.prompts.text import PIECE_BYTES, text_pieces
+from sdbatch.prompts.text import text_pieces
 from sdbatch.prompts.types import as_plain, is_text
 from sdbatch.prompts.unified import as_unified
 from sdbatch.prompts.workbooks import FORMAT as WORKBOOK
 from sdbatch.prompts.workbooks import workbook_batches
-from sdbatch.storage.parquet import dictionary_bytes, opened_parquet
 from sdbatch.storage.store import Fetched, Store
 
 __all__ = ["mended_texts", "read_rows", "read_table"]
 
 MENDED = b"sdbatch.mended_texts"
 
-COLUMN_BYTES = 4 << 20  # of each column, read at a time
-MAX_ROWS = 16_384  # decoded at a time
-MAX_PIECE_BYTES = 512 << 20  # of a piece, if each of its values were the largest one
 MAX_TABLE_BYTES = 1 << 30  # of a shard's rows
 
 
@@ -162,26 +158,17 @@ def _own_rows(
     content: bytes | None,
 ) -> Iterator[pa.Table]:
     schema = pa.schema([file.schema.field(name) for name in needed])
-    if file.format == "parquet":
-        store = Store(file.path, options)
-        with opened_parquet(store, "", InputError, piece=COLUMN_BYTES, content=content) as parquet:
-            if parquet.metadata.num_rows != file.rows:
-                raise InputError(
-                    f"{file.path}: has {parquet.metadata.num_rows:,} rows; when planned it had {file.rows:,}"
-                )
-            pieces = _pieces(file, store, parquet, needed, wanted)
-            plain = ((at, *as_plain(piece, schema, columns.carried)) for at, piece in pieces)
-            yield from _cut(plain, wanted, file, schema)
-    elif file.format == MADE:
-        pieces = _numbered(made_batches(file, needed, options, content), needed)
-        plain = ((at, *as_plain(piece, schema, columns.carried)) for at, piece in pieces)
-        yield from _cut(plain, wanted, file, schema)
+    if file.format == PARQUET:
+        found = parquet_batches(file, needed, wanted, options, content)
     elif file.format == ARROW:
         found = arrow_batches(file, needed, wanted, options, content)
-        yield from _cut(((at, *as_plain(piece, schema, columns.carried)) for at, piece in found), wanted, file, schema)
+    elif file.format == MADE:
+        found = numbered(made_batches(file, needed, options, content), needed)
     else:
-        pieces = _numbered(_plain_pieces(file, options, content), needed)
-        yield from _cut(((at, piece, None) for at, piece in pieces), wanted, file, schema)
+        found = numbered(_plain_pieces(file, options, content), needed)
+        yield from _cut(((at, piece, None) for at, piece in found), wanted, file, schema)
+        return
+    yield from _cut(((at, *as_plain(piece, schema, columns.carried)) for at, piece in found), wanted, file, schema)
 
 
 def _plain_pieces(
@@ -231,48 +218,6 @@ def _refuse_changed(file: InputFile, options: Mapping[str, Any] | None, fetched:
         raise InputError(
             f"{file.path}: has changed since the run was planned ({file.size:,} bytes then, {now.size:,} now)"
         )
-
-
-def _pieces(
-    file: InputFile, store: Store, parquet: pq.ParquetFile, needed: list[str], ranges: list[tuple[int, int]]
-) -> Iterator[tuple[int, pa.RecordBatch]]:
-    start, waiting = 0, deque(ranges)
-    for number, rows in enumerate(file.row_groups):
-        while waiting and sum(waiting[0]) <= start:
-            waiting.popleft()
-        if waiting and waiting[0][0] < start + rows:
-            # Arrow raises when it reads a damaged chunk, but crashes when it inspects one: read first.
-            head = next(parquet.iter_batches(1, row_groups=[number], use_threads=False), None)
-            if head is not None and rows == head.num_rows:  # a table of many files has few rows in each
-                yield start, head.select(needed)
-                start += rows
-                continue
-            size = _rows_at_a_time(store, parquet.metadata.row_group(number))
-            batches = parquet.iter_batches(size, row_groups=[number], columns=needed, use_threads=False)
-            # Arrow treats a name as a path prefix, and may return more columns than requested.
-            yield from ((start + at, batch) for at, batch in _numbered(batches, needed))
-        start += rows
-
-
-def _numbered(batches: Iterable[pa.RecordBatch], needed: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
-    at = 0
-    for batch in batches:
-        yield at, batch.select(needed)
-        at += batch.num_rows
-
-
-def _rows_at_a_time(store: Store, group: pq.RowGroupMetaData) -> int:
-    """The number of rows to decode at a time, so that even a malicious file takes little memory.
-
-    A dictionary of one long text, and a thousand rows that refer to it, take few bytes in a file.
-    """
-    rows = min(MAX_ROWS, PIECE_BYTES * group.num_rows // max(1, group.total_byte_size))
-    for place in range(group.num_columns):
-        chunk = group.column(place)
-        values_per_row = -(-chunk.num_values // max(1, group.num_rows))
-        largest = max(8, dictionary_bytes(store, "", chunk))
-        rows = min(rows, MAX_PIECE_BYTES // (largest * max(1, values_per_row)))
-    return max(1, rows)
 
 
 def _cut(

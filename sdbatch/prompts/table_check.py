@@ -16,7 +16,7 @@ from sdbatch.diffusion.request import FIRST_FIELDS, ROW_FIELDS
 from sdbatch.errors import InputError, UsageError
 from sdbatch.fields import Field
 from sdbatch.kinds import Picture, Several
-from sdbatch.prompts.cells import accepts
+from sdbatch.prompts.column_types import accepts
 from sdbatch.prompts.columns import SOURCES, Columns
 from sdbatch.prompts.input_file import InputFile
 from sdbatch.prompts.made_rows import FORMAT as MADE
