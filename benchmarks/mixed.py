@@ -74,7 +74,7 @@ def main() -> None:
     ours, theirs = run_engine(engine, rows), grouped()  # also warms both up
     difference = max(int(np.abs(ours[seed].astype(int) - theirs[seed]).max()) for seed in ours)
     seconds = alternate({"Engine": lambda: run_engine(engine, rows), "diffusers": grouped}, arguments.rounds)
-    row_steps = sum(engine.family.table(row).calls for row in rows)
+    row_steps = sum(engine.family.coefficients(row).calls for row in rows)
     lanes = sum(lane_calls(row, engine.info) for row in rows)
     print(f"largest pixel difference {difference} of 255")
     for name, taken in seconds.items():

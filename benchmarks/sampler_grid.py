@@ -1,8 +1,8 @@
-"""Checks every sampler at every number of steps: a table of finite numbers, or the reason that a plan gives.
+"""Checks every sampler at every number of steps: finite coefficients, or the reason that a plan gives.
 
     python benchmarks/sampler_grid.py [--samplers ddpm lms …] [--steps 1 1000] [--every 1] [--minutes 60]
 
-Uses the scheduler configuration of Stable Diffusion 1.5. If a plan counts calls by rule, the table must have the same
+Uses the scheduler configuration of Stable Diffusion 1.5. If a plan counts calls by rule, the coefficients must agree in
 number. Compiling takes time proportional to the square of the steps, so the whole grid takes hours: `--every 97`
 checks a few numbers of steps for each sampler, and `--minutes` ends early and reports the progress.
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 from sdbatch.diffusion.samplers.call_counts import known_calls
 from sdbatch.diffusion.samplers.catalogue import SAMPLERS
-from sdbatch.diffusion.samplers.coefficients import compile_table
+from sdbatch.diffusion.samplers.coefficients import compile_coefficients
 from sdbatch.diffusion.samplers.schedulers import build_scheduler
 from sdbatch.errors import SamplerError
 
@@ -34,15 +34,19 @@ CONFIG = {
 
 
 def look(sampler: str, steps: int) -> str | None:
-    """The reason why there is no table, with N for its numbers, or None. Raises `AssertionError` if a plan is wrong."""
+    """The reason why there are no coefficients, with N for its numbers, or None.
+
+    Raises:
+        AssertionError: a plan is wrong.
+    """
     calls = known_calls(sampler, steps, CONFIG)
     try:
-        table = compile_table(build_scheduler(sampler, CONFIG), steps)
+        coefficients = compile_coefficients(build_scheduler(sampler, CONFIG), steps)
     except SamplerError as error:
-        assert calls is None, f"{sampler} at {steps}: the plan counts {calls} calls, and there is no table: {error}"
+        assert calls is None, f"{sampler} at {steps}: the plan counts {calls} calls, and there are no coefficients"
         return re.sub(r"\d+(\.\d+)?", "N", str(error))
-    assert calls in (None, table.calls), f"{sampler} at {steps}: the plan counts {calls} calls, the table {table.calls}"
-    for numbers in (table.x, table.m, table.noise, table.input_scale):
+    assert calls in (None, coefficients.calls), f"{sampler} at {steps}: the plan counts {calls} calls"
+    for numbers in (coefficients.x, coefficients.m, coefficients.noise, coefficients.input_scale):
         assert np.isfinite(numbers).all(), f"{sampler} at {steps}: numbers that are not finite"
     return None
 
@@ -57,7 +61,7 @@ def main() -> None:
     first, last = options.steps
     counts = sorted({*range(first, last + 1, options.every), last})
     until = time.monotonic() + 60 * options.minutes
-    tables, reasons = 0, defaultdict(list)
+    compiled, reasons = 0, defaultdict(list)
     for steps in counts:
         for sampler in options.samplers:
             if time.monotonic() > until:
@@ -66,11 +70,11 @@ def main() -> None:
             if reason := look(sampler, steps):
                 reasons[sampler, reason].append(steps)
             else:
-                tables += 1
+                compiled += 1
         else:
             continue
         break
-    print(f"{tables:,} tables, {sum(map(len, reasons.values())):,} refused")
+    print(f"{compiled:,} compiled, {sum(map(len, reasons.values())):,} refused")
     for (sampler, reason), refused in sorted(reasons.items()):
         print(f"  {sampler}: {len(refused)} from {min(refused)} to {max(refused)}: {reason}")
 

@@ -34,7 +34,7 @@ LAYERS = (
     "diffusion.adapters.net_fields",
     "diffusion.adapters diffusion.families.components diffusion.pictures diffusion.tasks diffusion.cuts",
     "diffusion.families",
-    "diffusion.declarations diffusion.guidance diffusion.model_tables diffusion.pictures.picture_encodings",
+    "diffusion.declarations diffusion.guidance diffusion.model_coefficients diffusion.pictures.picture_encodings",
     "diffusion.families.family diffusion.validation diffusion.accelerate.deep_cache",
     "diffusion.families.stable_diffusion diffusion.families.stable_diffusion_xl diffusion.families.transformer",
     "diffusion.families.stable_diffusion_xl_refiner"
@@ -44,7 +44,7 @@ LAYERS = (
     "diffusion.families.chroma diffusion.families.sana_sprint",
     "diffusion.models diffusion.adapters.ip_adapter_loading diffusion.adapters.net_loading"
     " diffusion.calls diffusion.decoding diffusion.sampling diffusion.sampling_row",
-    "diffusion.device diffusion.rescue",
+    "diffusion.device diffusion.rescue diffusion.memory_policy",
     "diffusion",
     "scoring.expressions scoring.attempts",
     "settings resolution run_options engine_settings",

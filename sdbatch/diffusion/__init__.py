@@ -5,8 +5,9 @@ request.py      input and output of the engine                validation.py    c
 slots.py        the tensors of the lanes                      sampling.py      from noise to latents
 embeddings.py   encodes and caches texts                      decoding.py      from latents to pixels
 declarations.py fields and defaults of rows                   calls.py         counts a row's calls
-model_tables.py coefficient tables of a model                 cuts.py          tables of runs that start from a picture
 guidance.py     the calls at which guidance is on             rescue.py        retries in float32
+cuts.py         runs that start from a picture                memory_policy.py what happens when memory runs out
+model_coefficients.py  the coefficients of a model's rows
 
 checkpoints/    reads a model's files                         models/          inspects, identifies and loads models
 samplers/       samplers by name, and as coefficients         families/        everything specific to a kind of model

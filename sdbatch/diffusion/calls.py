@@ -22,9 +22,9 @@ from sdbatch.diffusion.tasks import task_of
 from sdbatch.errors import PictureError
 
 if TYPE_CHECKING:
-    from sdbatch.diffusion.model_tables import ModelTables
+    from sdbatch.diffusion.model_coefficients import ModelCoefficients
 
-__all__ = ["BYTES_PER_PARAMETER", "count_parameters", "lane_calls", "needs_table", "net_calls", "weight_bytes"]
+__all__ = ["BYTES_PER_PARAMETER", "count_parameters", "lane_calls", "needs_coefficients", "net_calls", "weight_bytes"]
 
 # Bytes of a number by dtype.
 BYTES_PER_PARAMETER = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -44,7 +44,7 @@ def lane_calls(request: Request, info: ModelInfo, *, compiled: bool = True) -> i
     Second-order samplers make two calls per step; a call with guidance takes two lanes.
 
     Args:
-        compiled: if only the row's table tells the number of calls, compile and keep it as an engine would, which
+        compiled: if only the row's coefficients tell the number of calls, compile and keep it as an engine would, which
             takes up to seconds; otherwise only count.
 
     Raises:
@@ -65,8 +65,8 @@ def net_calls(request: Request, info: ModelInfo) -> int:
 def _calls(request: Request, info: ModelInfo, compiled: bool) -> int:
     calls = _known_calls(request, info)
     if calls is None:
-        tables, request = _tables(info), _sized(request, info)
-        calls = tables.table(request).calls if compiled else tables.count_calls(request)
+        coefficients, request = _coefficients(info), _sized(request, info)
+        calls = coefficients.of_row(request).calls if compiled else coefficients.count_calls(request)
     return calls
 
 
@@ -79,8 +79,8 @@ def _sized(request: Request, info: ModelInfo) -> Request:
     return request
 
 
-def needs_table(request: Request, info: ModelInfo) -> bool:
-    """Whether only the row's table tells the number of calls, and whether the row can be run."""
+def needs_coefficients(request: Request, info: ModelInfo) -> bool:
+    """Whether only the row's coefficients tell the number of calls, and whether the row can be run."""
     return _known_calls(request, info) is None
 
 
@@ -95,10 +95,11 @@ def _known_calls(request: Request, info: ModelInfo) -> int | None:
 
 
 @lru_cache
-def _tables(info: ModelInfo) -> ModelTables:
-    from sdbatch.diffusion.model_tables import ModelTables  # imports diffusers, which most plans do not need
+def _coefficients(info: ModelInfo) -> ModelCoefficients:
+    # It imports diffusers, which most plans do not need.
+    from sdbatch.diffusion.model_coefficients import ModelCoefficients
 
-    return ModelTables.of(info)
+    return ModelCoefficients.of(info)
 
 
 @lru_cache

@@ -1,4 +1,4 @@
-"""Tables of runs that start from a picture: a scheduler's later steps, and how it adds noise to a picture.
+"""Coefficients of runs that start from a picture: a scheduler's later steps, and how it adds noise to a picture.
 
 Image-to-image pipelines skip the first timesteps (their `get_timesteps`), start from a·picture + s·noise, and, if
 they keep parts of the picture, set these to a·picture + s·noise after each call. As for steps, the numbers are read
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdbatch.diffusion.samplers.coefficients import Table, compile_table
+from sdbatch.diffusion.samplers.coefficients import Coefficients, compile_coefficients
 from sdbatch.diffusion.samplers.schedulers import quiet, scale_input, start, step
 from sdbatch.diffusion.tasks.task import Run
 from sdbatch.errors import SamplerError
@@ -21,28 +21,28 @@ from sdbatch.errors import SamplerError
 __all__ = ["compile_run", "count_calls"]
 
 
-def compile_run(scheduler, run: Run) -> Table:
-    """Compile the table of a row's run.
+def compile_run(scheduler, run: Run) -> Coefficients:
+    """Compile the coefficients of a row's run.
 
     Raises:
-        SamplerError: see `compile_table`; the run has no step left; or it starts from a picture, and the scheduler
-            can't add noise to one.
+        SamplerError: see `compile_coefficients`; the run has no step left; or it starts from a picture, and the
+            scheduler can't add noise to one.
     """
     if not run.noised:
-        return compile_table(scheduler, run.steps, **dict(run.schedule))
+        return compile_coefficients(scheduler, run.steps, **dict(run.schedule))
     if not (hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")):
         name = type(scheduler).__name__
         raise SamplerError(f"{name} can't add noise to a picture, so rows can't start from one with it")
     if run.left_out >= run.steps:
         raise SamplerError(f"none of {run.steps} steps is left")
     cut = _cut(scheduler, run.left_out * scheduler.order)
-    table = compile_table(cut, run.steps, **dict(run.schedule))
+    coefficients = compile_coefficients(cut, run.steps, **dict(run.schedule))
     noising = _noising(cut, run)
-    return dataclasses.replace(table, start=tuple(map(float, noising[0])), keep=noising[1:])
+    return dataclasses.replace(coefficients, start=tuple(map(float, noising[0])), keep=noising[1:])
 
 
 def count_calls(scheduler, run: Run) -> int:
-    """The number of calls of the table, without compiling it."""
+    """The number of calls of a run, without compiling it."""
     return len(start(scheduler, run.steps, **dict(run.schedule))) - run.left_out * scheduler.order
 
 

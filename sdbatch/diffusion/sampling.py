@@ -164,7 +164,7 @@ class Sampling:
         row.generator = torch.Generator().manual_seed(int(request.seed))
         count = len(row.task.needs(request, family.info))
         own, shown = pictures[:count], pictures[count:]
-        start = row.task.start(request, family.info, row.table, own, partial(self._draw, slots.shape, row))
+        start = row.task.start(request, family.info, row.coefficients, own, partial(self._draw, slots.shape, row))
         encoded = self._embeddings.get(family.texts(request))
         if shown:
             texts = partial(_hidden_states, family.joined(request, encoded), row.width)
@@ -204,7 +204,7 @@ class Sampling:
         self._keep_in_step()
         slots = self._slots[lane_set.place]
         rows = (
-            (row, row.table, row.guidance_scales, self._family.rescale(row.request), row.image_guidance)
+            (row, row.coefficients, row.guidance_scales, self._family.rescale(row.request), row.image_guidance)
             for row in lane_set.rows
         )
         numbers = send(numbers_of(rows, lane_set.size), self._family.device)
@@ -230,7 +230,7 @@ class Sampling:
 
     def advance(self, lane_set: LaneSet, outputs: torch.Tensor, numbers: torch.Tensor) -> None:
         """Apply one step to every row of the set."""
-        depth = max(row.table.depth for row in lane_set.rows)
+        depth = max(row.coefficients.depth for row in lane_set.rows)
         rescaled = any(row.width > 1 and self._family.rescale(row.request) for row in lane_set.rows)
         renormalise = self._family.renormalise if rescaled else None
         slots = self._slots[lane_set.place]
@@ -281,11 +281,11 @@ class Sampling:
         slots = self._slots[lane_set.place]
         noise = None
         for row in lane_set.rows:
-            if not row.table.draws[row.call]:
+            if not row.coefficients.draws[row.call]:
                 continue
             # Some samplers draw noise although its coefficient is 0; the generator must advance anyway.
             drawn = _draw(slots.shape, row.generator)
-            if row.table.noise[row.call]:
+            if row.coefficients.noise[row.call]:
                 noise = torch.zeros(slots.lanes, *slots.shape) if noise is None else noise
                 noise[row.lane] = drawn
         return None if noise is None else send(noise, self._family.device)

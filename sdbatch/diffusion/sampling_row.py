@@ -13,7 +13,7 @@ from sdbatch.diffusion.families.family import Family
 from sdbatch.diffusion.guidance import paired_calls
 from sdbatch.diffusion.lanes import Row
 from sdbatch.diffusion.request import Request
-from sdbatch.diffusion.samplers.coefficients import Table
+from sdbatch.diffusion.samplers.coefficients import Coefficients
 from sdbatch.diffusion.tasks import Task, task_of
 from sdbatch.diffusion.validation import check_area
 from sdbatch.errors import AdapterError, PictureError
@@ -37,7 +37,7 @@ class SamplingRow(Row):
 
     request: Request
     task: Task
-    table: Table
+    coefficients: Coefficients
     guidance_scales: Sequence[float]
     prompt_tokens: int
     prompt_truncated: bool
@@ -64,20 +64,20 @@ def sampling_row(family: Family, index: int, request: Request) -> SamplingRow:
     size = task.size(request, info)
     if reason := check_area(*size, info) or adapter_size_refusal(request, size, info):
         raise PictureError(reason)
-    table = family.table(request)
-    scales = family.scales(request, table.calls)
+    coefficients = family.coefficients(request)
+    scales = family.scales(request, coefficients.calls)
     tokens, is_truncated = family.prompt_tokens(request)
     return SamplingRow(
         index=index,
         shape=family.latent_shape(*size)[1:],
         key=family.lane_key(request),
-        calls=table.calls,
+        calls=coefficients.calls,
         paired_calls=paired_calls(scales),
         branches=task.branches,
         image_guidance=task.image_guidance(request, info),
         request=request,
         task=task,
-        table=table,
+        coefficients=coefficients,
         guidance_scales=scales,
         prompt_tokens=tokens,
         prompt_truncated=is_truncated,

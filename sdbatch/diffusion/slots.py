@@ -9,7 +9,7 @@ import torch
 
 from sdbatch.diffusion.device.transfer import send
 from sdbatch.diffusion.lanes import Row
-from sdbatch.diffusion.samplers.coefficients import MAX_DEPTH, Table
+from sdbatch.diffusion.samplers.coefficients import MAX_DEPTH, Coefficients
 
 __all__ = ["Slots"]
 
@@ -173,28 +173,28 @@ IMAGE_GUIDANCE = KEEP_NOISE + 1
 NUMBERS = IMAGE_GUIDANCE + 1
 
 
-def numbers_of(rows: Iterable[tuple[Row, Table, Sequence[float], float, float]], lanes: int) -> torch.Tensor:
+def numbers_of(rows: Iterable[tuple[Row, Coefficients, Sequence[float], float, float]], lanes: int) -> torch.Tensor:
     """The coefficients of each lane's next call: float32 (NUMBERS, L) on the CPU.
 
     Args:
-        rows: the rows in the lanes, each with its table, its guidance scale of each call, its guidance rescale, and
-            its picture's guidance scale, if any.
+        rows: the rows in the lanes, each with its coefficients, its guidance scale of each call, its guidance rescale,
+            and its picture's guidance scale, if any.
     """
     numbers = np.zeros((NUMBERS, lanes), dtype=np.float32)
     # Lanes without a row denoise zeros at timestep 0.
     numbers[INPUT_SCALE] = 1.0
-    for row, table, guidance_scales, guidance_rescale, image_guidance in rows:
-        i, depth = row.call, table.depth
+    for row, coefficients, guidance_scales, guidance_rescale, image_guidance in rows:
+        i, depth = row.call, coefficients.depth
         lanes_of_row = [row.lane, row.partner, row.third]
-        numbers[TIMESTEP, lanes_of_row] = table.timesteps[i]
-        numbers[INPUT_SCALE, lanes_of_row] = table.input_scale[i]
+        numbers[TIMESTEP, lanes_of_row] = coefficients.timesteps[i]
+        numbers[INPUT_SCALE, lanes_of_row] = coefficients.input_scale[i]
         lane = row.lane
         numbers[GUIDANCE, lane] = guidance_scales[i]
         numbers[RESCALE, lane] = guidance_rescale if guidance_scales[i] != 1 else 0
         numbers[IMAGE_GUIDANCE, lane] = image_guidance if guidance_scales[i] != 1 else 1
-        numbers[NOISE, lane] = table.noise[i]
-        numbers[X : X + depth + 1, lane] = table.x[i]
-        numbers[M : M + depth + 1, lane] = table.m[i]
-        if table.keep is not None:
-            numbers[KEEP_PICTURE : KEEP_NOISE + 1, lane] = table.keep[i]
+        numbers[NOISE, lane] = coefficients.noise[i]
+        numbers[X : X + depth + 1, lane] = coefficients.x[i]
+        numbers[M : M + depth + 1, lane] = coefficients.m[i]
+        if coefficients.keep is not None:
+            numbers[KEEP_PICTURE : KEEP_NOISE + 1, lane] = coefficients.keep[i]
     return torch.from_numpy(numbers)

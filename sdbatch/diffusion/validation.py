@@ -77,9 +77,10 @@ def _sampler(request: Request, info: ModelInfo) -> str | None:
 
 @lru_cache
 def _scheduler(sampler: str, info: ModelInfo) -> str | None:
-    from sdbatch.diffusion.model_tables import ModelTables  # imports diffusers, which most plans do not need
+    # It imports diffusers, which most plans do not need.
+    from sdbatch.diffusion.model_coefficients import ModelCoefficients
 
-    return ModelTables.of(info).refusal(sampler)
+    return ModelCoefficients.of(info).refusal(sampler)
 
 
 def _steps(request: Request, info: ModelInfo) -> str | None:

@@ -1,30 +1,27 @@
-"""Checks a whole table row by row: which rows can't be made and why, and how much work the others are."""
+"""Adds up what is known of a whole table: which rows can't be made and why, and how much work the others are."""
 
 from __future__ import annotations
 
-import random
-import time
 from collections import Counter
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from random import Random
+from typing import Generic, TypeVar
 
-from sdbatch.diffusion import ModelInfo, Request, validate
-from sdbatch.diffusion.adapters.control_rows import mode_refusal
-from sdbatch.diffusion.calls import lane_calls, needs_table, net_calls
-from sdbatch.diffusion.families import family_named
+from sdbatch.diffusion import ModelInfo, Request
 from sdbatch.diffusion.lanes import Lanes
 from sdbatch.diffusion.samplers.catalogue import resolve
 from sdbatch.engine_settings import LANES_ON_CPU
-from sdbatch.errors import SamplerError
-from sdbatch.fields import FrozenMapping
-from sdbatch.plan.picture_sizes import PictureSizes, expected_fill, known_size, look_at, watermark_refusal
+from sdbatch.plan.picture_sizes import PictureSizes, expected_fill, known_size, look_at
 from sdbatch.plan.planning import Plan
+from sdbatch.plan.row_judge import RowJudge, without_loras
 from sdbatch.prompts import Piece, PromptRow, mended_texts, parse, read_table
-from sdbatch.prompts.picture_cells import PictureReader, folder_of, paths_in, picture_names, unread
+from sdbatch.prompts.picture_cells import PictureReader, folder_of, paths_in, picture_names
 from sdbatch.settings import RunSettings
 
 __all__ = ["BadRows", "Forecast", "Tally", "make_forecast"]
+
+T = TypeVar("T")
 
 ROWS_AT_ONCE = 8192
 # Distinct values and reasons that are kept; the rest is only counted, to bound memory.
@@ -32,18 +29,6 @@ DISTINCT = 1000
 SAMPLE = 64
 SHARDS_AT_ONCE = 2  # that a worker makes
 PICTURES = 256  # whose sizes are read
-# Settings whose column may mean something else; single ones come before the pair.
-BLAMABLE = (("steps",), ("guidance_scale",), ("sampler",), ("height",), ("width",), ("height", "width"))
-# Time limit for compiling samplers' tables; one takes hundredths of a second, LMS with 500 steps ten.
-TABLE_SECONDS = 30.0
-
-
-def without_loras(request: Request) -> Request:
-    """The request without its LoRAs."""
-    if "lora" not in request.extra:
-        return request
-    extra = FrozenMapping({name: value for name, value in request.extra.items() if name != "lora"})
-    return replace(request, extra=extra)
 
 
 class Tally:
@@ -58,6 +43,28 @@ class Tally:
             self.counts[value] += 1
         else:
             self.others += 1
+
+
+class Reservoir(Generic[T]):
+    """A random sample of the added values, each with the same probability (Vitter 1985).
+
+    Attributes:
+        values: the sample, at most `size` values.
+        added: number of values added.
+    """
+
+    def __init__(self, size: int, random: Random) -> None:
+        self.values: list[T] = []
+        self.added = 0
+        self._size = size
+        self._random = random
+
+    def add(self, value: T) -> None:
+        self.added += 1
+        if len(self.values) < self._size:
+            self.values.append(value)
+        elif (place := self._random.randrange(self.added)) < self._size:
+            self.values[place] = value
 
 
 @dataclass
@@ -151,63 +158,35 @@ def _pieces(plan: Plan, settings: RunSettings) -> Iterator[tuple[list[PromptRow]
         yield parse(table, columns, settings, where), where, is_to_do, mended_texts(table)
 
 
-class _Judged(NamedTuple):
-    """What the model makes of some settings: why it can't, else its calls times lanes, those of nets, and the size.
-
-    The size is None if only the row's picture says it.
-    """
-
-    reason: str | None
-    calls: int = 0
-    net_calls: int = 0
-    size: tuple[int, int] | None = None
-
-
 class _Look:
     """Adds up rows."""
 
     def __init__(self, plan: Plan, settings: RunSettings) -> None:
-        self.forecast = Forecast()
+        self._judge = RowJudge(plan, settings)
+        self.forecast = Forecast(untried=self._judge.untried)
         self._info = plan.model
-        self._family = family_named(plan.model.family)
         self._images = settings.images_per_prompt
-        self._watermark = settings.watermark
-        self._modes = {network.name: network.modes for network in plan.networks if network.setting == "controlnet"}
         self._pictures = picture_names(plan.columns.fields)
-        self._own = {
-            group: {name: getattr(settings, name) for name in group}
-            for group in BLAMABLE
-            if all(name in plan.columns.settings for name in group)
-        }
-        self._named = {f"{plan.columns.settings[name]} is ": name for group in self._own for name in group}
-        self._known: dict[Request, _Judged] = {}
-        self._with_pictures: list[tuple[int, Request, str]] = []
-        self._culprits: dict[Request, tuple[str, ...]] = {}
-        self._sample: list[tuple[Request, str]] = []
-        self._random = random.Random(0)
-        self._candidates = 0
-        self._table_seconds = 0.0
+        random = Random(0)
+        self._with_pictures: Reservoir[tuple[int, Request, str]] = Reservoir(PICTURES, random)
+        self._sample: Reservoir[tuple[Request, str]] = Reservoir(SAMPLE, random)
 
     def add(self, row: PromptRow, file: str, number: int, is_to_do: bool) -> None:
         forecast, request = self.forecast, row.requests[0]
         forecast.rows += 1
         forecast.images_to_do += self._images * is_to_do
-        # `parse` checks seeds, and texts are checked one by one; the remaining settings repeat often.
-        negative_prompt = "any" if request.negative_prompt else ""  # some families have guidance only with one
-        settings = replace(request, prompt="any", negative_prompt=negative_prompt, seed=0)
-        settings = self._family_texts(without_loras(unread(settings, self._pictures)))  # of LoRAs the plan knows more
-        error = row.error or self._family.refused_texts(request)
-        judged = _Judged(error) if error else self._judge(settings)
-        if (reason := judged.reason) is not None:
-            self._count_bad(reason, file, number)
-            if culprit := self._unread(reason) if error else self._culprit(settings):
-                forecast.blamed[culprit] += 1
+        judged = self._judge.judge(row)
+        if judged.reason is not None:
+            self._count_bad(judged.reason, file, number)
+            if judged.blamed:
+                forecast.blamed[judged.blamed] += 1
             return
         forecast.samplers.add(resolve(request.sampler))
         forecast.steps.add(request.steps)
         forecast.guidance_scales.add(request.guidance_scale)
         if (size := judged.size) is None:
-            self._keep_picture(request, file)
+            forecast.picture_rows += 1
+            self._with_pictures.add((forecast.picture_rows, request, folder_of(file)))
             size = self._info.height, self._info.width
         else:
             forecast.sizes.add(size)
@@ -215,24 +194,19 @@ class _Look:
             forecast.good_to_do += self._images
             forecast.calls_to_do[size] += judged.calls * self._images
             forecast.control_calls_to_do += judged.net_calls * self._images
-            self._perhaps_keep(without_loras(request), file)
-
-    def _family_texts(self, request: Request) -> Request:
-        """The request with one text in place of each that only the family has."""
-        texts = {name: "any" for name in self._family.texts if request.extra.get(name)}
-        return replace(request, extra={**request.extra, **texts}) if texts else request
+            self._sample.add((without_loras(request), folder_of(file)))
 
     def look_at_pictures(self, plan: Plan, settings: RunSettings) -> None:
         """Sizes of some pictures, and what they mean for the lanes."""
         forecast = self.forecast
-        forecast.sample = [request for request, _ in self._sample]
-        if not self._with_pictures:
+        forecast.sample = [request for request, _ in self._sample.values]
+        if not self._with_pictures.values:
             return
         given = frozenset(path for name in self._pictures for path in paths_in(settings.extra.get(name)))
         reader = PictureReader(self._pictures, settings.storage_options, settings.allow_image_urls, given)
-        rows = [(request, folder) for _, request, folder in sorted(self._with_pictures, key=lambda row: row[0])]
+        rows = [(request, folder) for _, request, folder in sorted(self._with_pictures.values, key=lambda row: row[0])]
         forecast.pictures = look_at(rows, reader, self._info)
-        read = [reader.read(*row) for row in self._sample]
+        read = [reader.read(*row) for row in self._sample.values]
         forecast.sample = [request for request in read if known_size(request, self._info) is not None]
         known = [size for size, count in forecast.sizes.counts.items() for _ in range(min(count, PICTURES))]
         sizes = [*forecast.pictures.sizes, *known]
@@ -243,76 +217,9 @@ class _Look:
             guided = 2 if any(scale > 1 for scale in forecast.guidance_scales.counts) else 1
             forecast.fill = expected_fill(sizes, at_once, lanes, guided, self._info)
 
-    def _keep_picture(self, request: Request, file: str) -> None:
-        """Reservoir sampling of the rows whose size their picture says."""
-        forecast = self.forecast
-        forecast.picture_rows += 1
-        row = forecast.picture_rows, request, folder_of(file)
-        if len(self._with_pictures) < PICTURES:
-            self._with_pictures.append(row)
-        elif (place := self._random.randrange(forecast.picture_rows)) < PICTURES:
-            self._with_pictures[place] = row
-
-    def _refusal(self, request: Request) -> str | None:
-        """Why the request cannot become a picture of this run."""
-        return (
-            validate(request, self._info)
-            or mode_refusal(request, self._modes)
-            or watermark_refusal(request, self._info, self._watermark)
-        )
-
-    def _judge(self, request: Request) -> _Judged:
-        if request not in self._known:
-            if len(self._known) >= DISTINCT:
-                self._known.clear()
-            reason, calls = self._refusal(request), 0
-            if reason is None:
-                reason, calls = self._calls(request)
-            if reason is None:
-                self._known[request] = _Judged(
-                    None, calls, net_calls(request, self._info), known_size(request, self._info)
-                )
-            else:
-                self._known[request] = _Judged(reason)
-        return self._known[request]
-
-    def _unread(self, reason: str) -> tuple[str, ...]:
-        """The setting whose column the reason names."""
-        return next(((setting,) for column, setting in self._named.items() if reason.startswith(column)), ())
-
-    def _culprit(self, request: Request) -> tuple[str, ...]:
-        """The smallest group of the table's settings without which a request could be made."""
-        if request not in self._culprits:
-            if len(self._culprits) >= DISTINCT:
-                self._culprits.clear()
-            good = (group for group, own in self._own.items() if self._refusal(replace(request, **own)) is None)
-            self._culprits[request] = next(good, ())
-        return self._culprits[request]
-
-    def _calls(self, request: Request) -> tuple[str | None, int]:
-        started = time.monotonic()
-        compiled = self._table_seconds < TABLE_SECONDS
-        if not compiled and needs_table(request, self._info) and len(self.forecast.untried) < DISTINCT:
-            self.forecast.untried.add((resolve(request.sampler), int(request.steps)))
-        try:
-            return None, lane_calls(request, self._info, compiled=compiled)
-        except SamplerError as error:
-            return str(error), 0
-        finally:
-            self._table_seconds += time.monotonic() - started
-
     def _count_bad(self, reason: str, file: str, row: int) -> None:
         reasons = self.forecast.reasons
         self.forecast.bad += 1
         if reason not in reasons and len(reasons) >= DISTINCT:
             reason = "other reasons"
         reasons.setdefault(reason, BadRows(file, row)).count += 1
-
-    def _perhaps_keep(self, request: Request, file: str) -> None:
-        """Reservoir sampling (Vitter 1985): each request is kept with the same probability."""
-        self._candidates += 1
-        sample = self._sample
-        if len(sample) < SAMPLE:
-            sample.append((request, folder_of(file)))
-        elif (place := self._random.randrange(self._candidates)) < SAMPLE:
-            sample[place] = request, folder_of(file)

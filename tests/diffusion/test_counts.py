@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 
 from sdbatch.diffusion import Request, inspect_model
-from sdbatch.diffusion.calls import lane_calls, needs_table
+from sdbatch.diffusion.calls import lane_calls, needs_coefficients
 from sdbatch.diffusion.samplers.call_counts import MAX_KNOWN_STEPS, known_calls
 from sdbatch.diffusion.samplers.catalogue import SAMPLERS
-from sdbatch.diffusion.samplers.coefficients import compile_table
+from sdbatch.diffusion.samplers.coefficients import compile_coefficients
 from sdbatch.diffusion.samplers.schedulers import build_scheduler, start
 from sdbatch.errors import SamplerError
 
@@ -49,7 +49,7 @@ def test_a_rule_counts_as_the_table_does(sampler, config):
         if calls is None:
             assert (sampler, steps) in (("dpm2_a", 2), ("dpm2_a_karras", 2))
         else:
-            assert calls == compile_table(scheduler, steps).calls, f"{steps} steps"
+            assert calls == compile_coefficients(scheduler, steps).calls, f"{steps} steps"
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -65,7 +65,9 @@ def test_a_rule_counts_as_the_schedule_does_for_all_numbers_of_steps(sampler):
 @pytest.mark.parametrize("sampler", ["ddim", "pndm", "euler_a", "heun", "dpmpp_3m", "unipc", "lcm"])
 def test_the_most_steps_that_a_rule_counts_have_a_table(sampler):
     most = 50 if sampler == "lcm" else MAX_KNOWN_STEPS
-    assert known_calls(sampler, most, COMMON[0]) == compile_table(build_scheduler(sampler, COMMON[0]), most).calls
+    assert (
+        known_calls(sampler, most, COMMON[0]) == compile_coefficients(build_scheduler(sampler, COMMON[0]), most).calls
+    )
     assert known_calls(sampler, most + 1, COMMON[0]) is None
 
 
@@ -89,10 +91,11 @@ def copied(info, folder, **scheduler):
 def test_an_uncommon_model_is_planned_by_its_tables(tmp_path):
     info = inspect_model("tiny")
     request = Request("a red circle", sampler="ddim", steps=3, guidance_scale=1)
-    assert not needs_table(request, info) and needs_table(replace(request, steps=MAX_KNOWN_STEPS + 1), info)
+    many = replace(request, steps=MAX_KNOWN_STEPS + 1)
+    assert not needs_coefficients(request, info) and needs_coefficients(many, info)
     trailing = copied(info, tmp_path / "trailing", timestep_spacing="trailing")
-    assert needs_table(request, trailing) and lane_calls(request, trailing) == 3
-    # With these betas there is no table, and the plan must report it.
+    assert needs_coefficients(request, trailing) and lane_calls(request, trailing) == 3
+    # With these betas there are no coefficients, and the plan must report it.
     with pytest.raises(SamplerError, match="can't do 2 steps: it computes numbers that are not finite"):
         linspace = copied(info, tmp_path / "linspace", timestep_spacing="linspace", steps_offset=1)
         lane_calls(replace(request, sampler="dpm2_a", steps=2), linspace)

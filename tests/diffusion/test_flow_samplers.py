@@ -6,14 +6,14 @@ import flow_references
 import numpy as np
 import pytest
 import torch
-from test_tables import follow
+from test_coefficients import follow
 
 from sdbatch.diffusion.families import FAMILIES
 from sdbatch.diffusion.families.flow import evenly_spaced, shift_by_tokens
 from sdbatch.diffusion.models.inspection import inspect_model
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers.catalogue import EVERY_SAMPLER, FLOW_SAMPLERS, SAMPLERS, TRIGFLOW_SAMPLERS
-from sdbatch.diffusion.samplers.coefficients import MAX_DEPTH, compile_table
+from sdbatch.diffusion.samplers.coefficients import MAX_DEPTH, compile_coefficients
 from sdbatch.diffusion.samplers.schedulers import build_scheduler, start, step
 from sdbatch.diffusion.validation import validate
 
@@ -26,13 +26,15 @@ DYNAMIC = {"num_train_timesteps": 1000, "use_dynamic_shifting": True, "time_shif
 def test_a_table_follows_its_scheduler(sampler, config):
     for steps in (2, 4, 9, 28):
         schedule = {"sigmas": evenly_spaced(steps), **shift_by_tokens(1024, config)}
-        table = compile_table(build_scheduler(sampler, config), steps, **schedule)
+        coefficients = compile_coefficients(build_scheduler(sampler, config), steps, **schedule)
         shape = (1, 4, 8, 8)
         draws = torch.Generator().manual_seed(3)
         latents = torch.randn(shape, generator=draws).double()
-        outputs = torch.randn(table.calls, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
-        noise = [torch.randn(shape, generator=draws) if draw else torch.zeros(shape) for draw in table.draws]
-        followed = follow(table, latents.numpy(), outputs.numpy(), [z.double().numpy() for z in noise])
+        outputs = torch.randn(
+            coefficients.calls, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
+        )
+        noise = [torch.randn(shape, generator=draws) if draw else torch.zeros(shape) for draw in coefficients.draws]
+        followed = follow(coefficients, latents.numpy(), outputs.numpy(), [z.double().numpy() for z in noise])
 
         generator = torch.Generator().manual_seed(3)
         expected = torch.randn(shape, generator=generator)
@@ -41,16 +43,20 @@ def test_a_table_follows_its_scheduler(sampler, config):
             expected = step(scheduler, outputs[i].float(), t, expected, generator)
         scale = expected.abs().max().item()
         assert np.abs(followed - expected.double().numpy()).max() <= 2e-4 * scale, f"{steps} steps"
-        assert table.depth <= MAX_DEPTH and table.init_noise_sigma == 1 and set(table.input_scale) == {1.0}
+        assert (
+            coefficients.depth <= MAX_DEPTH
+            and coefficients.init_noise_sigma == 1
+            and set(coefficients.input_scale) == {1.0}
+        )
 
 
 def test_the_shift_is_the_pictures_own():
     """A solver changes its own configuration by mu: each table has a scheduler of its own."""
     tables = {
-        tokens: compile_table(build_scheduler("flow_dpmpp_2m", DYNAMIC), 4, **shift_by_tokens(tokens, DYNAMIC))
+        tokens: compile_coefficients(build_scheduler("flow_dpmpp_2m", DYNAMIC), 4, **shift_by_tokens(tokens, DYNAMIC))
         for tokens in (256, 4096, 256)
     }
-    again = compile_table(build_scheduler("flow_dpmpp_2m", DYNAMIC), 4, **shift_by_tokens(256, DYNAMIC))
+    again = compile_coefficients(build_scheduler("flow_dpmpp_2m", DYNAMIC), 4, **shift_by_tokens(256, DYNAMIC))
     assert np.array_equal(tables[256].timesteps, again.timesteps)
     assert not np.array_equal(tables[256].timesteps, tables[4096].timesteps)
 

@@ -12,7 +12,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from sdbatch.diffusion.lanes import Row
-from sdbatch.diffusion.samplers.coefficients import compile_table
+from sdbatch.diffusion.samplers.coefficients import compile_coefficients
 from sdbatch.diffusion.slots import Slots, numbers_of
 
 LANES, SHAPE = 8, (4, 48, 48)
@@ -31,7 +31,7 @@ class Gaussian:
             clip_sample=False,
             steps_offset=0,
         )
-        self.table = compile_table(self.scheduler, steps)
+        self.coefficients = compile_coefficients(self.scheduler, steps)
         betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
         self.alphas_cumprod = np.cumprod(1 - betas)
         self.stride = 1000 // steps
@@ -58,12 +58,12 @@ class Gaussian:
         """The engine's passes; yields the timestep and the latents before and after each."""
         slots = Slots(SHAPE, LANES, torch.device("cpu"))
         generator = torch.Generator().manual_seed(0)
-        rows = [Row(index=i, shape=SHAPE[1:], calls=self.table.calls, paired_calls=0) for i in range(LANES)]
+        rows = [Row(index=i, shape=SHAPE[1:], calls=self.coefficients.calls, paired_calls=0) for i in range(LANES)]
         for lane, row in enumerate(rows):
             row.lane = row.partner = row.third = lane
             slots.admit(row, torch.randn(SHAPE, generator=generator), [])
         for t in self.scheduler.timesteps.tolist():
-            numbers = numbers_of(((row, self.table, [1.0] * row.calls, 0.0, 1.0) for row in rows), LANES)
+            numbers = numbers_of(((row, self.coefficients, [1.0] * row.calls, 0.0, 1.0) for row in rows), LANES)
             latents, timesteps = slots.inputs(numbers)
             assert (timesteps == t).all()
             noise = torch.randn(LANES, *SHAPE, generator=generator)

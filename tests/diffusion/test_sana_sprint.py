@@ -10,7 +10,7 @@ import pytest
 from diffusers import SCMScheduler
 from flow_references import assert_no_farther_in_bf16, assert_same_pictures, rows
 
-from sdbatch.diffusion.model_tables import ModelTables
+from sdbatch.diffusion.model_coefficients import ModelCoefficients
 from sdbatch.diffusion.models.inspection import inspect_model
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.validation import validate
@@ -57,17 +57,17 @@ def test_in_bf16(sprint):
 
 
 def test_calls_are_at_the_schedulers_angles(sprint):
-    tables = ModelTables.of(inspect_model(sprint))
+    model = ModelCoefficients.of(inspect_model(sprint))
     for steps, own in ((1, None), (2, 1.3), (4, None)):
         scheduler = SCMScheduler()
         scheduler.set_timesteps(steps, intermediate_timesteps=own)
         request = Request("a red fox", sampler="scm", steps=steps)
-        table = tables.table(request)
-        assert table.calls == steps == tables.count_calls(request)
+        coefficients = model.of_row(request)
+        assert coefficients.calls == steps == model.count_calls(request)
         # tan t = s / (1 - s)
         angles = scheduler.timesteps[:-1].double()
-        assert abs(table.timesteps / (angles.sin() / (angles.sin() + angles.cos())) - 1).max() < 1e-6
-        assert table.init_noise_sigma == 1 and table.noise[-1] == 0
+        assert abs(coefficients.timesteps / (angles.sin() / (angles.sin() + angles.cos())) - 1).max() < 1e-6
+        assert coefficients.init_noise_sigma == 1 and coefficients.noise[-1] == 0
 
 
 def test_an_angle_between_two_steps_belongs_to_two(sprint):

@@ -26,7 +26,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTextModelWith
 
 from sdbatch.diffusion import ModelInfo, inspect_model
 from sdbatch.diffusion.engine import Engine
-from sdbatch.diffusion.model_tables import ModelTables
+from sdbatch.diffusion.model_coefficients import ModelCoefficients
 from sdbatch.diffusion.models.model_identity import different_files, model_files, model_hash
 from sdbatch.diffusion.pictures.picture import Picture
 from sdbatch.diffusion.request import Request
@@ -233,7 +233,7 @@ def test_the_shift_of_flow_models(tmp_path):
         info = inspect_model(model, scheduler_config={name: "5"})
         scheduler = FlowMatchEulerDiscreteScheduler(shift=5.0)
         scheduler.set_timesteps(4)
-        timesteps = ModelTables.of(info).table(row).timesteps
+        timesteps = ModelCoefficients.of(info).of_row(row).timesteps
         assert np.allclose(timesteps, scheduler.timesteps) and validate(row, info) is None
     flux = flow_checkpoints.build_flux(tmp_path / "dev")
     for folder, entries, reason in (

@@ -20,7 +20,7 @@ from sdbatch.errors import ModelError
 from sdbatch.fields import Field
 
 if TYPE_CHECKING:
-    from sdbatch.diffusion.samplers.coefficients import Table
+    from sdbatch.diffusion.samplers.coefficients import Coefficients
 
 __all__ = [
     "GUIDED",
@@ -200,9 +200,9 @@ class Declaration(ABC):
         """
         return {}
 
-    def fold(self, table: Table) -> Table:
-        """A sampler's table with what the pipeline does between the scheduler and the denoiser; it must be linear."""
-        return table
+    def fold(self, coefficients: Coefficients) -> Coefficients:
+        """A sampler's coefficients with the pipeline's linear steps between scheduler and denoiser."""
+        return coefficients
 
     def guidance(self, request: Request, info: ModelInfo) -> float:
         """g in u + g·(c − u), where c and u are the outputs with and without the prompt; 1 for a row without u."""

@@ -17,10 +17,10 @@ from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.device.residency import Residency
 from sdbatch.diffusion.embeddings import Text
 from sdbatch.diffusion.guidance import guidance_scales
-from sdbatch.diffusion.model_tables import ModelTables
+from sdbatch.diffusion.model_coefficients import ModelCoefficients
 from sdbatch.diffusion.pictures.picture_encoders import PictureEncoder
 from sdbatch.diffusion.request import Request
-from sdbatch.diffusion.samplers.coefficients import Table
+from sdbatch.diffusion.samplers.coefficients import Coefficients
 from sdbatch.diffusion.tasks.task import Run
 from sdbatch.errors import ModelError
 
@@ -75,7 +75,7 @@ class Family(ABC):
 
     def __init__(self, info: ModelInfo, scheduler_config: Mapping[str, object], index: Mapping[str, object]):
         self.info = info
-        self._tables = ModelTables(info, scheduler_config, index)
+        self._coefficients = ModelCoefficients(info, scheduler_config, index)
         self.encoders: dict[str, PictureEncoder] = {}
 
     @classmethod
@@ -108,13 +108,13 @@ class Family(ABC):
         if request.extra.get("lora") is not None and self.loras is not None:
             self.loras.load(request)
 
-    def table(self, request: Request) -> Table:
-        """The row's coefficient table.
+    def coefficients(self, request: Request) -> Coefficients:
+        """The row's coefficients.
 
         Raises:
             SamplerError: the model does not support its sampler with this number of steps.
         """
-        return self._tables.table(request)
+        return self._coefficients.of_row(request)
 
     def scales(self, request: Request, calls: int) -> Sequence[float]:
         """The guidance scale of each call; 1 for calls that need no unconditional output."""

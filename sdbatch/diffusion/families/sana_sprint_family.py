@@ -18,7 +18,7 @@ from sdbatch.errors import ModelError
 from sdbatch.fields import Field
 
 if TYPE_CHECKING:
-    from sdbatch.diffusion.samplers.coefficients import Table
+    from sdbatch.diffusion.samplers.coefficients import Coefficients
 
 __all__ = ["SanaSprintFamily"]
 
@@ -92,19 +92,19 @@ class SanaSprintFamily(SanaFamily):
             return f"intermediate_timesteps must be less than max_timesteps, {most:g}, not {intermediate:g}"
         return None
 
-    def fold(self, table: Table) -> Table:
+    def fold(self, coefficients: Coefficients) -> Coefficients:
         """The denoiser is one of flow matching: its time and the scale of its input follow from the angle t.
 
         With s = sin t / (sin t + cos t) and r = √(s² + (1 − s)²), the denoiser's input is r·x, and the scheduler
         takes ((1 − 2s)·r·x + (1 − 2s + 2s²)·output) / r. All is in float32, as in the pipeline.
         """
-        sine, cosine = np.sin(table.timesteps), np.cos(table.timesteps)
+        sine, cosine = np.sin(coefficients.timesteps), np.cos(coefficients.timesteps)
         time = sine / (cosine + sine)
         scale = np.sqrt(time**2 + (1 - time) ** 2)
         return dataclasses.replace(
-            table,
+            coefficients,
             timesteps=time,
             input_scale=scale.astype(np.float64),
-            x=table.x + table.m * (1 - 2 * time)[:, None],
-            m=table.m * ((1 - 2 * time + 2 * time**2) / scale)[:, None],
+            x=coefficients.x + coefficients.m * (1 - 2 * time)[:, None],
+            m=coefficients.m * ((1 - 2 * time + 2 * time**2) / scale)[:, None],
         )

@@ -83,7 +83,7 @@ class ZImage(Transformer):
 
     def scales(self, request: Request, calls: int) -> Sequence[float]:
         most = request.extra.get("cfg_truncation", 1.0)
-        gone = (1000 - self.table(request).timesteps) / 1000
+        gone = (1000 - self.coefficients(request).timesteps) / 1000
         return [
             scale if share <= most else 1.0 for scale, share in zip(super().scales(request, calls), gone, strict=True)
         ]

@@ -1,1 +1,1 @@
-"""Samplers: names, and schedulers compiled into tables of coefficients."""
+"""Samplers: names, and schedulers compiled into coefficients."""

@@ -1,10 +1,10 @@
-"""Compiles a sampler into a table of numbers.
+"""Compiles a sampler into its coefficients.
 
 Every sampler here is linear in the latents x, the model outputs m and the noise z, so call i of its `step` is
 
     x⁽ⁱ⁺¹⁾ = Σₖ aᵢₖ·x⁽ⁱ⁻ᵏ⁾ + Σₖ bᵢₖ·m⁽ⁱ⁻ᵏ⁾ + sᵢ·z⁽ⁱ⁾        k = 0, 1, … calls ago
 
-`compile_table` reads the numbers off a diffusers scheduler: it passes basis vectors to `step` and reads its
+`compile_coefficients` reads the numbers off a diffusers scheduler: it passes basis vectors to `step` and reads its
 outputs. diffusers remains the only source of truth for samplers. That a scheduler is linear is
 tested, not assumed.
 """
@@ -20,7 +20,7 @@ import torch
 from sdbatch.diffusion.samplers.schedulers import quiet, scale_input, start, step
 from sdbatch.errors import SamplerError
 
-__all__ = ["MAX_DEPTH", "Table", "compile_table"]
+__all__ = ["MAX_DEPTH", "Coefficients", "compile_coefficients"]
 
 # PNDM's fourth-order Adams-Bashforth looks furthest back; each further call costs two latents per lane.
 MAX_DEPTH = 4
@@ -33,7 +33,7 @@ SHALLOW = 1e-9
 
 
 @dataclass(frozen=True)
-class Table:
+class Coefficients:
     """The numbers of one sampler for one number of steps; n calls of the model, history of K = `depth` calls.
 
     Attributes:
@@ -67,7 +67,7 @@ class Table:
         return self.x.shape[1] - 1
 
 
-def compile_table(scheduler, steps: int, **schedule: object) -> Table:
+def compile_coefficients(scheduler, steps: int, **schedule: object) -> Coefficients:
     """Tabulate a diffusers scheduler for `steps` inference steps.
 
     Args:
@@ -80,11 +80,11 @@ def compile_table(scheduler, steps: int, **schedule: object) -> Table:
     name = type(scheduler).__name__
     with quiet():
         try:
-            table = _Probe(scheduler, steps, schedule).table()
-            _check_linear(scheduler, steps, table, schedule)
+            coefficients = _Probe(scheduler, steps, schedule).coefficients()
+            _check_linear(scheduler, steps, coefficients, schedule)
         except (ValueError, IndexError, ZeroDivisionError, RuntimeError, AssertionError, TypeError) as error:
             raise SamplerError(f"{name} can't do {steps} steps: {error}") from error
-    return table
+    return coefficients
 
 
 class _Probe:
@@ -97,7 +97,7 @@ class _Probe:
         self.size = 2 * self.calls + PROBES
         self.generator = torch.Generator().manual_seed(0)
 
-    def table(self) -> Table:
+    def coefficients(self) -> Coefficients:
         n = self.calls
         x, m = np.zeros((n, n)), np.zeros((n, n))  # column k: coefficients of k calls ago
         noise, draws, input_scale = np.zeros(n), np.zeros(n, dtype=bool), np.zeros(n)
@@ -110,7 +110,7 @@ class _Probe:
         if _depth(x, m) > MAX_DEPTH and not draws.any():
             x, m = _shallow(x, m)
         x, m = _trim(self.scheduler, x, m)
-        return Table(
+        return Coefficients(
             timesteps=np.array([float(t) for t in self.timesteps], dtype=np.float32),
             input_scale=input_scale,
             x=x,
@@ -195,7 +195,7 @@ def _shallow(x: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return short_x, short_m
 
 
-def _check_linear(scheduler, steps: int, table: Table, schedule: Mapping[str, object]) -> None:
+def _check_linear(scheduler, steps: int, coefficients: Coefficients, schedule: Mapping[str, object]) -> None:
     """Compare with the scheduler on large random vectors, where clipping and thresholding would show."""
     source = np.random.default_rng(0)
     generator = torch.Generator().manual_seed(1)
@@ -208,11 +208,11 @@ def _check_linear(scheduler, steps: int, table: Table, schedule: Mapping[str, ob
         state = generator.get_state()
         actual = step(scheduler, output, t, sample, generator).double().numpy()
         predicted = np.zeros(shape)
-        for k in range(min(i, table.depth) + 1):
-            predicted += table.x[i, k] * xs[k] + table.m[i, k] * ms[k]
-        if table.draws[i]:
+        for k in range(min(i, coefficients.depth) + 1):
+            predicted += coefficients.x[i, k] * xs[k] + coefficients.m[i, k] * ms[k]
+        if coefficients.draws[i]:
             probes = (actual - predicted).flatten()
-            predicted += table.noise[i] * _matching_noise(probes[-PROBES:], shape, state).reshape(shape)
+            predicted += coefficients.noise[i] * _matching_noise(probes[-PROBES:], shape, state).reshape(shape)
         if np.abs(actual - predicted).max() > 1e-4 * max(np.abs(actual).max(), np.abs(predicted).max(), 1.0):
             raise SamplerError(_refusal(scheduler, f"is not linear at step {i + 1}"))
         xs.insert(0, actual)

@@ -12,7 +12,7 @@ from sdbatch.diffusion.tasks.task import Need, Start
 from sdbatch.fields import FrozenMapping
 
 if TYPE_CHECKING:
-    from sdbatch.diffusion.samplers.coefficients import Table
+    from sdbatch.diffusion.samplers.coefficients import Coefficients
     from sdbatch.diffusion.tasks.task import Draw
 
 __all__ = ["DepthToImage"]
@@ -29,6 +29,8 @@ class DepthToImage(ImageToImage):
         (image,) = super().needs(request, info)
         return [image, dataclasses.replace(image, kind="depth")]
 
-    def start(self, request: Request, info: ModelInfo, table: Table, encoded: list[Any], draw: Draw) -> Start:
-        start = super().start(request, info, table, encoded, draw)
+    def start(
+        self, request: Request, info: ModelInfo, coefficients: Coefficients, encoded: list[Any], draw: Draw
+    ) -> Start:
+        start = super().start(request, info, coefficients, encoded, draw)
         return dataclasses.replace(start, tensors=[{"channels": encoded[1]}])

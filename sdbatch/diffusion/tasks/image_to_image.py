@@ -14,7 +14,7 @@ from sdbatch.diffusion.tasks.task import Need, Run, Start, Task
 from sdbatch.fields import FrozenMapping
 
 if TYPE_CHECKING:
-    from sdbatch.diffusion.samplers.coefficients import Table
+    from sdbatch.diffusion.samplers.coefficients import Coefficients
     from sdbatch.diffusion.tasks.task import Draw
 
 __all__ = ["SDXL", "ImageToImage"]
@@ -62,10 +62,12 @@ class ImageToImage(Task):
     def needs(self, request: Request, info: ModelInfo) -> list[Need]:
         return [Need("image", request.extra["image"], self.size(request, info), covers(request))]
 
-    def start(self, request: Request, info: ModelInfo, table: Table, encoded: list[Any], draw: Draw) -> Start:
+    def start(
+        self, request: Request, info: ModelInfo, coefficients: Coefficients, encoded: list[Any], draw: Draw
+    ) -> Start:
         image = encoded[0].sample(draw)
         # Also at strength 1, where hardly anything of the picture is left.
-        return Start(table.start[0] * image + table.start[1] * draw())
+        return Start(coefficients.start[0] * image + coefficients.start[1] * draw())
 
     def _steps(self, request: Request, info: ModelInfo) -> int:
         """The number of steps that a row runs."""

@@ -11,7 +11,7 @@ from sdbatch.diffusion.tasks.task import Need, Start, Task
 from sdbatch.fields import FrozenMapping
 
 if TYPE_CHECKING:
-    from sdbatch.diffusion.samplers.coefficients import Table
+    from sdbatch.diffusion.samplers.coefficients import Coefficients
     from sdbatch.diffusion.tasks.task import Draw
 
 __all__ = ["ImageVariation"]
@@ -35,6 +35,8 @@ class ImageVariation(Task):
     def needs(self, request: Request, info: ModelInfo) -> list[Need]:
         return [Need("vision", request.extra["image"])]
 
-    def start(self, request: Request, info: ModelInfo, table: Table, encoded: list[Any], draw: Draw) -> Start:
+    def start(
+        self, request: Request, info: ModelInfo, coefficients: Coefficients, encoded: list[Any], draw: Draw
+    ) -> Start:
         shown, nothing = encoded[0].noised(draw, self.value(request, info, "noise_level"))
-        return Start(draw() * table.init_noise_sigma, [shown, nothing])
+        return Start(draw() * coefficients.init_noise_sigma, [shown, nothing])

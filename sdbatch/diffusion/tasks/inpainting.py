@@ -15,7 +15,7 @@ from sdbatch.fields import FrozenMapping
 if TYPE_CHECKING:
     import numpy as np
 
-    from sdbatch.diffusion.samplers.coefficients import Table
+    from sdbatch.diffusion.samplers.coefficients import Coefficients
     from sdbatch.diffusion.tasks.task import Draw
 
 __all__ = ["Inpainting"]
@@ -57,14 +57,20 @@ class Inpainting(ImageToImage):
         kinds = ["mask", "masked"] if self._from_noise_alone(request, info) else ["mask", "masked", "image"]
         return [need(kind) for kind in kinds]
 
-    def start(self, request: Request, info: ModelInfo, table: Table, encoded: list[Any], draw: Draw) -> Start:
+    def start(
+        self, request: Request, info: ModelInfo, coefficients: Coefficients, encoded: list[Any], draw: Draw
+    ) -> Start:
         mask, masked, *picture = encoded
         image = picture[0].sample(draw, shifted=False) if picture else None
         noise = draw()
         # Also drawn if the UNet does not use it.
         masked_image = masked.sample(draw, shifted=False)
         whole = self.strength(request, info) == 1
-        latents = noise * table.init_noise_sigma if whole else table.start[0] * image + table.start[1] * noise
+        latents = (
+            noise * coefficients.init_noise_sigma
+            if whole
+            else coefficients.start[0] * image + coefficients.start[1] * noise
+        )
         if info.extra_channels:
             return Start(latents, [{"channels": _beside(mask.float(), masked_image)}])
         return Start(latents, keep=(mask, image, noise))

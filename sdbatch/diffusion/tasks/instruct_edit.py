@@ -12,7 +12,7 @@ from sdbatch.diffusion.tasks.task import Need, Start, Task
 from sdbatch.fields import FrozenMapping
 
 if TYPE_CHECKING:
-    from sdbatch.diffusion.samplers.coefficients import Table
+    from sdbatch.diffusion.samplers.coefficients import Coefficients
     from sdbatch.diffusion.tasks.task import Draw
 
 __all__ = ["InstructEdit"]
@@ -45,7 +45,9 @@ class InstructEdit(Task):
     def needs(self, request: Request, info: ModelInfo) -> list[Need]:
         return [Need("image", request.extra["image"], self.size(request, info), covers(request))]
 
-    def start(self, request: Request, info: ModelInfo, table: Table, encoded: list[Any], draw: Draw) -> Start:
+    def start(
+        self, request: Request, info: ModelInfo, coefficients: Coefficients, encoded: list[Any], draw: Draw
+    ) -> Start:
         picture = {"channels": encoded[0].mean}  # the VAE's output, not scaled
         nothing = {"channels": encoded[0].mean * 0}
-        return Start(draw() * table.init_noise_sigma, [picture, picture, nothing])
+        return Start(draw() * coefficients.init_noise_sigma, [picture, picture, nothing])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sdbatch.diffusion.checkpoints.model_info import ModelInfo
     from sdbatch.diffusion.pictures.picture import Picture
-    from sdbatch.diffusion.samplers.coefficients import Table
+    from sdbatch.diffusion.samplers.coefficients import Coefficients
 
     Draw = Callable[..., torch.Tensor]
 
@@ -58,7 +58,7 @@ class Start:
         tensors: named tensors that the task adds to the row's lanes, one mapping per lane, the conditional lane first.
             The last mapping applies to all further lanes.
         keep: a bool mask (1, h, w), true where the row is repainted; and the latents of the picture and the noise
-            (C, h, w), which are kept elsewhere, mixed by the factors of the table's `keep`.
+            (C, h, w), which are kept elsewhere, mixed by the factors of the coefficients' `keep`.
     """
 
     latents: torch.Tensor
@@ -72,12 +72,12 @@ class Start:
 
 @dataclass(frozen=True)
 class Run:
-    """The inputs of a row's coefficient table besides its sampler.
+    """The inputs of a row's coefficients besides its sampler.
 
     Attributes:
         steps: steps of the whole schedule.
         left_out: number of first steps that are skipped.
-        noised: whether the table must contain how the scheduler adds noise to a picture.
+        noised: whether the coefficients must contain how the scheduler adds noise to a picture.
         schedule: the pipeline's further arguments of `set_timesteps`.
     """
 
@@ -134,7 +134,7 @@ class Task:
         return request.height or info.height, request.width or info.width
 
     def run(self, request: Request, info: ModelInfo) -> Run:
-        """The inputs of the row's coefficient table."""
+        """The inputs of the row's coefficients."""
         return Run(int(request.steps))
 
     def is_guided(self, request: Request, info: ModelInfo) -> bool:
@@ -149,7 +149,9 @@ class Task:
         """The pictures to encode for the row."""
         return []
 
-    def start(self, request: Request, info: ModelInfo, table: Table, encoded: list[Any], draw: Draw) -> Start:
+    def start(
+        self, request: Request, info: ModelInfo, coefficients: Coefficients, encoded: list[Any], draw: Draw
+    ) -> Start:
         """The row's start.
 
         Args:
@@ -160,7 +162,7 @@ class Task:
         Raises:
             PictureError: its pictures can't be used.
         """
-        return Start(draw() * table.init_noise_sigma)
+        return Start(draw() * coefficients.init_noise_sigma)
 
     def finish(self, request: Request, info: ModelInfo, pixels: np.ndarray) -> np.ndarray:
         """The result, uint8 (H, W, 3), from the decoded picture.

@@ -12,7 +12,7 @@ from sdbatch.diffusion.tasks.task import Need, Start, Task
 from sdbatch.fields import FrozenMapping
 
 if TYPE_CHECKING:
-    from sdbatch.diffusion.samplers.coefficients import Table
+    from sdbatch.diffusion.samplers.coefficients import Coefficients
     from sdbatch.diffusion.tasks.task import Draw
 
 __all__ = ["Upscaling"]
@@ -45,6 +45,8 @@ class Upscaling(Task):
         """The size of the picture to upscale."""
         return own_size(request, info, info.vae_scale)
 
-    def start(self, request: Request, info: ModelInfo, table: Table, encoded: list[Any], draw: Draw) -> Start:
+    def start(
+        self, request: Request, info: ModelInfo, coefficients: Coefficients, encoded: list[Any], draw: Draw
+    ) -> Start:
         tensors = encoded[0].noised(draw, self.value(request, info, "noise_level"))
-        return Start(draw() * table.init_noise_sigma, [tensors])
+        return Start(draw() * coefficients.init_noise_sigma, [tensors])

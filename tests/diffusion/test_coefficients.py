@@ -1,4 +1,4 @@
-"""Schedulers as tables: a table follows its scheduler exactly, and schedulers that can't be tabulated are refused."""
+"""Compiled schedulers: coefficients follow their scheduler exactly, and what can't be compiled is refused."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from sdbatch.diffusion.samplers.catalogue import SAMPLERS
-from sdbatch.diffusion.samplers.coefficients import MAX_DEPTH, compile_table
+from sdbatch.diffusion.samplers.coefficients import MAX_DEPTH, compile_coefficients
 from sdbatch.diffusion.samplers.schedulers import build_scheduler, start, step
 from sdbatch.errors import SamplerError
 
 CONFIG = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 
 
-def follow(table, xs0, outputs, noise) -> np.ndarray:
+def follow(coefficients, xs0, outputs, noise) -> np.ndarray:
     """x' = Σₖ aₖ·x₍ₖ₎ + Σₖ bₖ·m₍ₖ₎ + s·z, call by call, in float64."""
     xs, ms = [xs0], []
-    for i in range(table.calls):
+    for i in range(coefficients.calls):
         ms.insert(0, outputs[i])
-        terms = [table.x[i, k] * xs[k] + table.m[i, k] * ms[k] for k in range(min(i, table.depth) + 1)]
-        xs.insert(0, sum(terms) + table.noise[i] * noise[i])
+        terms = [
+            coefficients.x[i, k] * xs[k] + coefficients.m[i, k] * ms[k] for k in range(min(i, coefficients.depth) + 1)
+        ]
+        xs.insert(0, sum(terms) + coefficients.noise[i] * noise[i])
     return xs[0]
 
 
@@ -30,14 +32,16 @@ def follow(table, xs0, outputs, noise) -> np.ndarray:
 def test_a_table_follows_its_scheduler(sampler, prediction_type):
     for steps in (1, 2, 3, 7, 20):
         scheduler = build_scheduler(sampler, CONFIG | {"prediction_type": prediction_type})
-        table = compile_table(scheduler, steps)
+        coefficients = compile_coefficients(scheduler, steps)
         shape = (1, 4, 8, 8)
         draws = torch.Generator().manual_seed(3)
         # As a row's generator does it: float32, the start latents first, then call by call.
         latents = torch.randn(shape, generator=draws).double()
-        outputs = torch.randn(table.calls, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
-        noise = [torch.randn(shape, generator=draws) if draw else torch.zeros(shape) for draw in table.draws]
-        followed = follow(table, latents.numpy(), outputs.numpy(), [z.double().numpy() for z in noise])
+        outputs = torch.randn(
+            coefficients.calls, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
+        )
+        noise = [torch.randn(shape, generator=draws) if draw else torch.zeros(shape) for draw in coefficients.draws]
+        followed = follow(coefficients, latents.numpy(), outputs.numpy(), [z.double().numpy() for z in noise])
 
         generator = torch.Generator().manual_seed(3)
         expected = torch.randn(shape, generator=generator)
@@ -46,7 +50,7 @@ def test_a_table_follows_its_scheduler(sampler, prediction_type):
             expected = step(scheduler, outputs[i].float(), t, expected, generator)
         scale = expected.abs().max().item()
         assert np.abs(followed - expected.double().numpy()).max() <= 2e-4 * scale, f"{steps} steps"
-        assert table.depth <= MAX_DEPTH
+        assert coefficients.depth <= MAX_DEPTH
 
 
 @pytest.mark.parametrize(
@@ -60,12 +64,12 @@ def test_a_table_follows_its_scheduler(sampler, prediction_type):
 )
 def test_what_is_not_linear_is_refused(scheduler):
     with pytest.raises(SamplerError, match="not linear"):
-        compile_table(scheduler, 20)
+        compile_coefficients(scheduler, 20)
 
 
 def test_learned_variance_is_refused():
     with pytest.raises(SamplerError):
-        compile_table(DDPMScheduler(**CONFIG, clip_sample=False, variance_type="learned_range"), 20)
+        compile_coefficients(DDPMScheduler(**CONFIG, clip_sample=False, variance_type="learned_range"), 20)
 
 
 def test_noise_from_elsewhere_is_refused():
@@ -74,7 +78,7 @@ def test_noise_from_elsewhere_is_refused():
             return (super().step(output, t, sample, **kwargs)[0] + torch.randn(sample.shape),)
 
     with pytest.raises(SamplerError, match="its generator did not draw"):
-        compile_table(FromElsewhere(**CONFIG, clip_sample=False), 20)
+        compile_coefficients(FromElsewhere(**CONFIG, clip_sample=False), 20)
 
 
 class Remembering(DDIMScheduler):
@@ -94,36 +98,36 @@ def test_a_history_that_never_ends_is_refused():
         weight = staticmethod(lambda k: 1 / (k + 1))
 
     with pytest.raises(SamplerError, match="looks back 19 calls"):
-        compile_table(Harmonic(**CONFIG), 20)
+        compile_coefficients(Harmonic(**CONFIG), 20)
 
 
 def test_a_history_that_only_seems_never_to_end_is_shortened():
     class Momentum(Remembering):
         weight = staticmethod(lambda k: 0.9**k)
 
-    table = compile_table(Momentum(**CONFIG), 20)
+    coefficients = compile_coefficients(Momentum(**CONFIG), 20)
     # x' = x + 0.9·(x − x₍₁₎) + m
-    assert table.depth == 1
-    assert np.allclose(table.x[2:], [1.9, -0.9]) and np.allclose(table.m[2:], [1, 0], atol=1e-9)
+    assert coefficients.depth == 1
+    assert np.allclose(coefficients.x[2:], [1.9, -0.9]) and np.allclose(coefficients.m[2:], [1, 0], atol=1e-9)
 
 
 def test_more_steps_than_the_scheduler_has_are_refused():
     with pytest.raises(SamplerError, match="1001 steps"):
-        compile_table(build_scheduler("ddpm", CONFIG), 1001)
+        compile_coefficients(build_scheduler("ddpm", CONFIG), 1001)
     with pytest.raises(SamplerError, match="60 steps"):
-        compile_table(build_scheduler("lcm", CONFIG), 60)
+        compile_coefficients(build_scheduler("lcm", CONFIG), 60)
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "pndm", "euler", "heun"])
 def test_a_thousand_steps_are_the_whole_reverse_process(sampler):
     config = CONFIG | {"timestep_spacing": "leading"}
-    table = compile_table(build_scheduler(sampler, config), 1000)
-    assert sorted(set(table.timesteps.tolist()), reverse=True) == list(range(999, -1, -1))
+    coefficients = compile_coefficients(build_scheduler(sampler, config), 1000)
+    assert sorted(set(coefficients.timesteps.tolist()), reverse=True) == list(range(999, -1, -1))
     # With room for the offset it stays.
-    assert compile_table(build_scheduler(sampler, config), 500).timesteps.min() == 1
+    assert compile_coefficients(build_scheduler(sampler, config), 500).timesteps.min() == 1
 
 
-# A table of a thousand steps takes seconds to compile. The others are tried by `make test-long`.
+# A run of a thousand steps takes seconds to compile. The others are tried by `make test-long`.
 EVERYDAY = ("euler_karras", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "lcm", "tcd")
 
 
@@ -138,11 +142,16 @@ EVERYDAY = ("euler_karras", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "lcm", "tcd")
 def test_any_number_of_steps_gives_finite_numbers_or_a_reason(sampler):
     for steps in (1, 2, 3, 4, 5, 10, 33, 50, 250, 998, 999, 1000):
         try:
-            table = compile_table(build_scheduler(sampler, CONFIG), steps)
+            coefficients = compile_coefficients(build_scheduler(sampler, CONFIG), steps)
         except SamplerError as error:
             assert f"{steps} steps" in str(error)
             assert steps > 998 or sampler in ("lcm", "tcd")
         else:
-            assert all(np.isfinite(numbers).all() for numbers in (table.x, table.m, table.noise, table.input_scale))
+            assert all(
+                np.isfinite(numbers).all()
+                for numbers in (coefficients.x, coefficients.m, coefficients.noise, coefficients.input_scale)
+            )
             # EDM's networks get the logarithm of the noise level instead.
-            assert sampler.startswith("edm") or (table.timesteps.min() >= 0 and table.timesteps.max() <= 999)
+            assert sampler.startswith("edm") or (
+                coefficients.timesteps.min() >= 0 and coefficients.timesteps.max() <= 999
+            )

@@ -1,4 +1,4 @@
-"""The coefficient tables of a model's rows. Schedulers are built only here."""
+"""The coefficients of a model's rows. Schedulers are built only here."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from sdbatch.diffusion.cuts import compile_run, count_calls
 from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers.catalogue import resolve
-from sdbatch.diffusion.samplers.coefficients import Table
+from sdbatch.diffusion.samplers.coefficients import Coefficients
 from sdbatch.diffusion.samplers.scheduler_entries import misfit
 from sdbatch.diffusion.samplers.schedulers import build_scheduler
 from sdbatch.diffusion.tasks import Run, task_of
 from sdbatch.errors import SamplerError
 
-__all__ = ["ModelTables"]
+__all__ = ["ModelCoefficients"]
 
 
-class ModelTables:
-    """Tables by sampler, steps, and other inputs of the model's schedule; each is compiled once.
+class ModelCoefficients:
+    """Coefficients by sampler, steps, and other inputs of the model's schedule; compiled once each.
 
     Args:
         config: the checkpoint's own scheduler configuration.
@@ -33,11 +33,11 @@ class ModelTables:
         self._family = family_named(info.family)
         self._config = config
         self._forced = self._family.forced_scheduler_config(index)
-        self._tables: dict[Hashable, Table] = {}
+        self._compiled: dict[Hashable, Coefficients] = {}
 
     @classmethod
-    def of(cls, info: ModelInfo) -> ModelTables:
-        """The tables of a local model. Raises `ModelError` if its configurations can't be read."""
+    def of(cls, info: ModelInfo) -> ModelCoefficients:
+        """The coefficients of a local model's rows. Raises `ModelError` if its configurations can't be read."""
         config = read_config(info.folder / "scheduler" / "scheduler_config.json")
         return cls(info, config, read_config(info.folder / "model_index.json"))
 
@@ -51,20 +51,20 @@ class ModelTables:
             return str(error)
         return None
 
-    def table(self, request: Request) -> Table:
-        """The row's table.
+    def of_row(self, request: Request) -> Coefficients:
+        """The row's coefficients.
 
         Raises:
             SamplerError: the model does not support its sampler with these steps.
         """
         key = resolve(request.sampler), self._run(request)
-        if key not in self._tables:
-            table = compile_run(build_scheduler(key[0], self._config, self._forced), key[1])
-            self._tables[key] = self._family.fold(table)
-        return self._tables[key]
+        if key not in self._compiled:
+            coefficients = compile_run(build_scheduler(key[0], self._config, self._forced), key[1])
+            self._compiled[key] = self._family.fold(coefficients)
+        return self._compiled[key]
 
     def count_calls(self, request: Request) -> int:
-        """The number of calls of the row's sampler, without compiling its table.
+        """The number of calls of the row's sampler, without compiling its coefficients.
 
         Raises:
             SamplerError: the model does not support its sampler.
