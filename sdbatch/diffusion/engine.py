@@ -23,7 +23,8 @@ from sdbatch.diffusion.device.hardware import describe_device
 from sdbatch.diffusion.device.headroom import releases_text_encoders
 from sdbatch.diffusion.device.memory import forget, is_out_of_memory, release_cached
 from sdbatch.diffusion.device.numerics import describe_numerics
-from sdbatch.diffusion.lanes import Lanes, LaneSet, halved
+from sdbatch.diffusion.lanes import Lanes, LaneSet
+from sdbatch.diffusion.memory_policy import MemoryPolicy
 from sdbatch.diffusion.models.inspection import ModelInfo, inspect_model
 from sdbatch.diffusion.models.loading import resolve_device, resolve_dtype
 from sdbatch.diffusion.preparation import Options, prepared_family
@@ -131,15 +132,17 @@ class Engine:
         least = max(2 * -(-ENGINE_TASKS[task].branches // 2) for task in self.info.tasks)
         self._found = calibrate(self.family, lanes, compile, Sizes.sides(options.compile_sizes), least)
         self.compile = self._found.compile
-        self._out_of_memory = list(self._found.out_of_memory)
         own_shape = self.family.latent_shape(self.info.height, self.info.width)[1:]
         self._lanes = Lanes(self._found.lanes, own_shape, deep_cache, least)
         self._sampling = Sampling(self.family, cuda_graphs=self._found.cuda_graph_error is None)
-        self._decoder = Decoder(self.family, self._found.decode_batch, self._make_room)
+        self._memory = MemoryPolicy(
+            self._lanes, self._sampling, self._device, self.family.residency, self._found.out_of_memory
+        )
+        self._decoder = Decoder(self.family, self._found.decode_batch, self._memory.make_room)
         self._submitted = 0
         self._lane_calls = self._lane_calls_used = 0
         self._failed: deque[GeneratedImage] = deque()
-        self._rescue = Rescue(self._float32, self._make_room, possible=self.dtype != "fp32")
+        self._rescue = Rescue(self._float32, self._memory.make_room, possible=self.dtype != "fp32")
 
     @property
     def lanes(self) -> int:
@@ -162,7 +165,7 @@ class Engine:
         return {
             "lane_calls": self._lane_calls,
             "lane_calls_used": self._lane_calls_used,
-            "halvings": len(self._out_of_memory),
+            "halvings": len(self._memory.halvings),
             "lanes": self.lanes,
             "lanes_used": self._lanes.used,
             "waiting_rows": self._lanes.rows_waiting,
@@ -193,7 +196,7 @@ class Engine:
             "text_encoders_released": self._options.release_text_encoders == "on",
             "checks": dict(self._found.checks.found),
             "lane_invariant": self._found.checks.lane_invariant,
-            "out_of_memory": [*self._out_of_memory, *self._decoder.shortages],
+            "out_of_memory": [*self._memory.halvings, *self._decoder.shortages],
             "torch": str(torch.__version__),  # unpickling a TorchVersion would import torch
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,
@@ -248,14 +251,14 @@ class Engine:
                 if not is_out_of_memory(error):
                     raise
                 forget(error)
-                self._shrink(lane_set, error.row if isinstance(error, NoRoomForRow) else None)
+                self._recover(lane_set, error.row if isinstance(error, NoRoomForRow) else None)
         return self._results()
 
     def close(self) -> None:
         """Release the memory; the engine can't be used afterwards."""
         self._drop_everything()
         self._rescue.close()
-        self.family = self._sampling = self._decoder = None
+        self.family = self._sampling = self._decoder = self._memory = None
         release_cached(self._device)
 
     def _admit(self, lane_set: LaneSet) -> None:
@@ -314,42 +317,12 @@ class Engine:
             prompt_truncated=row.prompt_truncated,
         )
 
-    def _shrink(self, lane_set: LaneSet, cause: SamplingRow | None) -> None:
-        """After running out of memory: halve the lanes and restart the rows; rows that don't fit in two lanes fail.
-
-        Args:
-            cause: the row that needed the memory, if it was a single one, for a net of its own for instance.
-        """
-        lanes, size = self.lanes, lane_set.size
-        self._sampling.clear()
-        if self._rescue.close():  # the float32 engine takes more memory than lanes, and is created again when needed
-            self._lanes.rebuild(lanes)
-        elif lanes > 2 and size > 2:
-            self._halve_lanes()
-        else:
-            for row in list(lane_set.rows) if cause is None else [cause]:
-                self._lanes.retire(lane_set, row)
-                error = f"out of memory with only {size} lanes at this size"
-                self._failed.append(self._result(row, None, error))
-            self._lanes.rebuild(lanes)
-        release_cached(self._device)
-        if self.family.residency is not None:
-            self.family.residency.settle()
-
-    def _make_room(self) -> bool:
-        """Release sampling's memory, and restart its rows in fewer lanes; False if there is none to release."""
-        if not self._sampling.holds_memory:
-            return False
-        self._sampling.clear()
-        self._halve_lanes()
-        release_cached(self._device)
-        return True
-
-    def _halve_lanes(self) -> None:
-        lanes = self.lanes
-        self._lanes.rebuild(halved(lanes))
-        if self.lanes < lanes:
-            self._out_of_memory.append(f"{lanes} lanes halved to {self.lanes} after {self._submitted} rows")
+    def _recover(self, lane_set: LaneSet, cause: SamplingRow | None) -> None:
+        """Continue after running out of memory; rows that don't fit fail."""
+        freed = self._rescue.close()  # its engine takes more memory than lanes, and is created again when needed
+        error = f"out of memory with only {lane_set.size} lanes at this size"
+        for row in self._memory.recover(lane_set, cause, freed=freed):
+            self._failed.append(self._result(row, None, error))
 
     def _float32(self) -> Engine:
         release = "on" if self._options.release_text_encoders == "on" else "auto"
@@ -357,8 +330,7 @@ class Engine:
         return Engine(self.info, lanes=2, dtype="fp32", device=self.device, **vars(options))
 
     def _drop_everything(self) -> None:
-        lanes = self._lanes
-        self._lanes = Lanes(lanes.lanes, lanes.base, lanes.deep_interval, lanes.least)
+        self._lanes.clear()
         self._sampling.clear()
         self._decoder.clear()
         self._failed.clear()

@@ -201,6 +201,11 @@ class Lanes:
     def rows_waiting(self) -> int:
         return len(self._unfinished) - sum(len(lane_set.rows) for lane_set in list(self._sets.values()))
 
+    @property
+    def submitted(self) -> int:
+        """Number of requests up to the newest row."""
+        return self._newest + 1
+
     def size(self, shape: Shape) -> int:
         """Number of lanes of a set of this shape: even, and a function only of the settings."""
         return lanes_at(shape, self.lanes, self.base, self.least)
@@ -272,6 +277,11 @@ class Lanes:
         self._current = None
         for row in self._unfinished.values():
             self._queue(row.place).push(row)
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._unfinished.clear()
+        self.rebuild(self.lanes)
 
     def release(self, lane_set: LaneSet) -> bool:
         """Forget a set without rows, including waiting ones; returns whether it was forgotten."""
