@@ -8,9 +8,10 @@ from typing import Any
 
 from sdbatch.bounds import Whole
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.engine_choices import COMPILES, DEVICES, DTYPES, QUANTIZATIONS
 from sdbatch.errors import UsageError
 from sdbatch.option_kinds import Sizes
-from sdbatch.settings import COMPILES, DEVICES, DTYPES, NUMBERS, QUANTIZATIONS, RunSettings
+from sdbatch.settings import NUMBERS, RunSettings
 
 __all__ = ["LANES_ON_CPU", "EngineSettings", "resolve_engine"]
 

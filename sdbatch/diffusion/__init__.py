@@ -7,7 +7,7 @@ embeddings.py   encodes and caches texts                      decoding.py      f
 declarations.py fields and defaults of rows                   calls.py         counts a row's calls
 guidance.py     the calls at which guidance is on             rescue.py        retries in float32
 cuts.py         runs that start from a picture                memory_policy.py what happens when memory runs out
-model_coefficients.py  the coefficients of a model's rows
+model_coefficients.py  the coefficients of a model's rows     engine_choices.py the words that settings take
 
 checkpoints/    reads a model's files                         models/          inspects, identifies and loads models
 samplers/       samplers by name, and as coefficients         families/        everything specific to a kind of model

@@ -14,6 +14,7 @@ from sdbatch.diffusion.adapters.lora_rows import Lora
 from sdbatch.diffusion.adapters.net_kinds import NET_KINDS
 from sdbatch.diffusion.adapters.net_loading import row_nets
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.engine_choices import COMPILES, SWITCHES
 from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.families.family import Family
 from sdbatch.diffusion.models.loading import load_family
@@ -21,8 +22,7 @@ from sdbatch.errors import UsageError
 
 __all__ = ["Options", "prepared_family"]
 
-SWITCH = ("auto", "on", "off")
-CHOICES = {"compile": (*SWITCH, "blocks"), "release_text_encoders": SWITCH}
+CHOICES = {"compile": COMPILES, "release_text_encoders": SWITCHES}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,15 +15,11 @@ from sdbatch.settings.setting_groups import (
     WORKERS,
     did_you_mean,
 )
-from sdbatch.settings.worker_settings import COMPILES, DEVICES, DTYPES, QUANTIZATIONS
 
 __all__ = [
     "ADAPTERS",
     "APPROXIMATIONS",
-    "COMPILES",
     "COMPRESSIONS",
-    "DEVICES",
-    "DTYPES",
     "IMAGE_FORMATS",
     "LAYOUTS",
     "MAX_IMAGES_PER_SHARD",
@@ -31,7 +27,6 @@ __all__ = [
     "MONITORING",
     "NUMBERS",
     "OUTPUT",
-    "QUANTIZATIONS",
     "ROW_OPTIONS",
     "RUN_FIELDS",
     "SCORES",

@@ -16,9 +16,11 @@ from sdbatch.settings.setting_groups import MODEL, did_you_mean, of_the_run
 __all__ = ["ModelSettings"]
 
 
+TASK_NAMES = [task.name for task in TASKS]
+
+
 def _unknown_task(name: str) -> str | None:
-    known = [task.name for task in TASKS]
-    return None if name in known else f"no such task{did_you_mean(name, known)}"
+    return None if name in TASK_NAMES else f"no such task{did_you_mean(name, TASK_NAMES)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +101,7 @@ class ModelSettings:
         str | None,
         of_the_run(
             Text(),
-            "kind of row: text-to-image, image-to-image, inpainting, depth-to-image, upscaling, "
-            "image-variation or instruct-edit; default: the model's own",
+            f"kind of row: {', '.join(TASK_NAMES[:-1])} or {TASK_NAMES[-1]}; default: the model's own",
             MODEL,
             metavar="NAME",
             check=_unknown_task,

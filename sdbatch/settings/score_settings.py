@@ -1,4 +1,4 @@
-"""Which pictures a run keeps, and how often it tries again."""
+"""Which pictures a run keeps, and how often it retries a row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ScoreSettings"]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSettings:
-    """Which pictures a run keeps, and how often it tries again."""
+    """Which pictures a run keeps, and how often it retries a row."""
 
     scorer: Annotated[
         tuple[str, ...],
@@ -46,7 +46,13 @@ class ScoreSettings:
     ] = None
     attempts: Annotated[
         int,
-        of_the_run(Whole(1, 1_000), "most pictures to make per row until one is kept", SCORES, metavar="K", before=1),
+        of_the_run(
+            Whole(1, 1_000),
+            "maximum number of pictures to make per row until one is kept",
+            SCORES,
+            metavar="K",
+            before=1,
+        ),
     ] = 1
     best: Annotated[
         str | None,

@@ -41,7 +41,7 @@ class TableSettings:
         tuple[int, int],
         unimportant(
             Pair("/", "I/N with 1 ≤ I ≤ N", "1/4"),
-            "make only the I-th of N parts of the shards, for N jobs on one OUT",
+            "process only the I-th of N parts of the shards, for N jobs on one OUT",
             TABLE,
             metavar="I/N",
         ),

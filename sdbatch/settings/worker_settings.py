@@ -6,17 +6,13 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from sdbatch.bounds import Number, Whole
+from sdbatch.diffusion.engine_choices import COMPILES, DEVICES, DTYPES, QUANTIZATIONS, SWITCHES
 from sdbatch.kinds import Choice, Flag, Text
 from sdbatch.option_kinds import Pair, Sizes
 from sdbatch.settings.setting_groups import APPROXIMATIONS, MONITORING, WORKERS, of_the_run, unimportant
 
-__all__ = ["COMPILES", "DEVICES", "DTYPES", "QUANTIZATIONS", "SECONDS", "SWITCHES", "WorkerSettings"]
+__all__ = ["SECONDS", "WorkerSettings"]
 
-DEVICES = ("auto", "cpu", "cuda")
-DTYPES = ("auto", "fp16", "bf16", "fp32")
-QUANTIZATIONS = ("none", "int8", "fp8")
-SWITCHES = ("auto", "on", "off")
-COMPILES = (*SWITCHES, "blocks")
 SECONDS = Number(1, 1_000_000_000)
 
 
@@ -50,14 +46,20 @@ class WorkerSettings:
         int | None,
         of_the_run(
             Whole(2, 65_536),
-            "UNet batch size; must be equal for pictures to be reproducible",
+            "batch size of the denoiser; pictures are reproducible only with the same number",
             WORKERS,
             metavar="L",
             kept_in="engine",
         ),
     ] = None
     dtype: Annotated[
-        str, of_the_run(Choice(DTYPES), "default auto: fp16 on a GPU, fp32 on a CPU", WORKERS, kept_in="engine")
+        str,
+        of_the_run(
+            Choice(DTYPES),
+            "default auto: the model's own on a GPU, fp16 or bf16; fp32 on a CPU",
+            WORKERS,
+            kept_in="engine",
+        ),
     ] = "auto"
     device: Annotated[
         str, of_the_run(Choice(DEVICES), "default auto: a GPU if Ray has one", WORKERS, kept_in="engine")
@@ -90,7 +92,7 @@ class WorkerSettings:
             WORKERS,
         ),
     ] = "auto"
-    same_device: Annotated[bool, unimportant(Flag(), "refuse workers on two kinds of GPU", WORKERS)] = False
+    same_device: Annotated[bool, unimportant(Flag(), "refuse workers on different kinds of GPU", WORKERS)] = False
     quantization: Annotated[
         str | None,
         of_the_run(

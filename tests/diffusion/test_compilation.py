@@ -140,7 +140,7 @@ def test_equal_blocks_share_their_code_in_all_calls_and_threads(model, tmp_path,
         outputs.append(family.denoise(latents, timesteps, conditioning)[0])
 
     work()
-    graphs, blocks = counters["stats"]["unique_graphs"], len(family._compiled._forwards)
+    graphs, blocks = counters["stats"]["unique_graphs"], len(family._compiled.call._forwards)
     assert 0 < graphs < blocks
     thread = threading.Thread(target=work)
     thread.start()

@@ -1,1 +1,1 @@
-"""Makes passes faster. Modules that change pictures say so."""
+"""Makes passes faster. Modules that change pictures state it."""

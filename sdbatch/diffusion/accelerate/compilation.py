@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["CompiledBlocks", "compiled", "keep_compiled"]
+__all__ = ["CompiledBlocks", "CompiledShapes", "compiled", "keep_compiled"]
 
 # Compiler processes per worker: the node's other workers compile at the same time.
 COMPILE_THREADS = 8
@@ -18,8 +18,8 @@ SHAPES_PER_SIZE = 14
 
 
 def compiled(
-    call: Callable, device: torch.device, sizes: int = 1, blocks: Iterable[torch.nn.Module] | None = None
-) -> Callable:
+    call: Callable[..., Any], device: torch.device, sizes: int = 1, blocks: Iterable[torch.nn.Module] | None = None
+) -> Callable[..., Any]:
     """`call` through torch.compile, compiled separately for each shape, without dynamic shapes.
 
     Args:
@@ -36,6 +36,25 @@ def compiled(
     limits.cache_size_limit = max(limits.cache_size_limit, SHAPES_PER_SIZE * sizes)
     options = {"deterministic": True} if device.type == "cuda" and _can_be_deterministic() else None
     return torch.compile(call, dynamic=False, options=options)
+
+
+class CompiledShapes:
+    """A compiled call, and the shapes of its first input at which it is used; other shapes run uncompiled.
+
+    Args:
+        call: from `compiled`; None if nothing is compiled.
+    """
+
+    def __init__(self, call: Callable[..., Any] | None = None, shapes: Iterable[Sequence[int]] = ()):
+        self.call = call
+        self._shapes = frozenset(map(tuple, shapes))
+
+    def __bool__(self) -> bool:
+        return self.call is not None
+
+    def at(self, shape: Sequence[int], uncompiled: Callable[..., Any]) -> Callable[..., Any]:
+        """The call to use at this shape."""
+        return self.call if self.call is not None and tuple(shape) in self._shapes else uncompiled
 
 
 class CompiledBlocks:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.parametrize import register_parametrization
 
+from sdbatch.diffusion.engine_choices import QUANTIZATIONS
 from sdbatch.errors import UsageError
 
 __all__ = ["QUANTIZERS", "check_quantization", "quantize_fp8", "quantize_int8", "why_no_fp8"]
@@ -150,9 +151,9 @@ def check_quantization(name: str, device: torch.device) -> None:
     """Refuse a kind of quantisation that is unknown, or that the device can't run.
 
     Raises:
-        UsageError: it is neither "none" nor in `QUANTIZERS`, or needs another GPU or torch.
+        UsageError: it is unknown, or needs another GPU or torch.
     """
-    if name not in ("none", *QUANTIZERS):
-        raise UsageError(f"quantization {name!r} is none of none, {', '.join(QUANTIZERS)}")
+    if name not in QUANTIZATIONS:
+        raise UsageError(f"quantization {name!r} is none of {', '.join(QUANTIZATIONS)}")
     if name == "fp8":
         _check_fp8(device)

@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 
 from sdbatch.diffusion.accelerate.attention import TextProjection, fuse_self_attention
-from sdbatch.diffusion.accelerate.compilation import compiled
+from sdbatch.diffusion.accelerate.compilation import CompiledShapes, compiled
 from sdbatch.diffusion.accelerate.cpu import use_onednn
 from sdbatch.diffusion.accelerate.deep_cache import DeepCache
 from sdbatch.diffusion.adapters.ip_adapter_nets import sets_of
@@ -33,7 +33,7 @@ from sdbatch.errors import PromptError
 
 __all__ = ["StableDiffusion"]
 
-# The classes of which UNet and VAE have many, none of them inside another.
+# The classes of the repeated blocks in UNet and VAE, none of them inside another.
 REPEATED = (BasicTransformerBlock, ResnetBlock2D)
 
 
@@ -57,10 +57,7 @@ class StableDiffusion(Family):
             penultimate=self.takes_penultimate,
         )
         self._deep_cache: DeepCache | None = None
-        self._compiled: Callable | None = None
-        self._compiled_decode: Callable | None = None
-        self._compiled_shapes: frozenset[tuple[int, ...]] = frozenset()
-        self._compiled_decode_shapes: frozenset[tuple[int, ...]] = frozenset()
+        self._compiled = self._compiled_decode = CompiledShapes()
         # A float32 decoder in a half-precision model needs the range of float32, not its precision.
         self.tf32_decoder = self.vae.dtype == torch.float32 != self.dtype
         # channels_last makes convolutions faster: on a CPU by 1.08 in the UNet, by 1.8 in the VAE.
@@ -119,7 +116,7 @@ class StableDiffusion(Family):
                 path = text.adapters[0].path
                 raise PromptError(f"{path} changes the text encoder, which does not work with compel's syntax")
         # Rows with networks share passes with others, except those whose passes are compiled.
-        apart = bool(self._compiled_shapes) and nets_named(request)
+        apart = bool(self._compiled) and nets_named(request)
         return (
             *(("chunks", chunks) if chunks > 1 else ()),
             *(("lora", rank) if rank else ()),
@@ -219,18 +216,17 @@ class StableDiffusion(Family):
             return [module for module in network.modules() if isinstance(module, REPEATED)] if blocks else None
 
         network, sizes = self._deep_cache or self.denoiser, len(shapes)
-        self._compiled = compiled(network, self.device, sizes, repeated(self.denoiser))
-        self._compiled_shapes = frozenset(shapes)
+        self._compiled = CompiledShapes(compiled(network, self.device, sizes, repeated(self.denoiser)), shapes)
         if self.device.type == "cuda":
             # Uncompiled group norms copy channels_last to another layout and back.
-            self._compiled_decode = compiled(self.vae.decode, self.device, sizes, repeated(self.vae.decoder))
-            self._compiled_decode_shapes = frozenset((decode_batch, *shape) for shape in shapes)
+            decode = compiled(self.vae.decode, self.device, sizes, repeated(self.vae.decoder))
+            self._compiled_decode = CompiledShapes(decode, [(decode_batch, *shape) for shape in shapes])
 
     def decompile(self) -> None:
-        self._compiled_shapes = self._compiled_decode_shapes = frozenset()
+        self._compiled = self._compiled_decode = CompiledShapes()
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        decode = self._compiled_decode if tuple(latents.shape) in self._compiled_decode_shapes else self.vae.decode
+        decode = self._compiled_decode.at(latents.shape, self.vae.decode)
         latents = self._unscale(latents).to(self.vae.dtype, memory_format=torch.channels_last)
         with tf32_convolutions(self.tf32_decoder):
             return decode(latents, return_dict=False)[0]
@@ -251,9 +247,8 @@ class StableDiffusion(Family):
     def _runner(self, latents: torch.Tensor, *, compiled: bool = True) -> Callable:
         if "loras" in self.__dict__ and self.loras.is_applied:
             return self._lora_network
-        if compiled and tuple(latents.shape[1:]) in self._compiled_shapes:
-            return self._compiled
-        return self._deep_cache or self.denoiser
+        network = self._deep_cache or self.denoiser
+        return self._compiled.at(latents.shape[1:], network) if compiled else network
 
     def _unscale(self, latents: torch.Tensor) -> torch.Tensor:
         return latents / self.vae.config.scaling_factor

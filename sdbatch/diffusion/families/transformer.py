@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 
 from sdbatch.diffusion.accelerate.block_cache import BlockCache
-from sdbatch.diffusion.accelerate.compilation import compiled
+from sdbatch.diffusion.accelerate.compilation import CompiledShapes, compiled
 from sdbatch.diffusion.adapters.lora_files import lora_model
 from sdbatch.diffusion.adapters.residuals import Residuals
 from sdbatch.diffusion.adapters.row_loras import RowLoras
@@ -51,25 +51,24 @@ class Transformer(Family):
         self.dtype = checkpoint.dtype
         self.network = self.network_of(self.denoiser)
         self._block_cache: BlockCache | None = None
-        self._compiled: Callable | None = None
-        self._compiled_shapes: frozenset[tuple[int, ...]] = frozenset()
+        self._compiled = CompiledShapes()
         if IMAGE_TO_IMAGE in self.info.tasks:
             self.encoders["image"] = self.picture_encoder()
 
     def network_of(self, transformer: torch.nn.Module) -> Callable[..., Any]:
-        """What runs of a transformer with the blocks of the model's own."""
+        """The callable that runs a transformer with the same blocks as the model's own."""
         return transformer
 
     def picture_encoder(self) -> PictureEncoder:
-        """What makes latents of pictures that rows start from."""
+        """Encodes the pictures that rows start from to latents."""
         return VaeImages(self.vae, Pixels(self.info.vae_scale), shift_factor=self.vae.config.shift_factor)
 
     @cached_property
     def loras(self) -> RowLoras:
-        """Made for the first row that has any."""
+        """Created for the first row that has any."""
         model, like = lora_model(self.info), torch.empty(0, device=self.device, dtype=self.dtype)
         once_a_text = self.once_a_text()
-        # The layers of the transformer that texts go through take them from another twin of it than the passes.
+        # To encode texts, the transformer's own layers get their LoRAs in another copy of it than the passes use.
         encoders = {model.denoiser: self.denoiser} if once_a_text else {}
         return RowLoras(model, self.denoiser, like, encoders, once_a_text)
 
@@ -78,12 +77,12 @@ class Transformer(Family):
         self.residency = Residency(encoders, self.denoiser, self.text_modules, self.device)
 
     def once_a_text(self) -> set[str]:
-        """Layers of the transformer that texts go through when they are encoded, and no pass multiplies by."""
+        """Layers of the transformer that run when texts are encoded, and in no pass."""
         return set()
 
     @cached_property
     def lora_network(self) -> Callable[..., Any]:
-        """What runs for rows with LoRAs. It is never compiled: every rank would take a minute."""
+        """The callable for rows with LoRAs. It is never compiled: every rank would take a minute."""
         network = self.loras.network
         return self.network_of(network) if self._block_cache is None else self._cached(network)
 
@@ -108,7 +107,7 @@ class Transformer(Family):
         return (own, "lora", rank) if rank else own
 
     def text_length(self, request: Request) -> int | None:
-        """Tokens that the row's texts have in a pass, where they differ from row to row."""
+        """The number of tokens of the row's texts in a pass, if it differs from row to row."""
         return None
 
     def conditioning(
@@ -146,9 +145,7 @@ class Transformer(Family):
     def _runner(self, latents: torch.Tensor) -> Callable[..., Any]:
         if "loras" in self.__dict__ and self.loras.is_applied:
             return self.lora_network
-        if tuple(latents.shape[1:]) in self._compiled_shapes:
-            return self._compiled
-        return self._block_cache or self.network
+        return self._compiled.at(latents.shape[1:], self._block_cache or self.network)
 
     @abstractmethod
     def predict(
@@ -169,11 +166,11 @@ class Transformer(Family):
 
     def compile(self, shapes: Collection[tuple[int, int, int]], decode_batch: int, *, blocks: bool = False) -> None:
         repeated = [block for name in self.block_lists for block in getattr(self.denoiser, name)] if blocks else None
-        self._compiled = compiled(self._block_cache or self.network, self.device, len(shapes), repeated)
-        self._compiled_shapes = frozenset(shapes)
+        call = compiled(self._block_cache or self.network, self.device, len(shapes), repeated)
+        self._compiled = CompiledShapes(call, shapes)
 
     def decompile(self) -> None:
-        self._compiled_shapes = frozenset()
+        self._compiled = CompiledShapes()
 
     def chat(self, text: str, **options: Any) -> str:
         """A text as a user's message, in the chat template of the model's tokenizer."""

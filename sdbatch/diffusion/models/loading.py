@@ -19,6 +19,7 @@ from sdbatch.diffusion.adapters.lora_rows import Lora
 from sdbatch.diffusion.checkpoints.configs import read_config
 from sdbatch.diffusion.checkpoints.weights import PartWeights, Tensor, read_headers
 from sdbatch.diffusion.device.memory import is_out_of_memory
+from sdbatch.diffusion.engine_choices import DEVICES
 from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.families.declaration import Part
 from sdbatch.diffusion.families.family import Checkpoint, Family
@@ -52,9 +53,9 @@ def resolve_device(device: str) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
-        raise UsageError(f"device {device!r} is none of auto, cpu, cuda") from error
+        raise UsageError(f"device {device!r} is none of {', '.join(DEVICES)}") from error
     if resolved.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {device!r} is none of auto, cpu, cuda")
+        raise UsageError(f"device {device!r} is none of {', '.join(DEVICES)}")
     if resolved.type == "cuda" and not available:
         raise UsageError("device is 'cuda', but torch finds no CUDA device")
     return resolved
