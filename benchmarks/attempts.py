@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 
 from sdbatch.diffusion import Engine, Request
-from sdbatch.scoring.attempts import Wishes
+from sdbatch.scoring.attempts import KeepPolicy
 from sdbatch.scoring.judged import JudgedEngine
 from sdbatch.scoring.obedience import Obedience
 from sdbatch.scoring.registry import Declaration
@@ -40,8 +40,8 @@ def run(requests: Sequence[Request], attempts: int) -> tuple[float, float, float
     """The share of pictures that follow their prompts, the CPU seconds of the run, and those of the scorer."""
     scorer = Timed()
     declared = Declaration("obedience", {"obedience": "number"}, lambda models: scorer)
-    wishes = Wishes.parse("obedience >= 1", attempts, None, "best", {"obedience": "number"}, {})
-    engine = JudgedEngine(Engine("tiny", lanes=LANES, device="cpu", threads=1), [(declared, scorer)], wishes)
+    policy = KeepPolicy.parse("obedience >= 1", attempts, None, "best", {"obedience": "number"}, {})
+    engine = JudgedEngine(Engine("tiny", lanes=LANES, device="cpu", threads=1), [(declared, scorer)], policy)
     waiting, found = list(requests), []
     started = time.process_time()
     while waiting or not engine.idle:

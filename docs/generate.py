@@ -121,9 +121,9 @@ def _types(field: Field) -> str:
         return field.types
     kind = field.cell or field.kind
     if isinstance(kind, Whole):
-        return f"whole numbers from {kind.least}" + ("" if kind.most >= 2**62 else f" to {kind.most:,}")
+        return f"whole numbers from {kind.minimum}" + ("" if kind.maximum >= 2**62 else f" to {kind.maximum:,}")
     if isinstance(kind, Number):
-        return "numbers" if kind.least < -1e300 else f"numbers from {kind.least:g} to {kind.most:g}"
+        return "numbers" if kind.minimum < -1e300 else f"numbers from {kind.minimum:g} to {kind.maximum:g}"
     return str(kind)
 
 

@@ -16,15 +16,15 @@ SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole number from `least` to `most`."""
+    """A whole number from `minimum` to `maximum`."""
 
-    least: int
-    most: int
+    minimum: int
+    maximum: int
 
     def check(self, name: str, value: Any) -> int:
         """`value` as an int. Raises `UsageError`, which names the option and the bounds."""
         is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not is_whole or not self.least <= value <= self.most:
+        if not is_whole or not self.minimum <= value <= self.maximum:
             raise UsageError(f"{name} {_shown(value)}: expected {self}")
         return int(value)
 
@@ -36,20 +36,20 @@ class Whole:
             raise UsageError(f"{name} {_shown(text)}: expected {self}") from exc
 
     def __str__(self) -> str:
-        return f"a whole number from {_bound(self.least)} to {_bound(self.most)}"
+        return f"a whole number from {_bound(self.minimum)} to {_bound(self.maximum)}"
 
 
 @dataclass(frozen=True)
 class Number:
-    """A finite number from `least` to `most`."""
+    """A finite number from `minimum` to `maximum`."""
 
-    least: float
-    most: float
+    minimum: float
+    maximum: float
 
     def check(self, name: str, value: Any) -> float:
         """`value` as a float. Raises `UsageError`, which names the option and the bounds."""
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not is_number or not self.least <= value <= self.most:  # NaN is outside all bounds
+        if not is_number or not self.minimum <= value <= self.maximum:  # NaN is outside all bounds
             raise UsageError(f"{name} {_shown(value)}: expected {self}")
         return float(value)
 
@@ -61,7 +61,7 @@ class Number:
             raise UsageError(f"{name} {_shown(text)}: expected {self}") from exc
 
     def __str__(self) -> str:
-        return f"a number from {_bound(self.least)} to {_bound(self.most)}"
+        return f"a number from {_bound(self.minimum)} to {_bound(self.maximum)}"
 
 
 def _bound(value: float) -> str:

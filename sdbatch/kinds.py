@@ -155,5 +155,5 @@ def _split(name: str, text: str) -> list[str]:
 class Seed(Whole):
     """A seed of torch's generators. In a column -1 means no seed, and a float must be exact."""
 
-    least: int = 0
-    most: int = 2**64 - 1
+    minimum: int = 0
+    maximum: int = 2**64 - 1

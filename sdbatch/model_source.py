@@ -293,7 +293,7 @@ def _wanted(source: Store, variant: str | None) -> Iterator[tuple[str, StoredFil
                 yield f"{part}/{name}", file
 
 
-def _read(source: Store, name: str, most: int, size: int) -> Config:
-    if size > most:
-        raise ModelError(f"{source.name(name)}: larger than {most:,} bytes, the maximum for such a file")
+def _read(source: Store, name: str, max_bytes: int, size: int) -> Config:
+    if size > max_bytes:
+        raise ModelError(f"{source.name(name)}: larger than {max_bytes:,} bytes, the maximum for such a file")
     return Config.parse(source.read(name), source.name(name))

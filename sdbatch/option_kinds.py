@@ -65,7 +65,7 @@ class Pair:
 class Sizes:
     """Distinct picture sizes as text, such as 768x512,512x768: width x height in pixels."""
 
-    most: int = 16
+    maximum: int = 16
 
     def check(self, name: str, value: object) -> str:
         if not isinstance(value, str):
@@ -73,8 +73,8 @@ class Sizes:
         sizes = list(dict.fromkeys(value.replace(" ", "").split(","))) if value else []
         if wrong := [size for size in sizes if not SIZE.fullmatch(size)]:
             raise UsageError(f"{name} {wrong[0]!r}: expected {self}")
-        if len(sizes) > self.most:
-            raise UsageError(f"{name}: {len(sizes)} sizes are too many, {self.most} at most")
+        if len(sizes) > self.maximum:
+            raise UsageError(f"{name}: {len(sizes)} sizes are too many, {self.maximum} at most")
         return ",".join(sorted(sizes))
 
     def parse(self, name: str, text: str) -> str:

@@ -50,9 +50,12 @@ class TypedObject:
     def choice(self, key: str, choices: Sequence[str]) -> str:
         return self._take(key, f"one of {', '.join(choices)}", lambda value: value in choices, self.REQUIRED)
 
-    def whole(self, key: str, least: int, most: int, missing: Any = REQUIRED) -> int:
+    def whole(self, key: str, minimum: int, maximum: int, missing: Any = REQUIRED) -> int:
         return self._take(
-            key, f"a whole number from {least:,} to {most:,}", lambda value: _is_whole(value, least, most), missing
+            key,
+            f"a whole number from {minimum:,} to {maximum:,}",
+            lambda value: _is_whole(value, minimum, maximum),
+            missing,
         )
 
     def flag(self, key: str, missing: Any = REQUIRED) -> bool:
@@ -91,14 +94,14 @@ class TypedObject:
 
         return self._take(key, "a list of texts or numbers", fits, missing)
 
-    def wholes(self, key: str, least: int, most: int, missing: Any = REQUIRED) -> tuple[int, ...]:
+    def wholes(self, key: str, minimum: int, maximum: int, missing: Any = REQUIRED) -> tuple[int, ...]:
         """A list of whole numbers."""
-        wanted = f"a list of whole numbers from {least:,} to {most:,}"
+        wanted = f"a list of whole numbers from {minimum:,} to {maximum:,}"
         return tuple(
             self._take(
                 key,
                 wanted,
-                lambda value: isinstance(value, list) and all(_is_whole(one, least, most) for one in value),
+                lambda value: isinstance(value, list) and all(_is_whole(one, minimum, maximum) for one in value),
                 missing,
             )
         )
@@ -142,8 +145,8 @@ class TypedObject:
         return UsageError(f"{self._where}: {named}; expected {wanted}; restore the file, or use another OUT")
 
 
-def _is_whole(value: Any, least: int, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+def _is_whole(value: Any, minimum: int, maximum: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
 
 
 def _is_number(value: Any) -> bool:

@@ -15,7 +15,7 @@ H100X8 = {"CPU": 192.0, "GPU": 8.0}
 
 def pool(capacity: Capacity, *, shards: int = 100, device: str = "cuda", **options):
     size = pool_size(RunSettings(**options), device, shards, capacity)
-    return size.least, size.most
+    return size.minimum, size.maximum
 
 
 def test_by_default_a_pool_takes_all_there_is_and_never_more_workers_than_shards():

@@ -16,8 +16,8 @@ NO_NUMBERS = [float("nan"), float("inf"), float("-inf"), 1e99, 10**400, True, "5
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_number_out_of_its_bounds_is_refused_with_them(name):
     option = f"--{name.replace('_', '-')}"
-    fractions = [NUMBERS[name].least + 0.5] if isinstance(NUMBERS[name], Whole) else []
-    for value in [*NO_NUMBERS, *fractions, NUMBERS[name].least - 1]:
+    fractions = [NUMBERS[name].minimum + 0.5] if isinstance(NUMBERS[name], Whole) else []
+    for value in [*NO_NUMBERS, *fractions, NUMBERS[name].minimum - 1]:
         with pytest.raises(UsageError, match=f"^{option} .*expected a .*number from"):
             RunSettings.from_options({name: value})
 

@@ -17,7 +17,7 @@ examples:
       the small built-in model, on this machine's best device
   sdbatch bench --model ./stable-diffusion-v1-5 --steps 25 --sampler dpmpp_2m --lanes 32
       your own model, set up as in a run
-The source's folder benchmarks/ compares with diffusers, side by side.
+The folder benchmarks/ of the source repository compares speeds with diffusers, side by side.
 """
 ROWS = 256
 MODEL_OPTIONS = ("revision", "variant", "tokenizer", "prediction_type", "vae", "text_encoder", "scheduler_config")
@@ -60,8 +60,8 @@ def _bench(
     info = source.inspect()
     if sampler is None:
         sampler = "ddim" if "ddim" in info.samplers else str(info.defaults["sampler"])
-    said = RunSettings(sampler=sampler, steps=steps, guidance_scale=guidance_scale)
-    guidance_scale = resolved(said, info).value("guidance_scale")
+    given = RunSettings(sampler=sampler, steps=steps, guidance_scale=guidance_scale)
+    guidance_scale = resolved(given, info).value("guidance_scale")
     settings = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale}
     requests = [Request("a red circle", seed=seed, **settings) for seed in range(ROWS)]
     if reason := validate(requests[0], info):

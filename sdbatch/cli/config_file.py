@@ -49,7 +49,7 @@ def read_config(path: str) -> dict[str, ConfigValue]:
         UsageError: the file does not hold a mapping of options, or holds an option twice.
         StorageError: it cannot be read.
     """
-    data = Store(path).read("", most=MAX_BYTES)
+    data = Store(path).read("", max_bytes=MAX_BYTES)
     try:
         text = data.decode("utf-8-sig")
         _refuse_unsupported(text, path)

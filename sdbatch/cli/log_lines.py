@@ -41,7 +41,7 @@ class LogLines:
             shards_to_do=len(plan.todo),
             model=plan.model.name,
             engine=engine.arguments(),
-            workers=[pool.least, pool.most],
+            workers=[pool.minimum, pool.maximum],
             cpus_per_worker=pool.worker.cpus,
             gpus_per_worker=pool.worker.gpus,
             columns=dict(plan.columns.settings),

@@ -159,7 +159,7 @@ def _intention(plan: Plan, engine: EngineSettings, pool: PoolSize) -> str:
     rows = plan.todo.rows
     images = f"{counted(rows * per_row, 'image')} of {counted(rows, 'row')}" if per_row > 1 else counted(rows, "image")
     lanes = f"{engine.lanes} lanes" if engine.lanes else "as many lanes as fit"
-    workers = f"{pool.least}" if pool.fixed else f"{pool.least} to {pool.most}"
+    workers = f"{pool.minimum}" if pool.fixed else f"{pool.minimum} to {pool.maximum}"
     parts = [
         f"{images} with {plan.model.name} → {plan.out.url}",
         f"{workers} worker{'s' * (workers != '1')} on {engine.device}, {engine.dtype}, {lanes} each",

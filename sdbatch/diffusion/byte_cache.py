@@ -38,9 +38,9 @@ class ByteCache(Generic[Key, Value]):
         self._kept[key] = value
         self._bytes += self._size(value)
 
-    def trim(self, least: int = 0) -> None:
-        """Drop values until the others fit; `least` of them stay in any case."""
-        while self._bytes > self._capacity and len(self._kept) > least:
+    def trim(self, at_least: int = 0) -> None:
+        """Drop values until the others fit; `at_least` of them stay in any case."""
+        while self._bytes > self._capacity and len(self._kept) > at_least:
             _, dropped = self._kept.popitem(last=False)
             self._bytes -= self._size(dropped)
 

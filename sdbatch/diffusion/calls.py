@@ -29,7 +29,7 @@ __all__ = ["BYTES_PER_PARAMETER", "count_parameters", "lane_calls", "needs_coeff
 # Bytes of a number by dtype.
 BYTES_PER_PARAMETER = {"fp32": 4, "fp16": 2, "bf16": 2}
 # The layers of a denoiser that are quantised: all of a UNet but the outer convolutions and the texts' keys and values;
-# those in a transformer's lists of blocks. A family's engine half decides; this is near enough for an estimate.
+# those in a transformer's lists of blocks. A family's engine half decides; this is close enough for an estimate.
 QUANTISED_NAMES = {
     "unet": re.compile(r"(?!conv_in\.|conv_out\.|.*\.attn2\.to_[kv]\.).*\.weight"),
     "transformer": re.compile(r"\w+\.\d+\..*\.weight"),
@@ -44,7 +44,7 @@ def lane_calls(request: Request, info: ModelInfo, *, compiled: bool = True) -> i
     Second-order samplers make two calls per step; a call with guidance takes two lanes.
 
     Args:
-        compiled: if only the row's coefficients tell the number of calls, compile and keep it as an engine would, which
+        compiled: if only the row's coefficients show the number of calls, compile and keep it as an engine would, which
             takes up to seconds; otherwise only count.
 
     Raises:
@@ -71,7 +71,7 @@ def _calls(request: Request, info: ModelInfo, compiled: bool) -> int:
 
 
 def _sized(request: Request, info: ModelInfo) -> Request:
-    """The row with the model's own size, if only a picture that nobody has read says its size: calls depend on none."""
+    """The row, with the model's size if its own follows from a picture not read yet: calls don't depend on it."""
     try:
         task_of(request).size(request, info)
     except PictureError:
@@ -80,7 +80,7 @@ def _sized(request: Request, info: ModelInfo) -> Request:
 
 
 def needs_coefficients(request: Request, info: ModelInfo) -> bool:
-    """Whether only the row's coefficients tell the number of calls, and whether the row can be run."""
+    """Whether only the row's coefficients show the number of calls, and whether the row can be run."""
     return _known_calls(request, info) is None
 
 

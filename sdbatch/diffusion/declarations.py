@@ -73,7 +73,7 @@ def _tasks(name: str) -> list[Declares]:
 
 
 def _known_families() -> list[Declares]:
-    return [*FAMILIES, *map(_of_rows, families.brought())]
+    return [*FAMILIES, *map(_of_rows, families.installed_families())]
 
 
 def _of_model(model: ModelInfo | None) -> list[Declares]:

@@ -88,7 +88,7 @@ class Embeddings:
 
 
 class WindowedEmbeddings(Embeddings):
-    """The same encodings, made as many at a time as fit: the text encoders are not on the device otherwise.
+    """The same, but encodes as many texts at a time as fit: the text encoders are otherwise not on the device.
 
     They are kept in the host's memory.
 
@@ -143,7 +143,7 @@ class WindowedEmbeddings(Embeddings):
             self._add(batch)
         for text in reversed(window):
             self._kept[text]  # used last, so that others are dropped first
-        self._kept.trim(least=len(needed))
+        self._kept.trim(at_least=len(needed))
 
     def _of_one(self, encoded: Encoded, i: int) -> Encoded:
         return {name: tensor[i].to("cpu", copy=True) for name, tensor in encoded.items()}

@@ -129,11 +129,11 @@ class Engine:
         )
         self._options = replace(options, release_text_encoders="on" if released else "off")
         self.family = prepared_family(self.info, self.dtype, self._device, self._options)
-        least = max(2 * -(-ENGINE_TASKS[task].branches // 2) for task in self.info.tasks)
-        self._found = calibrate(self.family, lanes, compile, Sizes.sides(options.compile_sizes), least)
+        min_lanes = max(2 * -(-ENGINE_TASKS[task].branches // 2) for task in self.info.tasks)
+        self._found = calibrate(self.family, lanes, compile, Sizes.sides(options.compile_sizes), min_lanes)
         self.compile = self._found.compile
         own_shape = self.family.latent_shape(self.info.height, self.info.width)[1:]
-        self._lanes = Lanes(self._found.lanes, own_shape, deep_cache, least)
+        self._lanes = Lanes(self._found.lanes, own_shape, deep_cache, min_lanes)
         self._sampling = Sampling(self.family, cuda_graphs=self._found.cuda_graph_error is None)
         self._memory = MemoryPolicy(
             self._lanes, self._sampling, self._device, self.family.residency, self._found.out_of_memory

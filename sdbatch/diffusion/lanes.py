@@ -31,10 +31,10 @@ def halved(lanes: int) -> int:
     return max(2, lanes // 4 * 2)
 
 
-def lanes_at(shape: Shape, lanes: int, base: Shape, least: int = 2) -> int:
-    """Lanes of a set at a latent height and width: even, at least `least`; `lanes` at the shape `base`."""
+def lanes_at(shape: Shape, lanes: int, base: Shape, min_lanes: int = 2) -> int:
+    """Lanes of a set at a latent height and width: even, at least `min_lanes`; `lanes` at the shape `base`."""
     area = base[0] * base[1] / (shape[0] * shape[1])
-    return max(least, int(lanes * min(area, MAX_GROWTH)) // 2 * 2)
+    return max(min_lanes, int(lanes * min(area, MAX_GROWTH)) // 2 * 2)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -168,14 +168,14 @@ class Lanes:
         lanes: lanes of a set at the base shape; even.
         base: latent height and width of the base shape; for others the number of lanes is scaled by area.
         deep_interval: deep features are computed on every N-th call of a row, starting with the first.
-        least: minimum of lanes of a set, even if `lanes` is less: even, and enough for its widest row.
+        min_lanes: minimum of lanes of a set, even if `lanes` is less: even, and enough for its widest row.
     """
 
-    def __init__(self, lanes: int, base: Shape, deep_interval: int = 1, least: int = 2):
+    def __init__(self, lanes: int, base: Shape, deep_interval: int = 1, min_lanes: int = 2):
         self.lanes = lanes
         self.base = base
         self.deep_interval = deep_interval
-        self.least = least
+        self.min_lanes = min_lanes
         self._sets: dict[Place, LaneSet] = {}
         self._queues: dict[Place, _Queue] = {}
         self._current: LaneSet | None = None
@@ -208,7 +208,7 @@ class Lanes:
 
     def size(self, shape: Shape) -> int:
         """Number of lanes of a set of this shape: even, and a function only of the settings."""
-        return lanes_at(shape, self.lanes, self.base, self.least)
+        return lanes_at(shape, self.lanes, self.base, self.min_lanes)
 
     def submit(self, row: Row) -> None:
         self._newest = row.index

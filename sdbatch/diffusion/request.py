@@ -92,8 +92,8 @@ class Request:
             group=ROWS,
             metavar="NAME",
             aliases=("sampler_name", "sampler_index", "sampling_method"),
-            # InvokeAI calls the sampler so. ComfyUI and AUTOMATIC1111 call the spacing of noise levels so, and have
-            # the sampler in another column.
+            # InvokeAI's name for the sampler. ComfyUI and AUTOMATIC1111 use it for the spacing of noise levels, and
+            # have the sampler in another column.
             last_aliases=("scheduler",),
             resembling=("scheduler",),
             canonical=canonical,

@@ -97,7 +97,8 @@ class Sampling:
         """Set initial latents and conditioning of newly admitted rows; `waiting` rows come next.
 
         Args:
-            elsewhere: rows that wait for other sets; their texts are encoded, too, while text encoders are at hand.
+            elsewhere: rows that wait for other sets; their texts are encoded, too, while the text encoders are on the
+                device.
 
         Returns:
             The rows whose pictures or adapters can't be used, with the reasons; they must leave their lanes.
@@ -224,7 +225,7 @@ class Sampling:
         return outputs, numbers
 
     def _residuals(self, lane_set: LaneSet, latents, timesteps, conditioning) -> Residuals | None:
-        """What the networks of the set's rows add to a pass; None if no lane has anything of a network."""
+        """What the networks of the set's rows add to a pass; None if no lane has a network."""
         nets, rows = self._family.nets, ((row, row.prepared) for row in lane_set.rows)
         return None if nets is None else nets.residuals(rows, latents, timesteps, conditioning)
 

@@ -90,9 +90,9 @@ def _steps(request: Request, info: ModelInfo) -> str | None:
     if steps < 1:
         return f"steps must be at least 1, not {steps}"
     sampler = resolve(request.sampler)
-    most = info.distilled_steps if sampler in ("lcm", "tcd") else info.num_train_timesteps
-    if steps > most:
-        return f"{steps} steps are more than the {most} that {sampler} has on this model"
+    max_steps = info.distilled_steps if sampler in ("lcm", "tcd") else info.num_train_timesteps
+    if steps > max_steps:
+        return f"{steps} steps are more than the {max_steps} that {sampler} has on this model"
     return None
 
 
@@ -139,9 +139,9 @@ def check_area(height: int, width: int, info: ModelInfo) -> str | None:
     for name, pixels in (("height", height), ("width", width)):
         if info.max_side is not None and pixels > info.max_side:
             return f"{name} must be at most {info.max_side}, not {pixels}"
-    most = max(MAX_AREA_FACTOR * info.height * info.width, MAX_AREA_FLOOR)
-    if height * width > most:
-        return f"{height}x{width} is too large: this model takes at most {most:,} pixels"
+    max_area = max(MAX_AREA_FACTOR * info.height * info.width, MAX_AREA_FLOOR)
+    if height * width > max_area:
+        return f"{height}x{width} is too large: this model takes at most {max_area:,} pixels"
     return None
 
 
@@ -205,7 +205,7 @@ def _possible(request: Request, info: ModelInfo) -> str | None:
 
 
 def _adds_noise(sampler: str, info: ModelInfo) -> bool:
-    """Whether the pipeline of a task that starts from a picture can have the sampler's scheduler noise it."""
+    """Whether the pipeline of a task that starts from a picture can use the sampler's scheduler to add noise to it."""
     scheduler = EVERY_SAMPLER[sampler].scheduler
     if info.prediction_type == FLOW:
         return scheduler.startswith(WITH_SCALE_NOISE)

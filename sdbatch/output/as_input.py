@@ -42,7 +42,7 @@ def made_table(prompts: str, options: Mapping[str, Any] | None = None, whole: Co
     before the name. Failed images are left out.
 
     Args:
-        whole: columns whose kept input pictures are read whole; of others only the path.
+        whole: columns whose kept input pictures are read whole; for others only the path.
 
     Raises:
         InputError: it has no finished shard, or a damaged one.
@@ -96,9 +96,9 @@ def _markers(store: Store, run: str | None, shards: int) -> list[ShardStats]:
 
 
 def _left_out(store: Store, markers: list[ShardStats], shards: int) -> list[str]:
-    said = []
+    notices = []
     if failed := sum(stats.failed for stats in markers):
-        said.append(f"{store.url} is an output: its {failed:,} failed images are left out")
+        notices.append(f"{store.url} is an output: its {failed:,} failed images are left out")
     if missing := shards - len(markers):
-        said.append(f"{store.url} is an output: {missing:,} of its {shards:,} shards are not finished, and left out")
-    return said
+        notices.append(f"{store.url} is an output: {missing:,} of its {shards:,} shards are not finished, and left out")
+    return notices

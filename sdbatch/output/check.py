@@ -36,7 +36,7 @@ class Expected:
         model, model_hash: of the model that made them.
         run: the identity that each marker carries; None if they carry none.
         fields: the settings that the metadata has columns for.
-        carried: name and type of each column of the table in the metadata; None if the manifest does not say.
+        carried: name and type of each column of the table in the metadata; None if the manifest does not record them.
     """
 
     cut: Cut

@@ -73,7 +73,7 @@ def export(
     target = held(Store(dest, options))
     (protocol, folder), (other, place) = dataset.store.resolved(), target.resolved()
     if protocol == other and f"{place}/".startswith(f"{folder.rstrip('/')}/"):
-        raise UsageError(f"DEST {dest} lies in the output itself; use a separate folder")
+        raise UsageError(f"DEST {dest} is inside the output itself; use a separate folder")
     columns = _columns(dataset)
     condition = Expression.parse(where, column_kinds(columns), "--where") if where is not None else None
     if dedup is not None and dedup not in columns.names:

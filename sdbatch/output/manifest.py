@@ -60,7 +60,7 @@ class RunRecord:
         fields: name and type of each setting that has a column in the metadata; None in an OUT from before this was
             recorded, which has `FIRST_FIELDS`.
         networks: networks that rows name, such as ControlNets, and LoRA files: the `setting` that names it, its `name`
-            (of a LoRA the absolute path or URL), where it was found (`source`, `commit`), and the `sha256` of its
+            (for a LoRA the absolute path or URL), where it was found (`source`, `commit`), and the `sha256` of its
             files, or the `stamp` of a file in a store.
         versions: of the packages that affect pixels, from the worker that made the first pictures.
         device: name and capability of the device that made the first pictures, with its CUDA versions; empty if

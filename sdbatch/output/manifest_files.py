@@ -4,7 +4,7 @@ run.json            the initial inputs and settings; replaced only by --overwrit
 engine.json         engine settings and device, if there was nothing to make when run.json was written
 inputs-NNNN.json    input files that were added later
 replaced.json       marks that everything replaced by run.json is removed
-__prompts/          a table that Python gave, named by its content
+__prompts/          a table passed from Python, named by its content
 __reports/          the totals of each run
 """
 
@@ -55,7 +55,7 @@ __all__ = [
 ENGINE = "engine.json"
 REPLACED = "replaced.json"
 REPORTS = "__reports"  # readers of datasets ignore folders whose names begin with underscores
-TABLES = "__prompts"  # those that Python gave
+TABLES = "__prompts"  # those passed from Python
 TABLE_NAME = re.compile(r"[0-9a-f]{16}\.parquet")
 REPORT_NAME = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{8}\.json")
 OWN_NAMES = re.compile(r"run\.json|engine\.json|replaced\.json|inputs-\d{4,}\.json")

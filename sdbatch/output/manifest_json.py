@@ -156,7 +156,7 @@ def _settings(content: TypedObject, family: str) -> dict[str, Any]:
 def _check_setting(content: TypedObject, field: Field) -> None:
     kind = field.cell or field.kind
     if isinstance(kind, Whole):
-        content.whole(field.name, kind.least, max(kind.most, MOST), missing=None)
+        content.whole(field.name, kind.minimum, max(kind.maximum, MOST), missing=None)
     elif isinstance(kind, Number):
         content.number(field.name, missing=None)
     elif isinstance(kind, Flag):

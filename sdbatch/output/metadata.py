@@ -253,7 +253,7 @@ def folder_table(metadata: pa.Table, file_names: Sequence[str]) -> pa.Table:
 
 
 def _recorded(field: Field, value: Any) -> Any:
-    """A value as stored in the metadata: of a picture only its name."""
+    """A value as stored in the metadata: for a picture only its name."""
     if isinstance(value, Loras):
         return value.text
     if isinstance(field.kind, Picture):

@@ -1,4 +1,4 @@
-"""From what the engine made of a row to its metadata and its encoded picture."""
+"""Turns the engine's result for a row into its metadata and its encoded picture."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def _with_bits(plane: np.ndarray, bits: np.ndarray) -> np.ndarray:
     low[: rows * BLOCK, : columns * BLOCK] = (
         blocks.reshape(rows, columns, BLOCK, BLOCK).swapaxes(1, 2).reshape(rows * BLOCK, columns * BLOCK)
     )
-    # The package exchanges the two details when it transforms back; pictures that carry its mark are made so.
+    # The package exchanges the two details when it transforms back; pictures with its mark are made that way.
     return _inverse_haar(low, horizontal, vertical, diagonal)
 
 

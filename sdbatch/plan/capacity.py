@@ -32,10 +32,10 @@ class WorkerResources:
 
 @dataclass(frozen=True)
 class NodeGroup:
-    """Nodes of one kind that an autoscaler may start, at most `most` of them."""
+    """Nodes of one kind that an autoscaler may start, at most `maximum` of them."""
 
     resources: Resources
-    most: int
+    maximum: int
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Capacity:
     Attributes:
         nodes: resources of every live node, used or not.
         groups: node groups that its autoscaler may start; empty without an autoscaler.
-        silent_autoscaler: whether there is an autoscaler that does not say what it may start.
+        silent_autoscaler: whether there is an autoscaler that does not report what it may start.
     """
 
     nodes: Sequence[Resources]
@@ -58,7 +58,7 @@ class Capacity:
 
     def ever(self, worker: WorkerResources) -> int:
         """Workers that fit once the autoscaler has started all nodes that it may."""
-        return max(self.now(worker), sum(worker.room(group.resources) * group.most for group in self.groups))
+        return max(self.now(worker), sum(worker.room(group.resources) * group.maximum for group in self.groups))
 
     @property
     def has_gpus(self) -> bool:
@@ -70,7 +70,7 @@ class Capacity:
         largest = max(self.nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)), default={})
         text = f"one worker needs {worker}; the largest of {len(self.nodes)} nodes has {_amounts(largest)}"
         if self.groups:
-            kinds = ", ".join(f"{group.most} × {_amounts(group.resources)}" for group in self.groups)
+            kinds = ", ".join(f"{group.maximum} × {_amounts(group.resources)}" for group in self.groups)
             return f"{text}, and the autoscaler may start {kinds}"
         return f"{text}, and {'the' if self.silent_autoscaler else 'no'} autoscaler may add nodes"
 
@@ -79,13 +79,13 @@ class Capacity:
 class PoolSize:
     """The number of workers, and what each needs."""
 
-    least: int
-    most: int
+    minimum: int
+    maximum: int
     worker: WorkerResources
 
     @property
     def fixed(self) -> bool:
-        return self.least == self.most
+        return self.minimum == self.maximum
 
 
 def pool_size(settings: RunSettings, device: str, shards: int, capacity: Capacity) -> PoolSize:
@@ -102,9 +102,9 @@ def pool_size(settings: RunSettings, device: str, shards: int, capacity: Capacit
             f"{capacity.compared_with(worker)}; lower --cpus-per-actor or --gpus-per-actor, or add larger nodes"
         )
     room = max(1, capacity.now(worker)), max(1, capacity.ever(worker))
-    least, most = settings.actors or room
-    most = max(1, min(most, shards))
-    return PoolSize(min(least, most), most, worker)
+    minimum, maximum = settings.actors or room
+    maximum = max(1, min(maximum, shards))
+    return PoolSize(min(minimum, maximum), maximum, worker)
 
 
 def _amounts(resources: Resources) -> str:

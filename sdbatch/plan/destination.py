@@ -59,7 +59,7 @@ def check_sources(
         prompts: None for a table that OUT itself keeps.
 
     Raises:
-        UsageError: the message says which.
+        UsageError: the message names which.
     """
     tables = [file.path for file in files if file.format != "prompt"]
     place = out.resolved()
@@ -103,7 +103,7 @@ def hub_notices(out: Store, shards: int, images: int, layout: str) -> list[str]:
 
 
 def name_within(out: Store, target: Store) -> str | None:
-    """The name of `target` within `out`, by its resolved path; None if it lies elsewhere."""
+    """The name of `target` within `out`, by its resolved path; None if it is elsewhere."""
     return _name_within(out.resolved(), target.resolved())
 
 

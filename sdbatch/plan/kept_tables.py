@@ -1,7 +1,7 @@
-"""Tables that Python gave: OUT keeps each as a file, named by its content, so that the run can be continued from it.
+"""Tables passed from Python: OUT keeps each as a file, named by its content, so that the run can be resumed from it.
 
-They lie in a folder whose name begins with underscores, which readers of the output's tables pass over. Since a table
-of other content has another name, an overwrite writes the new one beside the old one.
+They are in a folder whose name begins with underscores, which readers of the output's tables skip. A table with other
+content has another name, so an overwrite writes the new one beside the old one.
 """
 
 from __future__ import annotations

@@ -26,20 +26,20 @@ __all__ = ["check_loras"]
 
 PROMPT = next(field for field in ROW_FIELDS if field.name == "prompt")
 Named = tuple[str, str]
-"""What a row names, as text, and the folder where its file lies."""
+"""What a row names, as text, and the folder of the row's file."""
 
 
 def check_loras(
     files: list[InputFile], columns: Columns, settings: RunSettings, model: ModelInfo
 ) -> list[dict[str, str]]:
-    """Read the header of every LoRA file that the run names. What a cell has wrong otherwise fails its row alone.
+    """Read the header of every LoRA file that the run names. Any other mistake in a cell fails only its row.
 
     Returns:
         The files' entries for a manifest.
 
     Raises:
         InputError: one cannot be read or does not fit the model; names the table's file, the row and the layer.
-        UsageError: the same of `--lora`; or rows may differ although LoRAs are to be merged.
+        UsageError: the same for `--lora`; or rows may differ although LoRAs are to be merged.
     """
     if all(field.name != LORA.name for field in columns.fields):
         return []
@@ -64,13 +64,13 @@ def check_loras(
 
 
 def _entry(store: Store, file: StoredFile) -> dict[str, str]:
-    """A file's entry: with its hash if it is on this machine, else with what its store says of its content."""
+    """A file's entry: with its hash if it is on this machine, else with its store's stamp."""
     content = {"sha256": file_hash(Path(file.path))} if store.is_local else {"stamp": content_stamp(file)}
     return {"setting": LORA.name, "name": store.url, "source": store.url, **content}
 
 
 def _refuse_what_differs(columns: Columns, settings: RunSettings) -> None:
-    """What is merged is in all rows alike."""
+    """Merged LoRAs apply to all rows. Raises `UsageError` if rows could differ."""
     if settings.extra.get("lora") is None:
         raise UsageError("--merge-lora: merges the LoRAs of --lora, which is missing")
     if settings.lora_dir is not None or "lora" in columns.settings:
@@ -79,7 +79,7 @@ def _refuse_what_differs(columns: Columns, settings: RunSettings) -> None:
 
 
 def _named(files: list[InputFile], columns: Columns, settings: RunSettings) -> Iterator[tuple[str, str, str]]:
-    """Each text that names LoRAs, once a folder; the folder; and where it stands first, "" for the option."""
+    """Each text that names LoRAs, once per folder; the folder; and where it occurs first, "" for the option."""
     if (of_the_run := settings.extra.get("lora")) is not None:
         yield of_the_run, "", ""
     fields = [LORA] if settings.lora_dir is None else [LORA, PROMPT]

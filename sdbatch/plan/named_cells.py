@@ -1,4 +1,4 @@
-"""What the cells of a table name, such as networks and LoRA files: each once, with the row that has it first."""
+"""What the cells of a table name, such as networks and LoRA files: each once, with the first row that has it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ROWS_AT_ONCE = 16_384
 def named_cells(
     files: Sequence[InputFile], columns: Columns, fields: Sequence[Field], options: Mapping[str, Any] | None
 ) -> Iterator[tuple[Field, str, int, Any]]:
-    """The different values of some settings' columns, read by themselves in one go through the table.
+    """The distinct values of some settings' columns, from one pass over the table that reads only these.
 
-    Yields each with its field, its file's path and the row in it, from 0; a value seldom more than once. Cells that
-    cannot be read are errors of their rows, and come as `read_cells` gives them.
+    Yields each with its field, its file's path and its row in the file, from 0; a value may occur more than once. Cells
+    that cannot be read fail only their rows, and are yielded as `read_cells` returns them.
 
     Args:
         fields: those without a column are left out.
@@ -50,7 +50,7 @@ def named_cells(
 
 
 def _distinct(values: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:
-    """The different values of a column and the first row of each; of lists all values."""
+    """The distinct values of a column and the first row of each; for lists, all values."""
     if pa.types.is_nested(values.type):
         return values, list(range(len(values)))
     table = pa.table({"value": values, "row": pa.array(range(len(values)), pa.int64())})

@@ -1,4 +1,4 @@
-"""The networks that a table names, such as ControlNets: each looked at once, before a model is loaded."""
+"""The networks that a table names, such as ControlNets: each inspected once, before a model is loaded."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MAX_NAMES = 1_000
 def named_networks(
     files: Sequence[InputFile], columns: Columns, settings: RunSettings, model: ModelInfo
 ) -> list[Network]:
-    """What options and cells name. Cells that cannot be read are their rows' own mistake.
+    """The networks that options and cells name. A cell that cannot be read fails only its row.
 
     Raises:
         UsageError: an option names a network that is not there, or that the model cannot use.
-        InputError: the same of a cell; names file, row and column. Or the table names too many.
+        InputError: the same for a cell; names file, row and column. Or the table names too many.
     """
     found: dict[tuple[str, str], Network] = {}
     for field in filter(is_network, columns.fields):

@@ -22,7 +22,7 @@ READERS = 8
 
 @dataclass(frozen=True)
 class PictureSizes:
-    """What the pictures of some rows said.
+    """The sizes of the pictures of some rows.
 
     Attributes:
         sizes: height and width of each row whose picture could be read, in the order of the table.

@@ -36,7 +36,7 @@ from sdbatch.prompts.python_tables import GivenTable
 from sdbatch.prompts.shards import Cut, Selection, default_shard_size, shard_rows
 from sdbatch.resolution import refuse_unused, resolved, with_compression, with_task
 from sdbatch.row_networks import Network
-from sdbatch.scoring.judging import scorer_weights, wishes_of
+from sdbatch.scoring.judging import keep_policy, scorer_weights
 from sdbatch.settings import RunSettings
 from sdbatch.storage.addresses import protocol_of
 from sdbatch.storage.storage_options import are_unused
@@ -54,7 +54,7 @@ class Plan:
         out: where the dataset goes.
         files: the input files in the order of their numbers.
         columns: the meaning of each column of the table.
-        model: what the model's configurations say.
+        model: the facts from the model's configurations.
         record: the content of run.json, existing or to be written.
         known: whether OUT already had a run.json that this run continues.
         shards: all shards of the table.
@@ -62,7 +62,7 @@ class Plan:
         settings: the run's, with the defaults of the model's family filled in.
         replaced: the record of the output that `--overwrite` replaces; None if there is none.
         notices: warnings about PROMPTS and OUT for the user, one line each.
-        given: the table that Python gave, if it is to be written to the path of the one file; None if nothing is.
+        given: the table passed from Python, if it is still to be written to the path of the one file; else None.
         networks: the networks that rows name.
     """
 
@@ -122,7 +122,7 @@ def make_plan(prompts: str | GivenTable, out: str, settings: RunSettings) -> Pla
     if (settings.deep_cache or 1) > 1:
         check_deep_cache(model)
         refuse_adapters(columns, settings)
-    wishes_of(settings, carried=columns.schema)  # refuses invalid scoring options
+    keep_policy(settings, carried=columns.schema)  # refuses invalid scoring options
     weights = scorer_weights(settings, model.folder)
     networks = named_networks(files, columns, settings, model)
     columns = dataclasses.replace(columns, networks={network.name: network.sha256 for network in networks})
@@ -192,7 +192,7 @@ def _with_absolute_pictures(settings: RunSettings) -> RunSettings:
 
 
 def _absolute(value: Any) -> Any:
-    """The same paths, but for URLs, from the root of the file system on."""
+    """The same paths, made absolute; URLs are unchanged."""
     if isinstance(value, tuple):
         return tuple(map(_absolute, value))
     return str(Path(value).absolute()) if protocol_of(value) is None else value
@@ -246,7 +246,7 @@ def settings_source(settings: RunSettings) -> ModelSource:
 def check_defaults(settings: RunSettings, model: ModelInfo, columns: Columns) -> None:
     """Raise `UsageError` for settings with which no row could be made; a row's own values are judged row by row."""
     own = {field.name: getattr(settings, field.name) for field in dataclasses.fields(Request) if field.name != "prompt"}
-    # Of what belongs together, an option may have one part and the rows the other.
+    # Of settings that belong together, options may have some and the rows the others.
     together = {f.beside or f.name for f in own_fields() if f.only_if_used and f.name in columns.settings}
     split = {f.name for f in own_fields() if f.beside in together or f.name in together}
     own["extra"] = {name: value for name, value in settings.extra.items() if name not in split}

@@ -19,7 +19,7 @@ from sdbatch.prompts import PromptRow
 from sdbatch.prompts.picture_cells import picture_names, unread
 from sdbatch.settings import RunSettings
 
-__all__ = ["Judged", "RowJudge", "without_loras"]
+__all__ = ["Judgement", "RowJudge", "without_loras"]
 
 MAX_KEPT = 1000  # judgements, to bound memory
 # Settings whose column may mean something else; single ones come before the pair.
@@ -28,7 +28,7 @@ BLAMABLE = (("steps",), ("guidance_scale",), ("sampler",), ("height",), ("width"
 COMPILE_SECONDS = 30.0
 
 
-class Judged(NamedTuple):
+class Judgement(NamedTuple):
     """Whether a row can be made, and its work.
 
     Attributes:
@@ -65,14 +65,14 @@ class RowJudge:
             if all(name in plan.columns.settings for name in group)
         }
         self._named = {f"{plan.columns.settings[name]} is ": name for group in self._own for name in group}
-        self._known: dict[Request, Judged] = {}
+        self._known: dict[Request, Judgement] = {}
         self._culprits: dict[Request, tuple[str, ...]] = {}
         self._seconds = 0.0
 
-    def judge(self, row: PromptRow) -> Judged:
+    def judge(self, row: PromptRow) -> Judgement:
         request = row.requests[0]
         if error := row.error or self._family.refused_texts(request):
-            return Judged(error, self._unread(error))
+            return Judgement(error, self._unread(error))
         settings = self._without_own_values(request)
         judged = self._judge(settings)
         return judged if judged.reason is None else judged._replace(blamed=self._culprit(settings))
@@ -85,16 +85,16 @@ class RowJudge:
         settings = without_loras(unread(settings, self._pictures))  # the plan has checked the LoRAs themselves
         return replace(settings, extra={**settings.extra, **texts}) if texts else settings
 
-    def _judge(self, request: Request) -> Judged:
+    def _judge(self, request: Request) -> Judgement:
         if request not in self._known:
             if len(self._known) >= MAX_KEPT:
                 self._known.clear()
             self._known[request] = self._judged(request)
         return self._known[request]
 
-    def _judged(self, request: Request) -> Judged:
+    def _judged(self, request: Request) -> Judgement:
         if reason := self._refusal(request):
-            return Judged(reason)
+            return Judgement(reason)
         started = time.monotonic()
         compiled = self._seconds < COMPILE_SECONDS
         if not compiled and needs_coefficients(request, self._info) and len(self.untried) < MAX_KEPT:
@@ -102,11 +102,11 @@ class RowJudge:
         try:
             calls = lane_calls(request, self._info, compiled=compiled)
         except SamplerError as error:
-            return Judged(str(error))
+            return Judgement(str(error))
         finally:
             self._seconds += time.monotonic() - started
         nets = net_calls(request, self._info)
-        return Judged(None, calls=calls, net_calls=nets, size=known_size(request, self._info))
+        return Judgement(None, calls=calls, net_calls=nets, size=known_size(request, self._info))
 
     def _refusal(self, request: Request) -> str | None:
         """Why the request cannot become a picture of this run."""

@@ -51,9 +51,9 @@ def measure(model: ModelInfo, engine_settings: Mapping[str, Any], requests: Sequ
 
     step()  # the first one chooses kernels and encodes texts
     # With DeepCache every N-th pass takes longer than the others.
-    least = MIN_PASSES * engine_settings.get("deep_cache", 1)
+    min_passes = MIN_PASSES * engine_settings.get("deep_cache", 1)
     started, passes = time.perf_counter(), 0
-    while passes < least or time.perf_counter() - started < SECONDS:
+    while passes < min_passes or time.perf_counter() - started < SECONDS:
         passes += step()
     elapsed = time.perf_counter() - started
     described = engine.describe()

@@ -69,14 +69,14 @@ def may_have_pictures(files: list[InputFile]) -> bool:
 
 
 def refuse_lone(files: list[InputFile], settings: RunSettings) -> None:
-    """Refuse an option that says nothing, since neither an option nor a column names what it belongs to."""
+    """Refuse an option without effect, because neither an option nor a column names what it belongs to."""
     for field in own_fields():
         if field.beside and settings.given(field.name) is not None and not _is_used(field, files, settings):
             raise UsageError(f"{field.option}: no row has a {field.beside}; name one by an option or a column")
 
 
 def refuse_adapters(columns: Columns, settings: RunSettings) -> None:
-    """What such networks add to layers that DeepCache leaves out would be lost at most calls."""
+    """What such networks add to layers that DeepCache skips would be lost at most calls."""
     for name in WITHOUT_DEEP_CACHE:
         column = columns.settings.get(name)
         if column is not None or settings.extra.get(name):
@@ -85,7 +85,7 @@ def refuse_adapters(columns: Columns, settings: RunSettings) -> None:
 
 
 def _is_used(field: Field, files: list[InputFile], settings: RunSettings) -> bool:
-    """Whether an option or a column says something of a setting, and of the one that it says nothing without."""
+    """Whether an option or a column sets this setting, and the one without which it has no effect."""
     chosen = settings.column.get(field.name)
     column = candidates(field.name, column_names(files), {field.name: field}) if chosen is None else chosen
     if settings.given(field.name) is None and not column:

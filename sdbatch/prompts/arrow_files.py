@@ -23,7 +23,7 @@ __all__ = ["ARROW_SUFFIXES", "FORMAT", "arrow_batches", "describe_arrow"]
 FORMAT = "arrow"
 ARROW_SUFFIXES = (".arrow", ".arrows", ".feather", ".ipc")
 READ_AHEAD = 4 << 20
-MAX_PIECE_BYTES = 256 << 20  # of texts and bytes that the format lets lie on top of each other
+MAX_PIECE_BYTES = 256 << 20  # of texts and bytes, which may overlap in this format
 OUR_WORDS = ("is ", "holds ", "has ")
 
 
@@ -33,8 +33,8 @@ def describe_arrow(
     """Rows of each record batch, and the columns. No record batch is decoded.
 
     Raises:
-        InputError: it is not what its name says, or cut short.
-        StorageError: the store refuses.
+        InputError: it is not in the format of its name, or is cut short.
+        StorageError: the store failed.
     """
     with _opened(path, options, content) as file:
         found = messages(file)
@@ -68,12 +68,12 @@ def arrow_batches(
             rows = max(1, MAX_PIECE_BYTES // max(map(_longest_view, columns), default=1))
             for first in range(0, max(1, whole.num_rows), rows):
                 piece = whole.slice(first, rows)
-                piece.validate(full=True)  # Arrow trusts what a file says of its buffers
+                piece.validate(full=True)  # Arrow trusts a file's description of its buffers
                 yield start + first, piece
 
 
 def _longest_view(column: pa.Array) -> int:
-    """The length of the longest of texts or bytes that may lie on top of each other in memory; at least 1."""
+    """The length of the longest of texts or bytes that may overlap in memory; at least 1."""
     kind = column.type
     if not (pt.is_string_view(kind) or pt.is_binary_view(kind)) or not len(column):
         return 1

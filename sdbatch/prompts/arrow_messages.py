@@ -1,8 +1,7 @@
 """The messages of Arrow's IPC format, checked one by one before Arrow decodes them.
 
-A stream is read from the front, a file by its footer: not all writers put a readable stream in front of that. What
-they say of themselves is read here from their flatbuffers, by the layouts of Message.fbs and File.fbs in Arrow's
-`format` folder.
+A stream is read from its start, a file by its footer, because not all writers put a readable stream in front of that.
+Their flatbuffers are read here, by the layouts of Message.fbs and File.fbs in Arrow's `format` folder.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ FEATHER_1 = b"FEA1"
 CONTINUATION = 0xFFFFFFFF
 MAX_HEADER_BYTES = 64 << 20
 MAX_BODY_BYTES = 1 << 30  # of a record batch, and unpacked
-MAX_ROWS = 2**31 - 1  # of a record batch: other implementations count no further
+MAX_ROWS = 2**31 - 1  # of a record batch: other implementations support no more
 SCHEMA, DICTIONARY, BATCH = 1, 2, 3
 TOO_LARGE = f"holds more than {MAX_BODY_BYTES >> 30} GB in one record batch; write it in smaller ones"
 CUT_SHORT = "is cut short"
@@ -38,7 +37,7 @@ class Message:
     Attributes:
         kind: SCHEMA, DICTIONARY or BATCH.
         rows: of a record batch.
-        content: as it stands in a stream; empty if it was skipped.
+        content: as in a stream; empty if it was skipped.
     """
 
     kind: int
@@ -54,7 +53,7 @@ def messages(file: BinaryIO, wanted: Iterator[bool] | None = None) -> Iterator[M
     """The messages of a file that is open at its start.
 
     Args:
-        wanted: of each record batch, in order, whether its content is; by default none is, and only rows are counted.
+        wanted: for each record batch, in order, whether its content is; by default none is, and only rows are counted.
 
     Raises:
         pa.ArrowInvalid: it is not Arrow's format, is damaged, or holds too much in one record batch.
@@ -81,7 +80,7 @@ def _of_file(file: BinaryIO, wanted: Iterator[bool] | None) -> Iterator[Message]
     table = _Table(footer)
     yield Message(SCHEMA, 0, _schema_message(footer, table.target(1)))
     blocks = [block for field in (2, 3) if table.has(field) for block in table.structs(field, "<qi4xq")]
-    # Blocks that overlap would make a small file as large as one likes.
+    # Overlapping blocks would make a small file arbitrarily large.
     if any(min(block) < 0 for block in blocks) or sum(head + body for _, head, body in blocks) > end:
         raise pa.ArrowInvalid(DAMAGED)
     for offset, _, _ in blocks:
@@ -108,7 +107,7 @@ def _footer(file: BinaryIO) -> tuple[bytes, int]:
 
 
 def _schema_message(footer: bytes, schema: int) -> bytes:
-    """The message that a stream would begin with, made of a footer and the place of the schema in it.
+    """The message that a stream would begin with, made from a footer and the place of the schema in it.
 
     The dictionaries' numbers must stay as they are, so the schema is not serialized again: the message's table is put
     in front of the whole footer and points into it.
@@ -120,7 +119,7 @@ def _schema_message(footer: bytes, schema: int) -> bytes:
 
 
 def _header(file: BinaryIO) -> bytes:
-    """The next message's flatbuffer with what stands before it; empty at the end."""
+    """The next message's flatbuffer with what precedes it; empty at the end."""
     start = file.read(4)
     if start and struct.unpack("<I", start.ljust(4, b"\xff"))[0] == CONTINUATION:
         start += file.read(4)
@@ -184,14 +183,14 @@ def _unpacked(batch: _Table, body: bytes) -> int:
 
 
 class _Table:
-    """A table of a flatbuffer, read by the numbers of its fields. A field that is not there is 0."""
+    """A table of a flatbuffer, read by the numbers of its fields. A missing field is 0."""
 
     def __init__(self, data: bytes, at: int | None = None) -> None:
         self._data = data
         self._at = struct.unpack_from("<I", data, 0)[0] if at is None else at
         start = self._at - struct.unpack_from("<i", data, self._at)[0]
         if start < 0:
-            raise ValueError("a table lies outside of its buffer")
+            raise ValueError("a table is outside its buffer")
         size = struct.unpack_from("<H", data, start)[0]
         self._places = struct.unpack_from(f"<{max(0, size - 4) // 2}H", data, start + 4)
 
@@ -212,11 +211,11 @@ class _Table:
         (count,) = struct.unpack_from("<I", self._data, place)
         size = struct.calcsize(form)
         if place + 4 + count * size > len(self._data):
-            raise ValueError("a vector lies outside of its buffer")
+            raise ValueError("a vector is outside its buffer")
         yield from struct.iter_unpack(form, self._data[place + 4 : place + 4 + count * size])
 
     def target(self, field: int) -> int:
-        """Where what the field points to begins."""
+        """The start of what the field points to."""
         if not self.has(field):
             raise ValueError("a field is missing")
         place = self._at + self._places[field]

@@ -150,7 +150,7 @@ def _numbers(
 def _checked(field: Field, column: str, cell: Any) -> Any:
     if field.check is None or cell is None or isinstance(cell, Bad):
         return cell
-    if isinstance(cell, str) and not cell.strip():  # an empty cell is none, as it is of numbers
+    if isinstance(cell, str) and not cell.strip():  # an empty cell counts as null, as for numbers
         return None
     reason = field.check(cell)
     return cell if reason is None else Bad(f"{column} is {_shown(cell)}: {reason}", cell)
@@ -205,7 +205,7 @@ def _number(column: str, value: Any, bounds: Number) -> Any:
         return value
     if not math.isfinite(number := float(value)):
         return Bad(f"{column} is {_shown(value)}; must be a finite number")
-    if not bounds.least <= number <= bounds.most:
+    if not bounds.minimum <= number <= bounds.maximum:
         return Bad(f"{column} is {_shown(value)}; must be {bounds}", number)
     return number
 
@@ -216,13 +216,13 @@ def _whole(column: str, value: Any, bounds: Whole) -> Any:
     if value > LARGEST and value != math.inf:  # before conversion to int, which would take forever for 1e999999
         return Bad(f"{column} is {_shown(value)}; must be less than 2**63")
     if value < -LARGEST and value != -math.inf:
-        return Bad(f"{column} is {_shown(value)}; must be at least {bounds.least}")
+        return Bad(f"{column} is {_shown(value)}; must be at least {bounds.minimum}")
     if not math.isfinite(value) or value != int(value):
         return Bad(f"{column} is {_shown(value)}; must be a whole number")
-    if value < bounds.least:
-        return Bad(f"{column} is {_shown(value)}; must be at least {bounds.least}", int(value))
-    if value > bounds.most:
-        return Bad(f"{column} is {_shown(value)}; must be at most {bounds.most:,}", int(value))
+    if value < bounds.minimum:
+        return Bad(f"{column} is {_shown(value)}; must be at least {bounds.minimum}", int(value))
+    if value > bounds.maximum:
+        return Bad(f"{column} is {_shown(value)}; must be at most {bounds.maximum:,}", int(value))
     return int(value)
 
 
@@ -230,11 +230,11 @@ def _seed(column: str, value: Any, inexact: int | None) -> Any:
     """A seed, None for no seed (null and -1), or `Bad`. Floats from `inexact` on may be rounded."""
     if value is None or isinstance(value, Bad) or value == -1:
         return value if isinstance(value, Bad) else None
-    if not math.isfinite(value) or (abs(value) < Seed().most + 1 and value != int(value)):
+    if not math.isfinite(value) or (abs(value) < Seed().maximum + 1 and value != int(value)):
         return Bad(f"{column} is {_shown(value)}; must be a whole number")
     if value < 0:
         return Bad(f"{column} is {_shown(value)}; must be at least 0, or -1 for none")
-    if value > Seed().most:
+    if value > Seed().maximum:
         return Bad(f"{column} is {_shown(value)}; must be less than 2**64")
     if inexact is not None and value >= inexact:
         limit = f"2**{inexact.bit_length() - 1}"

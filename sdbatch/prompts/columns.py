@@ -16,7 +16,7 @@ from sdbatch.prompts.types import is_text
 __all__ = ["SOURCES", "Columns"]
 
 SOURCES = {"source_file": pa.string(), "source_row": pa.int64()}
-"""Columns that say where a row came from: carried into the metadata like table columns, though no file has them."""
+"""The columns with a row's origin: carried into the metadata like table columns, although no file has them."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Columns:
         text: whether the values are text, as in CSV, from which numbers must be parsed.
         seed_type: the type of seeds in the output: uint64, or int64 in an OUT whose manifest has no column mapping,
             where seeds are below 2**63 and -1 does not mean "no seed".
-        resembling: carried columns that set nothing, with the setting that their name resembles.
+        resembling: carried columns that have no effect, with the setting that their name resembles.
         fields: the settings that have a column in the output's metadata.
         unused: carried columns named after a setting that this run does not use, with the reason.
         networks: hashes of the networks that rows name, by name.

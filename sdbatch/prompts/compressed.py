@@ -15,7 +15,7 @@ import pyarrow as pa
 __all__ = ["DAMAGED", "inner_name", "packed_as", "unpacked"]
 
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
-"""Errors of truncated files and of files that are not what their name says. bz2 and zstd raise OSError."""
+"""Errors of truncated files and of files that are not in the format of their name. bz2 and zstd raise OSError."""
 SKIPPED_BYTES = 1 << 20
 
 

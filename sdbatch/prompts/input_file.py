@@ -29,7 +29,7 @@ class InputFile:
         partitions: the columns in its own name or in those of its folders: name to value.
         name: its name in the metadata: the path below the given folder, or below the glob's fixed part, with its
             partitions, so that the name stays the same if the whole table moves; None for a prompt.
-        note: how the file is read, if its name does not tell ("is read with ';' between its columns").
+        note: how the file is read, if that does not follow from its name ("is read with ';' between its columns").
         sha256: the hash of a table from Python that OUT keeps; otherwise empty.
     """
 

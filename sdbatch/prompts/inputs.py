@@ -68,7 +68,7 @@ def find_inputs(prompts: str, options: Mapping[str, Any] | None = None, *, per_f
         per_file: each text file is one prompt.
 
     Raises:
-        InputError: nothing was found, types are mixed, a file is truncated or not what its name says, tables and
+        InputError: nothing was found, types are mixed, a file is truncated or not in the format of its name, tables and
             partitions are in one folder, files differ in their partitions, or a file has a column named like its
             partition; the message names the file.
         StorageError: the store failed.
@@ -165,7 +165,7 @@ def _partition_folders(listing: Listing, below: str | None) -> list[str]:
     tables = [path for path in files if kind_of_table(path) != "json" and inner_name(path) == path]
     if folders and tables and listing.is_folder:
         raise InputError(
-            f"{tables[0]}: lies beside the partition {folders[0]}; "
+            f"{tables[0]}: is beside the partition {folders[0]}; "
             "a folder holds tables or partitions, not both: select files with a glob"
         )
     for folder in folders:

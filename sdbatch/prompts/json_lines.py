@@ -1,4 +1,4 @@
-"""Parses JSON Lines with Arrow, and refuses first what Arrow crashes over or rounds."""
+"""Parses JSON Lines with Arrow; first refuses what would crash Arrow or be rounded by it."""
 
 from __future__ import annotations
 

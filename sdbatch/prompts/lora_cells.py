@@ -83,7 +83,7 @@ class LoraReader:
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     merged: bool = False
     recorded: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
-    # Files of stores that were looked for already: a store is asked once for each, not once for each row.
+    # Results for files of stores, so that a store gets one request per file, not one per row.
     _fetched: dict[str, Path] = field(default_factory=dict, repr=False, compare=False)
 
     def read(self, request: Request, folder: str) -> Request:

@@ -18,7 +18,7 @@ from sdbatch.storage.store import Store
 __all__ = ["FORMAT", "made_batches", "made_schema"]
 
 FORMAT = "output"
-# The columns that set something for the rows; all others are carried with the prefix `input_`.
+# The columns that are settings of the rows; all others are carried with the prefix `input_`.
 SETTINGS = ("prompt", "negative_prompt", "seed")
 IMAGE = pa.field("image", image_type)
 ROWS_AT_ONCE = 16  # with pictures, in layout `parquet`
@@ -28,7 +28,7 @@ def made_schema(metadata: pa.Schema, whole: Collection[str] = ()) -> pa.Schema:
     """The columns of the table, from the columns of an output's shards.
 
     Args:
-        whole: columns whose kept input pictures are read whole; of others only the path.
+        whole: columns whose kept input pictures are read whole; for others only the path.
     """
     names = _sources(metadata)
     metadata = path_schema(metadata, _reduced(metadata, whole))

@@ -146,7 +146,7 @@ class PictureReader:
         place = self._place(path, folder)
         scheme, _, _ = place.partition("://")
         is_beside = "://" not in place or folder.startswith(f"{scheme}://")
-        return Store(place, self.options if is_beside else {}).read("", most=MAX_BYTES)
+        return Store(place, self.options if is_beside else {}).read("", max_bytes=MAX_BYTES)
 
     def _place(self, path: str, folder: str) -> str:
         if path in self.given:

@@ -1,4 +1,4 @@
-"""Text files that hold one prompt each, and whose names say which: one row a file (`--prompt-per-file`)."""
+"""Text files with one prompt each, identified by their names: one row per file (`--prompt-per-file`)."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def describe_prompt_file(
     """The file as a table of one row: its prompt, and its name without folder and ending as `id`.
 
     Raises:
-        InputError: its encoding cannot be told.
-        StorageError: the store refuses.
+        InputError: its encoding cannot be detected.
+        StorageError: the store failed.
     """
     own = inner_name(file.path).rpartition("/")[2].rpartition(".")[0]
     encoding = encoding_of(file.path, options, content)
@@ -37,16 +37,16 @@ def describe_prompt_file(
 
 
 def prompt_batch(file: InputFile, options: Mapping[str, Any] | None, content: bytes | None = None) -> pa.RecordBatch:
-    """The prompt: the whole text, new lines inside of it included, without blanks around it.
+    """The prompt: the whole text, including line breaks, without blanks around it.
 
     Raises:
         InputError: it is larger than any prompt.
-        StorageError: the store refuses.
+        StorageError: the store failed.
     """
     with opened_text(file.path, "txt", options, file.encoding, content) as stream:
         text = stream.read(MAX_BYTES + 1)
     if len(text) > MAX_BYTES:
-        raise InputError(f"{file.path}: is larger than {MAX_BYTES >> 20} MB, and with --prompt-per-file one prompt")
-    # Not decoded: a text that is not UTF-8 is for its row to fail by.
+        raise InputError(f"{file.path}: is larger than {MAX_BYTES >> 20} MB; --prompt-per-file makes it one prompt")
+    # Not decoded: text that is not UTF-8 must fail only its row.
     prompt = pa.array([text.strip()], pa.binary()).cast(pa.string(), safe=False)
     return pa.RecordBatch.from_arrays([prompt], names=["prompt"])

@@ -1,4 +1,4 @@
-"""Tables that Python gives instead of a path: frames, Arrow tables, data sets, lists. Written as one Parquet file."""
+"""Tables passed from Python instead of a path (frames, Arrow tables, data sets, lists), as one Parquet file."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ Batches = Iterator[pa.RecordBatch]
 
 @dataclass(frozen=True)
 class GivenTable:
-    """A table that Python gave.
+    """A table passed from Python.
 
     Attributes:
-        path: of a Parquet file of it, on this machine, for as long as it is planned.
+        path: of its Parquet file on this machine, which exists while the run is planned.
         sha256: of that file.
     """
 
@@ -48,7 +48,8 @@ def written(table: Any) -> Iterator[GivenTable]:
     """The table as a Parquet file in a temporary folder. Equal tables make equal files.
 
     Args:
-        table: a pandas frame, whose index is left out; whatever gives an Arrow stream (`__arrow_c_stream__`): a polars
+        table: a pandas frame, whose index is left out; anything that provides an Arrow stream (`__arrow_c_stream__`): a
+            polars
             frame (a lazy one is collected), an Arrow table; a Hugging Face or Ray `Dataset`; a list of prompts, or of
             rows as dicts.
 
@@ -77,7 +78,7 @@ def file_digest(file: Any) -> str:
 
 
 def same_rows(one: Any, other: Any) -> bool:
-    """Whether two Parquet files (paths, or open files) have the same columns and rows, whatever has written them."""
+    """Whether two Parquet files (paths, or open files) have the same columns and rows, whatever wrote them."""
     first, second = pq.ParquetFile(one), pq.ParquetFile(other)
     if not first.schema_arrow.equals(second.schema_arrow) or first.metadata.num_rows != second.metadata.num_rows:
         return False
@@ -90,7 +91,7 @@ def _write(path: Path, schema: pa.Schema, batches: Batches) -> None:
     repeated = [name for name in schema.names if schema.names.count(name) > 1]
     if repeated:
         raise InputError(f"{GIVEN}: has more than one column {repeated[0]!r}")
-    # pandas and polars have large texts, lists have not: the same rows must make the same file.
+    # pandas and polars use large_string, lists do not: the same rows must make the same file.
     plain = plain_schema(pa.schema([(field.name, _usual(field.type)) for field in schema]))
     with pq.ParquetWriter(path, plain, compression="zstd") as writer:
         for group in _row_groups(batches, plain):
@@ -98,7 +99,7 @@ def _write(path: Path, schema: pa.Schema, batches: Batches) -> None:
 
 
 def _row_groups(batches: Batches, schema: pa.Schema) -> Iterator[pa.Table]:
-    """The rows in groups of `ROWS`, however they came: the file's bytes follow from the rows alone."""
+    """The rows in groups of `ROWS`, however they arrive: the file's bytes follow from the rows alone."""
     waiting: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
@@ -142,7 +143,7 @@ def _batches(table: Any, folder: Path) -> tuple[pa.Schema, Batches]:
 
 
 def _shown(exc: Exception) -> str:
-    """The error's message in one line. What Arrow says of a frame has several parts, the column last."""
+    """The error's message in one line. Arrow's message about a frame has several parts, the column last."""
     parts = [str(part) for part in reversed(exc.args) if str(part)] or [type(exc).__name__]
     return ": ".join(parts).splitlines()[0]
 

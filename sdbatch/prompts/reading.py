@@ -174,7 +174,7 @@ def _own_rows(
 def _plain_pieces(
     file: InputFile, options: Mapping[str, Any] | None, content: bytes | None
 ) -> Iterator[pa.RecordBatch]:
-    """Of formats whose columns are plain already."""
+    """The batches of formats whose columns are plain already."""
     if file.format == PROMPT_FILE:
         return iter([prompt_batch(file, options, content)])
     if file.format == WORKBOOK:

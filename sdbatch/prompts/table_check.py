@@ -95,7 +95,7 @@ def check_table(
     _refuse_unwritable(out, first)
     added = tuple(name for name in sources if name not in schema.names)
     resembling = _resembling([name for name in carried if name not in idle], usable, settings)
-    if files[0].format == MADE:  # its settings' columns are named so that they set nothing
+    if files[0].format == MADE:  # its settings' columns are named so that they have no effect
         resembling = {}
     return Columns(
         settings=used,
@@ -122,7 +122,7 @@ def _resembling(columns: Sequence[str], usable: Sequence[Field], settings: RunSe
 
 
 def _called(file: InputFile) -> str:
-    """How messages call a file: of a workbook, with the sheet that is read."""
+    """A file's name in messages; for a workbook, with the sheet that is read."""
     return f"{file.path} ({file.note.removeprefix('is ')})" if file.format == WORKBOOK and file.note else file.path
 
 

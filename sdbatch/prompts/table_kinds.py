@@ -34,7 +34,7 @@ READ = "Parquet, CSV, TSV, JSON, JSON Lines, .txt, .xlsx and Arrow"
 
 
 def kind_of_table(path: str) -> str | None:
-    """The format that a file's name says it has; None if it says none that is read."""
+    """The format by the suffix of a file's name; None if it is none that is read."""
     name = path.lower()
     if name.endswith(PARQUET_SUFFIXES):
         return "parquet"
@@ -46,10 +46,10 @@ def kind_of_table(path: str) -> str | None:
 
 
 def kind_of_file(path: str) -> str:
-    """The format of a table that is one file. One whose name says nothing is taken to be Parquet.
+    """The format of a table that is a single file; one with an unknown suffix is taken to be Parquet.
 
     Raises:
-        InputError: its name says that it has a format that is not read.
+        InputError: its suffix is that of a format that is not read.
     """
     kind, name = kind_of_table(path), path.lower()
     if kind is None and inner_name(path) != path:

@@ -47,7 +47,7 @@ TAB = "\t"
 DELIMITERS = {"csv": ",", "tsv": TAB}
 # For a CSV whose header line has no comma. Excel writes semicolons in locales with decimal commas.
 OTHER_DELIMITERS = (";", TAB)
-SAID_DELIMITER = re.compile(rb"sep=(.)\r?\n")
+STATED_DELIMITER = re.compile(rb"sep=(.)\r?\n")
 PIECE_BYTES = 16 << 20  # read and decoded at a time
 COPIED_BYTES = 64 << 20  # of what is in memory already; more is read in pieces
 MAX_LINE_BYTES = 64 << 20
@@ -68,10 +68,10 @@ def describe_text(
     `content` is the file's content if it has been read already.
 
     Raises:
-        InputError: the file is not what its name says; the message names the line.
+        InputError: the file is not in the format of its name; the message names the line.
         StorageError: the store failed.
     """
-    rows, schema, said = 0, pa.schema([]), ""
+    rows, schema, note = 0, pa.schema([]), ""
     encoding = encoding_of(path, options, content)
     with opened_text(path, kind, options, encoding, content) as file:
         if kind in DELIMITERS:
@@ -81,17 +81,17 @@ def describe_text(
             refuse_wide(len(names))
             schema = _text_schema(*names)
             if delimiter != DELIMITERS[kind]:
-                said = f"is read with {'tabs' if delimiter == TAB else repr(delimiter)} between its columns"
+                note = f"is read with {'tabs' if delimiter == TAB else repr(delimiter)} between its columns"
             rows = sum(batch.num_rows for batch in _csv(file, names, delimiter, names[:1]))
         else:
             mixed: set[str] = set()
             if kind == "txt" and _names_columns(file):
-                said = "begins with names of columns, which are read as a prompt; name it .csv or .tsv to read a table"
+                note = "begins with names of columns, which are read as a prompt; name it .csv or .tsv to read a table"
             for piece in _pieces(file, kind, None, mixed):
                 rows, schema = rows + piece.num_rows, joined_pieces(schema, piece.schema, mixed)
             if names := sorted(mixed):
-                said = f"has text beside other values in {', '.join(map(repr, names))}, read as text"
-    return rows, _text_schema("prompt") if kind == "txt" else schema, encoding, said
+                note = f"has text beside other values in {', '.join(map(repr, names))}, read as text"
+    return rows, _text_schema("prompt") if kind == "txt" else schema, encoding, note
 
 
 def encoding_of(path: str, options: Mapping[str, Any] | None, content: bytes | None = None) -> str:
@@ -143,11 +143,11 @@ def opened_text(
 
 def _bounded(file: BinaryIO, is_packed: bool) -> BinaryIO:
     """A file's text in memory, up to a limit: a small file can be unpacked to gigabytes, or have holes."""
-    most = MAX_UNPACKED_BYTES if is_packed else MAX_DECODED_BYTES
-    text = file.read(most + 1)
-    if len(text) > most:
+    max_bytes = MAX_UNPACKED_BYTES if is_packed else MAX_DECODED_BYTES
+    text = file.read(max_bytes + 1)
+    if len(text) > max_bytes:
         unpacked_size = " unpacked" * is_packed
-        raise pa.ArrowInvalid(f"is larger than {most >> 20:,} MB{unpacked_size}, and not UTF-8; save it as UTF-8")
+        raise pa.ArrowInvalid(f"is larger than {max_bytes >> 20:,} MB{unpacked_size}, and not UTF-8; save it as UTF-8")
     return io.BytesIO(text)
 
 
@@ -176,8 +176,8 @@ def _header(file: BinaryIO, kind: str) -> tuple[str, list[str]]:
     first = file.readline(MAX_LINE_BYTES)
     if len(first) == MAX_LINE_BYTES:
         raise pa.ArrowInvalid(f"a line is longer than {MAX_LINE_BYTES >> 20} MB")
-    if said := SAID_DELIMITER.fullmatch(first):
-        delimiter, start = said[1].decode("ascii", "replace"), file.tell()
+    if stated := STATED_DELIMITER.fullmatch(first):
+        delimiter, start = stated[1].decode("ascii", "replace"), file.tell()
     elif kind == "csv" and b"," not in first:
         delimiter = next((other for other in OTHER_DELIMITERS if other.encode() in first), delimiter)
     file.seek(start)

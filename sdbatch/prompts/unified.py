@@ -24,7 +24,7 @@ def unified_schema(files: Sequence[InputFile]) -> tuple[pa.Schema, str]:
     wider, of text and any other single value text.
 
     Raises:
-        InputError: types that do not go together; names both files and the column.
+        InputError: types that cannot be united; names both files and the column.
     """
     first = files[0]
     types: dict[str, pa.DataType] = {field.name: field.type for field in first.schema}
@@ -55,8 +55,8 @@ def unified_schema(files: Sequence[InputFile]) -> tuple[pa.Schema, str]:
     parts = [f"{name!r} is missing in {_name(path)}, and null there" for name, path in absent.items()]
     parts += [f"{name!r} ({_where(found)}) is read as {types[name]}" for name, found in apart.items()]
     more = f"; and {len(parts) - SHOWN:,} more" if len(parts) > SHOWN else ""
-    said = f"the files' columns differ: {'; '.join(parts[:SHOWN])}{more}" if parts else ""
-    return pa.schema([(name.encode(), kind) for name, kind in types.items()]), said
+    differences = f"the files' columns differ: {'; '.join(parts[:SHOWN])}{more}" if parts else ""
+    return pa.schema([(name.encode(), kind) for name, kind in types.items()]), differences
 
 
 def column_names(files: Sequence[InputFile]) -> list[str]:
@@ -122,6 +122,6 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def _is_single(kind: pa.DataType) -> bool:
-    """Whether a value of the type has a form in text that says all of it."""
+    """Whether values of the type can be written as text without loss."""
     number = pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind) or pt.is_boolean(kind)
     return number or pt.is_temporal(kind) or is_text(kind)

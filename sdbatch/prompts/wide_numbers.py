@@ -35,7 +35,7 @@ def wide_columns(lines: bytes, first_line: int) -> dict[str, int]:
             for name, value in _values(line):
                 for wide, is_nested in _wide(value):
                     if is_nested or abs(wide) >= 10**MAX_DIGITS:
-                        where = "inside of a value" if is_nested else f"of more than {MAX_DIGITS} digits"
+                        where = "inside a value" if is_nested else f"of more than {MAX_DIGITS} digits"
                         raise pa.ArrowInvalid(
                             f"line {number:,}: column {name!r} has a whole number beyond 64 bits {where}; "
                             "store it as text"

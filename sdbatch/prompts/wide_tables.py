@@ -1,4 +1,4 @@
-"""Tables with more columns than anything can be done with: refused before they cost memory."""
+"""Refuses tables with too many columns before they take memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def refuse_wide(columns: int) -> None:
 
 
 def too_wide(columns: int) -> str:
-    """The reason for which a table with this many columns is refused."""
+    """The reason why a table with this many columns is refused."""
     return f"has {columns:,} columns, more than {MAX_COLUMNS:,}; leave out what is not needed"
 
 

@@ -29,7 +29,7 @@ MAX_FILES = 10_000
 PIECE = 1 << 20
 PIECE_ROWS = 4096
 PLACE = re.compile(rb"""\br\s*=\s*["']\s*([A-Za-z]{0,3})(\d{1,10})""")
-# A formula, and no value after it: of a program that does not calculate.
+# A formula without a value after it, as written by programs that do not calculate.
 FORMULA = re.compile(rb"<f\b[^>]*(?:/>|>[^<]*</f>)\s*(?:<v\s*/>|<v>\s*</v>|</c>)")
 LONGEST_FORMULA = 8192
 MAX_TEXT_BYTES = 512 << 20  # of a sheet's cells, which may all refer to one long text
@@ -47,10 +47,10 @@ def describe_workbook(
 
     Raises:
         InputError: it is not a workbook, is too large once unpacked, or its first row does not name the columns.
-        StorageError: the store refuses.
+        StorageError: the store failed.
     """
-    names, rows, said = _sheet(path, _content(path, options, content))
-    return sum(1 for _ in rows), pa.schema([(name.encode(), pa.string()) for name in names]), said
+    names, rows, note = _sheet(path, _content(path, options, content))
+    return sum(1 for _ in rows), pa.schema([(name.encode(), pa.string()) for name in names]), note
 
 
 def workbook_batches(
@@ -73,7 +73,7 @@ def _content(path: str, options: Mapping[str, Any] | None, content: bytes | None
 
 def _sheet(path: str, content: bytes) -> tuple[list[str], Iterator[list[str | None]], str]:
     """The columns' names, the rows without empty ones, and a note on what is not read."""
-    try:  # here, since every start without a workbook would wait for it
+    try:  # imported here, so that no other table waits for it
         from python_calamine import CalamineError, CalamineWorkbook, SheetVisibleEnum
     except ImportError as exc:
         raise InputError(
@@ -93,12 +93,12 @@ def _sheet(path: str, content: bytes) -> tuple[list[str], Iterator[list[str | No
         raise InputError(f"{path}: its first sheet {visible[0]!r} is empty; its first row must name the columns")
     names = [_text(cell) or "" for cell in header]
     others = len(visible) - 1
-    said = [f"is read from its first sheet, {visible[0]!r}; its {others} other{'s' * (others > 1)} left out"] * bool(
+    notes = [f"is read from its first sheet, {visible[0]!r}; its {others} other{'s' * (others > 1)} left out"] * bool(
         others
     )
     if has_formulas:
-        said.append("has formulas without results, which are read as empty cells; save it with Excel or LibreOffice")
-    return _named(path, names), _rows(path, names, rows), "; it ".join(said)
+        notes.append("has formulas without results, which are read as empty cells; save it with Excel or LibreOffice")
+    return _named(path, names), _rows(path, names, rows), "; it ".join(notes)
 
 
 def _named(path: str, names: list[str]) -> list[str]:
@@ -116,7 +116,7 @@ def _rows(path: str, names: list[str], rows: Iterator[list[Any]]) -> Iterator[li
         if any(text is not None for text in texts):
             if any(text is not None and not name for text, name in zip(texts, names, strict=True)):
                 value = next(text for text, name in zip(texts, names, strict=True) if text is not None and not name)
-                raise InputError(f"{path}: the value {value[:40]!r} stands in a column without a name in the first row")
+                raise InputError(f"{path}: the value {value[:40]!r} is in a column without a name in the first row")
             yield [text for text, name in zip(texts, names, strict=True) if name]
 
 
@@ -135,7 +135,7 @@ def _refuse_bombs(path: str, content: bytes) -> bool:
 
     Returns whether it has formulas without results.
 
-    Its own statements of how large its parts are may be false. Its cells are held as one rectangle, which two cells
+    The sizes that it states for its parts may be false. Its cells are held as one rectangle, which two cells
     in opposite corners make huge.
     """
     try:
@@ -192,10 +192,10 @@ def _text_lengths(part: zipfile.ZipInfo | None, content: bytes) -> np.ndarray:
 
 
 def _unpacked(part: zipfile.ZipInfo, content: bytes) -> Iterator[bytes]:
-    """A part's content, of any length, whatever the archive says of it."""
+    """A part's content, whatever length the archive states."""
     start = part.header_offset + 30
     if start > len(content):
-        raise zipfile.BadZipFile("a part lies outside of the file")
+        raise zipfile.BadZipFile("a part is outside the file")
     name, extra = (int.from_bytes(content[start - at : start - at + 2], "little") for at in (4, 2))
     packed = memoryview(content)[start + name + extra :][: part.compress_size]
     if part.compress_type == zipfile.ZIP_STORED:

@@ -38,7 +38,7 @@ def graph(plan: Plan, pool: PoolSize, job: Job, coordinator: Any) -> Dataset:
         # A read task that needs a CPU would wait forever behind a pool that uses all of them.
         num_cpus=0,
         # Ray Data starts as many as it can at once, each in its own process.
-        concurrency=min(READS_AT_ONCE + pool.most // WORKERS_PER_READ, MAX_READS_AT_ONCE, len(groups)),
+        concurrency=min(READS_AT_ONCE + pool.maximum // WORKERS_PER_READ, MAX_READS_AT_ONCE, len(groups)),
     )
     context = shards.context
     # One byte: every row becomes its own block, and a block is what Ray Data passes to a worker and retries.
@@ -51,7 +51,7 @@ def graph(plan: Plan, pool: PoolSize, job: Job, coordinator: Any) -> Dataset:
     # The coordinator (`Startup`) decides whether failed starts end the run; the first failure must not.
     context.max_consecutive_actor_init_deaths = -1
     # With few shards, the first worker must leave some to the others.
-    at_once = SHARDS_AT_ONCE if len(plan.todo) >= SHARDS_AT_ONCE * pool.most else 1
+    at_once = SHARDS_AT_ONCE if len(plan.todo) >= SHARDS_AT_ONCE * pool.maximum else 1
     return shards.map_batches(
         shard_worker(),
         fn_constructor_args=(cloudpickle.dumps(partial(Worker, job)), coordinator),
@@ -60,7 +60,7 @@ def graph(plan: Plan, pool: PoolSize, job: Job, coordinator: Any) -> Dataset:
             # All workers that the backlog can use are requested at once, so that an autoscaler sees them all and
             # starts the nodes together; the first one starts working at once. A pool that Ray Data grows waits for
             # finished shards first. At the tail, idle workers are released either way.
-            size=pool.most,
+            size=pool.maximum,
             # Queued shards never move to another worker, so none are queued.
             max_tasks_in_flight_per_actor=at_once,
             max_concurrent_calls_per_actor=at_once,

@@ -128,7 +128,7 @@ class ImageGenerator:
         return outcomes, images
 
     def _with_networks(self, rows: list[PromptRow], columns: Columns) -> tuple[list[PromptRow], Columns]:
-        """The rows, of which those fail that name a network which there is not; and the hashes of the others'."""
+        """The rows, with an error in those that name a missing network, and the hashes of all other networks."""
         settings = [field.name for field in columns.fields if is_network(field)]
         if not settings:
             return rows, columns

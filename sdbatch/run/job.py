@@ -1,4 +1,4 @@
-"""What every worker of a run is given, and the engine that it makes of it."""
+"""What every worker of a run receives, and how it makes its engine."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ COMPILED = Path("~/.cache/sdbatch/compiled")
 class Job:
     """The job of every worker of a run: picklable, the same for all.
 
-    `folders` says in which folder each of the table's files lies, by its number, where rows name files beside it.
-    `files` are those of the table, where rows hold pictures that workers read themselves.
+    `folders` has the folder of each of the table's files, by number, if rows name files relative to it.
+    `files` are the table's files, if their rows hold pictures that workers read themselves.
     `scorer_functions` holds the users' own scorers, pickled by value: their modules need not be on the workers.
     `networks` are the manifest's entries of what rows add to the model.
     `declared` are the settings that the driver's packages declare for the run's task and family.
@@ -76,7 +76,7 @@ def load_engine(job: Job) -> Engine:
     check_recorded(info, job.recorded_model, job.out.url)
     find = finder(job.networks, info, job.out.url, job.settings.storage_options) if job.networks else None
     engine = new_engine(info, job.settings, job.engine, find, job.networks)
-    # Whoever replaced a file while it was loaded is noticed, too.
+    # Also detects a file that was replaced while it was loaded.
     check_recorded(info, job.recorded_model, job.out.url)
     return engine
 
@@ -91,13 +91,13 @@ def new_engine(
     """Load a model into this process.
 
     Args:
-        find: where on this machine lies what a row calls by a name, such as its ControlNet.
+        find: returns the local path of a network that rows name, such as a ControlNet.
         networks: the manifest's entries of what rows add to the model.
 
     Raises:
         ModelError, RunError: it cannot be loaded.
     """
-    from sdbatch.diffusion import Engine  # brings in torch, which the driver does without
+    from sdbatch.diffusion import Engine  # imports torch, which the driver does not need
 
     # What was imported lasts as long as the process: collections that walk through it take a sixth of a worker's start.
     gc.freeze()

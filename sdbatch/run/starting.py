@@ -16,9 +16,9 @@ RESTARTS_IN_A_ROW = 5
 def shard_worker() -> type:
     """The class that Ray Data maps over shards.
 
-    Ray Data retries a worker whose arguments or class cannot be unpickled without an end and without a word. So this
-    class is local, which has it pickled by value, needs Ray only, and unpickles the worker itself: the first argument
-    is a pickled function that makes a `Worker`.
+    Ray Data silently and endlessly retries a worker whose arguments or class cannot be unpickled. So this class is
+    local, and therefore pickled by value, needs only Ray, and unpickles the worker itself: the first argument is a
+    pickled function that makes a `Worker`.
     """
 
     class ShardWorker:
@@ -27,7 +27,7 @@ def shard_worker() -> type:
             name = context.get_actor_id()
             starting = coordinator.starting.remote(name, context.get_node_id())
             if context.was_current_actor_reconstructed:
-                ray.get(starting)  # raises if the run has ended meanwhile: this worker then starts no more
+                ray.get(starting)  # raises if the run has ended meanwhile: this worker then no longer starts
             try:
                 self._worker = cloudpickle.loads(make)(coordinator)
             except Exception as exc:

@@ -10,14 +10,14 @@ from typing import Any
 from sdbatch.errors import UsageError
 from sdbatch.scoring.expressions import Expression, Kind
 
-__all__ = ["ON_EXHAUSTED", "ON_NSFW", "Wishes", "attempt_seed", "expected_attempts"]
+__all__ = ["ON_EXHAUSTED", "ON_NSFW", "KeepPolicy", "attempt_seed", "expected_attempts"]
 
 ON_EXHAUSTED = ("best", "fail")
 ON_NSFW = ("keep", "drop", "blur")
 
 
 @dataclass(frozen=True)
-class Wishes:
+class KeepPolicy:
     """The condition for keeping a picture, and what happens if it is not met.
 
     Attributes:
@@ -43,8 +43,8 @@ class Wishes:
         on_exhausted: str,
         scores: Mapping[str, Kind],
         others: Mapping[str, Kind],
-    ) -> Wishes:
-        """The wishes that these options express.
+    ) -> KeepPolicy:
+        """The policy that these options describe.
 
         Args:
             scores, others: the columns that scorers fill, and the row's other columns.
@@ -78,12 +78,12 @@ class Wishes:
         return value < than if self.best_is_low else value > than
 
 
-def expected_attempts(acceptance: float, most: int) -> float:
+def expected_attempts(acceptance: float, attempts: int) -> float:
     """Average number of pictures per row, if each is kept independently with the same probability.
 
-    The mean of a truncated geometric distribution: Σ (1 − p)^k for k = 0 … most − 1.
+    The mean of a truncated geometric distribution: Σ (1 − p)^k for k = 0 … attempts − 1.
     """
-    return (1 - (1 - acceptance) ** most) / acceptance
+    return (1 - (1 - acceptance) ** attempts) / acceptance
 
 
 def attempt_seed(seed: int, attempt: int) -> int:

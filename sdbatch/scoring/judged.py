@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 from sdbatch.diffusion.request import GeneratedImage, Request
 from sdbatch.errors import in_one_line
 from sdbatch.fields import FrozenMapping
-from sdbatch.scoring.attempts import ON_NSFW, Wishes, attempt_seed
+from sdbatch.scoring.attempts import ON_NSFW, KeepPolicy, attempt_seed
 from sdbatch.scoring.registry import Declaration
 from sdbatch.scoring.scorer import Score, Scorer
 
@@ -58,7 +58,7 @@ class JudgedEngine:
     Args:
         engine: makes the pictures; only this object may use it.
         scorers: the scorers with their declarations.
-        wishes: the condition and the number of attempts.
+        policy: the condition and the number of attempts.
         on_nsfw: "keep", "drop" or "blur": what to do with a picture that the score `nsfw` flags.
     """
 
@@ -66,14 +66,14 @@ class JudgedEngine:
         self,
         engine: Engine,
         scorers: Sequence[tuple[Declaration, Scorer]],
-        wishes: Wishes,
+        policy: KeepPolicy,
         on_nsfw: str = ON_NSFW[0],
     ) -> None:
         self._engine = engine
         self._scorers = list(scorers)
         # Once, because a description hashes weights, and every shard requests it.
         self._described = {declaration.name: dict(scorer.describe()) for declaration, scorer in scorers}
-        self._wishes = wishes
+        self._policy = policy
         self._on_nsfw = on_nsfw
         self._batch = max((scorer.batch for _, scorer in scorers), default=1)
         self._submitted = 0
@@ -142,20 +142,20 @@ class JudgedEngine:
 
     def _decided(self, row: _Row, image: GeneratedImage) -> GeneratedImage | None:
         """The row's image if this attempt is the last one; otherwise None, and the row is submitted again."""
-        wishes = self._wishes
-        if wishes.keep is None:
+        policy = self._policy
+        if policy.keep is None:
             return self._final(row, image, None)
         height, width = image.pixels.shape[:2]
         request = row.request
         own = {attribute.name: getattr(image.request, attribute.name) for attribute in fields(image.request)}
         carried = request.carried if isinstance(request, CarriedRequest) else {}
         values = {**carried, **own, "height": height, "width": width, **image.scores}
-        if wishes.keep.holds(values):
+        if policy.keep.holds(values):
             return self._final(row, image, True)
-        self._counts.update(f"{REJECTED}{condition}" for condition in wishes.keep.unfulfilled(values))
-        if row.best is None or wishes.is_better(image.scores, row.best.scores):
+        self._counts.update(f"{REJECTED}{condition}" for condition in policy.keep.unfulfilled(values))
+        if row.best is None or policy.is_better(image.scores, row.best.scores):
             row.best = image
-        if row.attempt == wishes.attempts:
+        if row.attempt == policy.attempts:
             return self._ended(row, None)
         row.attempt += 1
         self._counts["attempts"] += 1
@@ -169,8 +169,8 @@ class JudgedEngine:
         if best is None:
             return GeneratedImage(row.request, row.index, None, error=error, attempt=row.attempt)
         self._counts["exhausted"] += 1
-        if self._wishes.on_exhausted == "fail":
-            reason = f"no picture in {row.attempt} attempts was kept (--keep {self._wishes.keep.text!r})"
+        if self._policy.on_exhausted == "fail":
+            reason = f"no picture in {row.attempt} attempts was kept (--keep {self._policy.keep.text!r})"
             return self._final(row, replace(best, pixels=None, error=error or reason), False)
         return self._final(row, best, False)
 

@@ -13,13 +13,13 @@ from sdbatch.diffusion.request import ROW_FIELDS
 from sdbatch.errors import UsageError
 from sdbatch.fields import Field
 from sdbatch.kinds import Number, Seed, Text, Whole
-from sdbatch.scoring.attempts import Wishes
+from sdbatch.scoring.attempts import KeepPolicy
 from sdbatch.scoring.expressions import Kind
 from sdbatch.scoring.judged import JudgedEngine
 from sdbatch.scoring.registry import Declaration, Models, find_scorers
 from sdbatch.scoring.scorer_weights import refuse_unused, weight_paths, weights_hash
 
-__all__ = ["Judged", "column_kinds", "judged_columns", "judged_engine", "scorer_weights", "wishes_of"]
+__all__ = ["Judged", "column_kinds", "judged_columns", "judged_engine", "keep_policy", "scorer_weights"]
 
 KINDS: Mapping[type, Kind] = {Text: "text", Number: "number", Whole: "number", Seed: "number"}
 
@@ -58,9 +58,9 @@ def judged_columns(settings: Judged) -> dict[str, str]:
     return {**tried, **score_kinds(find_scorers(settings.scorer))}
 
 
-def wishes_of(
+def keep_policy(
     settings: Judged, declared: Sequence[Declaration] | None = None, carried: pa.Schema | None = None
-) -> Wishes:
+) -> KeepPolicy:
     """The condition and the number of attempts. Raises `UsageError` if they are invalid.
 
     Args:
@@ -72,7 +72,7 @@ def wishes_of(
         raise UsageError(f"--on-nsfw {settings.on_nsfw}: needs --scorer nsfw")
     refuse_unused(settings.scorer_model, settings.scorer)
     others = {**column_kinds(carried or ()), **row_kinds(ROW_FIELDS)}
-    return Wishes.parse(settings.keep, settings.attempts, settings.best, settings.on_exhausted, scores, others)
+    return KeepPolicy.parse(settings.keep, settings.attempts, settings.best, settings.on_exhausted, scores, others)
 
 
 def column_kinds(columns: Iterable[pa.Field]) -> dict[str, Kind]:
@@ -127,4 +127,4 @@ def judged_engine(
     models = Models(given, model, device)
     declared = find_scorers(settings.scorer, functions)
     scorers = [(declaration, declaration.make(models)) for declaration in declared]
-    return JudgedEngine(engine, scorers, wishes_of(settings, declared, carried), settings.on_nsfw)
+    return JudgedEngine(engine, scorers, keep_policy(settings, declared, carried), settings.on_nsfw)

@@ -30,7 +30,7 @@ def weight_paths(given: Mapping[str, str]) -> dict[str, Path]:
     """The paths of `--scorer-model`.
 
     Raises:
-        UsageError: one does not exist, is not what its scorer needs, or holds what is no regular file, or too much.
+        UsageError: one does not exist, is not what its scorer needs, or holds other than regular files, or too much.
     """
     paths = {name: Path(os.path.expanduser(path)) for name, path in given.items()}
     for name, path in paths.items():

@@ -140,8 +140,8 @@ class Connection:
                 result = act()
             except client_errors() as exc:
                 # A server that has never answered probably does not exist: fail soon, while the user is waiting.
-                most = ATTEMPTS if self._reached or was_answered(exc) else FIRST_ATTEMPTS
-                if attempt >= most or not is_transient(exc):
+                attempts = ATTEMPTS if self._reached or was_answered(exc) else FIRST_ATTEMPTS
+                if attempt >= attempts or not is_transient(exc):
                     raise self._explained(verb, name, exc) from exc
             else:
                 self._reached = True

@@ -117,7 +117,7 @@ class HubFileSystem(HfFileSystem):
             raise ConnectionError("other commits to this repository came first")
 
     def may_write(self, path: str) -> None:
-        """Raises `HfHubHTTPError` if this user must not write to the repository. Commits nothing."""
+        """Raises `HfHubHTTPError` if this user may not write to the repository. Commits nothing."""
         place = self.resolve_path(path)
         self._api.auth_check(place.repo_id, repo_type=place.repo_type, write=True)
 
@@ -155,7 +155,7 @@ class HubFileSystem(HfFileSystem):
         return False
 
     def _infos(self, place: Any, names: list[str], revision: str | None = None) -> dict[str, Any]:
-        """What the hub knows of files and folders, by name; without those that do not exist."""
+        """The hub's entries of files and folders, by name; without those that do not exist."""
         found = self._api.get_paths_info(
             place.repo_id, names, revision=revision or place.revision, repo_type=place.repo_type
         )

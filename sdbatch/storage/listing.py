@@ -123,8 +123,8 @@ def list_stored(infos: Iterable[Mapping[str, Any]], url_of: Callable[[str], str]
 
 
 def stamp_of(info: Mapping[str, Any]) -> str:
-    """The stamp of a file, from what its store says of it."""
-    for field in ("ETag", "etag", "md5Hash", "content_md5", "blob_id"):  # the last of the Hugging Face hub
+    """The stamp of a file, from its store's description."""
+    for field in ("ETag", "etag", "md5Hash", "content_md5", "blob_id"):  # the last one is the Hugging Face hub's
         if info.get(field):
             return str(info[field]).strip('"')
     for field in ("LastModified", "last_modified", "updated", "created", "mtime"):

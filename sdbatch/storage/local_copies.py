@@ -57,7 +57,7 @@ def local_copy(store: Store, cache: Path, recorded: str | None = None) -> Path:
 
 
 def content_stamp(file: StoredFile) -> str:
-    """What a store says of a file's content, without reading it."""
+    """The store's stamp of a file's content, without reading it."""
     return f"{file.size} {file.stamp}"
 
 

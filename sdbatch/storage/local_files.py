@@ -13,7 +13,7 @@ from uuid import uuid4
 __all__ = ["check_regular", "clear_place", "create_whole", "read_whole", "remove_folder", "replace_whole"]
 
 
-def check_regular(path: str, most: float = math.inf) -> os.stat_result:
+def check_regular(path: str, max_bytes: float = math.inf) -> os.stat_result:
     """The state of a regular file.
 
     Rejects what could block or fill memory without opening it: pipes, devices, and files that are too large.
@@ -23,8 +23,8 @@ def check_regular(path: str, most: float = math.inf) -> os.stat_result:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
-    if found.st_size > most:
-        raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, more than the maximum of {most:,}")
+    if found.st_size > max_bytes:
+        raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, more than the maximum of {max_bytes:,}")
     return found
 
 
@@ -49,9 +49,9 @@ def clear_place(folder: str, name: str) -> None:
         raise OSError(errno.EINVAL, "it is a pipe")
 
 
-def read_whole(path: str, most: int) -> tuple[bytes, os.stat_result]:
-    """The content of a regular file of at most `most` bytes, and its state when it was opened."""
-    check_regular(path, most)
+def read_whole(path: str, max_bytes: int) -> tuple[bytes, os.stat_result]:
+    """The content of a regular file of at most `max_bytes` bytes, and its state when it was opened."""
+    check_regular(path, max_bytes)
     with open(path, "rb", buffering=0) as file:
         state = os.fstat(file.fileno())
         return file.readall() if state.st_size else b"", state  # some files of /proc have no size, and block

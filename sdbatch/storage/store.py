@@ -66,17 +66,17 @@ class Fetched(NamedTuple):
 class Store(Connection):
     """A folder (or file, or glob) on any file system: a `Connection` that reads, writes, lists and removes files."""
 
-    def read(self, name: str, most: int = MAX_BYTES) -> bytes:
+    def read(self, name: str, max_bytes: int = MAX_BYTES) -> bytes:
         """The content of a file. Raises `StorageError`, also if the file does not exist.
 
-        On a local disk, anything but a regular file of at most `most` bytes is rejected without opening it.
+        On a local disk, anything but a regular file of at most `max_bytes` bytes is rejected without opening it.
         """
 
-        return self.retried("read", name, lambda: self._content(name, most))
+        return self.retried("read", name, lambda: self._content(name, max_bytes))
 
-    def _content(self, name: str, most: int = MAX_BYTES) -> bytes:
+    def _content(self, name: str, max_bytes: int = MAX_BYTES) -> bytes:
         path = self._path(name)
-        return read_whole(path, most)[0] if self.is_local else self._fs.cat_file(path, **self._whole)
+        return read_whole(path, max_bytes)[0] if self.is_local else self._fs.cat_file(path, **self._whole)
 
     def fetch(self, name: str) -> Fetched:
         """The content of a file with the size and the stamp that `files` gives. Raises `StorageError`, as `read` does.
@@ -94,12 +94,12 @@ class Store(Connection):
 
         return self.retried("read", name, attempt)
 
-    def read_if_there(self, name: str, most: int = MAX_BYTES) -> bytes | None:
+    def read_if_there(self, name: str, max_bytes: int = MAX_BYTES) -> bytes | None:
         """Like `read`; None if the file does not exist."""
 
         def attempt() -> bytes | None:
             try:
-                return self._content(name, most)
+                return self._content(name, max_bytes)
             except FileNotFoundError as exc:
                 if not is_absence(exc):
                     raise
@@ -115,12 +115,12 @@ class Store(Connection):
         """`fetch` for many small files, in order, concurrently."""
         return in_order(self.fetch, names, self._together)
 
-    def read_each(self, names: Iterable[str], most: int = MAX_BYTES) -> Iterator[bytes | StorageError]:
+    def read_each(self, names: Iterable[str], max_bytes: int = MAX_BYTES) -> Iterator[bytes | StorageError]:
         """Like `read_many`, with the error in place of a file that cannot be read."""
 
         def attempt(name: str) -> bytes | StorageError:
             try:
-                return self.read(name, most)
+                return self.read(name, max_bytes)
             except StorageError as error:
                 return error
 
@@ -191,8 +191,7 @@ class Store(Connection):
         return self.retried("read", name, attempt)
 
     def write_stream(self, name: str, produce: Callable[[BinaryIO], None]) -> None:
-        """Write a large file piece by piece: `produce(file)`, called again from the start if the store
-        fails.
+        """Write a large file piece by piece: `produce(file)`, called again if the store fails.
 
         For object stores this is a multipart upload, so only the current part is in memory.
         """

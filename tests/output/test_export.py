@@ -192,9 +192,9 @@ def test_it_writes_over_nobodys_files(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("dest", "words"),
     [
-        (".", "lies in the output itself"),
-        ("new/folder", "lies in the output itself"),
-        ("../link/x", "lies in the output itself"),
+        (".", "is inside the output itself"),
+        ("new/folder", "is inside the output itself"),
+        ("../link/x", "is inside the output itself"),
         ("../dangling", "File exists"),
         ("../file", "Not a directory"),
         ("../pipe", "Not a directory"),

@@ -184,8 +184,8 @@ def test_an_output_from_before_is_read_without_partitions(tmp_path: Path) -> Non
     ("folders", "column", "named"),
     [
         (["a=1", "b=1"], "prompt", ["a=1/part-0.parquet", "b=1/part-0.parquet", "'a'", "'b'"]),
-        (["a=1", "a=1/b=2"], "prompt", ["a=1/part-0.parquet", "lies beside the partition", "a=1/b=2"]),
-        (["", "a=1"], "prompt", ["part-0.parquet: lies beside the partition", "a=1"]),
+        (["a=1", "a=1/b=2"], "prompt", ["a=1/part-0.parquet", "is beside the partition", "a=1/b=2"]),
+        (["", "a=1"], "prompt", ["part-0.parquet: is beside the partition", "a=1"]),
         (["a=1/b=1", "a=2"], "prompt", ["a=1/b=1/part-0.parquet", "a=2/part-0.parquet"]),
         (["prompt=1"], "prompt", ["prompt=1/part-0.parquet: has a column 'prompt'", "partition with that key"]),
         (["k=%FF"], "prompt", ["k=%FF", "'%FF' is not valid UTF-8"]),

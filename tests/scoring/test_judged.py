@@ -10,7 +10,7 @@ import pytest
 
 from sdbatch.diffusion import Engine, Request
 from sdbatch.errors import UsageError
-from sdbatch.scoring.attempts import Wishes, attempt_seed
+from sdbatch.scoring.attempts import KeepPolicy, attempt_seed
 from sdbatch.scoring.judged import JudgedEngine
 from sdbatch.scoring.obedience import Obedience
 from sdbatch.scoring.registry import Declaration
@@ -54,8 +54,10 @@ def request(prompt, seed=0, steps=4, **more):
     return Request(prompt=prompt, seed=seed, steps=steps, sampler="ddim", **more)
 
 
-def wishes(keep, attempts=1, best=None, on_exhausted="best", scores=None):
-    return Wishes.parse(keep, attempts, best, on_exhausted, scores or {"level": "number", "obedience": "number"}, OWN)
+def policy(keep, attempts=1, best=None, on_exhausted="best", scores=None):
+    return KeepPolicy.parse(
+        keep, attempts, best, on_exhausted, scores or {"level": "number", "obedience": "number"}, OWN
+    )
 
 
 def run(engine, requests, wanted, scorers=None):
@@ -79,7 +81,7 @@ def test_without_a_condition_pictures_are_the_engines_own_with_scores(engine):
     requests = [request(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
     plain = {image.index: image for image in engine.generate(requests)}
     first = min(plain)
-    scored, _ = run(engine, requests, Wishes())
+    scored, _ = run(engine, requests, KeepPolicy())
     for number, image in enumerate(scored):
         assert np.array_equal(image.pixels, plain[first + number].pixels)
         assert image.request is requests[number]
@@ -89,7 +91,7 @@ def test_without_a_condition_pictures_are_the_engines_own_with_scores(engine):
 
 def test_a_row_is_tried_until_it_is_kept_and_company_decides_nothing(engine):
     requests = [request(PROMPTS[number % 4], seed=number, steps=3 + number % 3) for number in range(12)]
-    wanted = wishes("obedience == 1", attempts=3)
+    wanted = policy("obedience == 1", attempts=3)
     scorers = ((OBEDIENCE, Obedience()), (LEVEL, Level()))
     together, judged = run(engine, requests, wanted, scorers)
     assert {image.attempt for image in together} >= {1, 2} and {image.accepted for image in together} == {True, False}
@@ -101,7 +103,7 @@ def test_a_row_is_tried_until_it_is_kept_and_company_decides_nothing(engine):
 
 
 def test_each_attempt_is_the_picture_of_its_recorded_seed(engine):
-    (kept,), _ = run(engine, [request(PROMPTS[1], seed=7)], wishes("level < 0", attempts=4, best="level"))
+    (kept,), _ = run(engine, [request(PROMPTS[1], seed=7)], policy("level < 0", attempts=4, best="level"))
     tried = [attempt_seed(7, attempt) for attempt in range(1, 5)]
     pictures = list(engine.generate(request(PROMPTS[1], seed=seed) for seed in tried))
     by_seed = {image.request.seed: image.pixels for image in pictures}
@@ -112,14 +114,14 @@ def test_each_attempt_is_the_picture_of_its_recorded_seed(engine):
 
 
 def test_exhausted_rows_fail_where_that_is_wished(engine):
-    (image,), _ = run(engine, [request(PROMPTS[0])], wishes("level > 999", attempts=2, on_exhausted="fail"))
+    (image,), _ = run(engine, [request(PROMPTS[0])], policy("level > 999", attempts=2, on_exhausted="fail"))
     assert image.pixels is None and image.accepted is False
     assert image.error == "no picture in 2 attempts was kept (--keep 'level > 999')"
 
 
 def test_a_scorer_that_raises_or_gives_no_number_costs_its_row_alone(engine):
     requests = [request(prompt) for prompt in ("broken", PROMPTS[0], "nan", PROMPTS[1])]
-    images, _ = run(engine, requests, wishes("level >= 0", attempts=2))
+    images, _ = run(engine, requests, policy("level >= 0", attempts=2))
     assert images[0].error == "scorer level: RuntimeError: no idea"
     assert images[2].error == "scorer level: ValueError: level is nan"
     assert [image.accepted for image in images] == [None, True, None, True]
@@ -127,7 +129,7 @@ def test_a_scorer_that_raises_or_gives_no_number_costs_its_row_alone(engine):
 
 
 def test_a_row_that_the_engine_refuses_fails_as_ever(engine):
-    (image,), _ = run(engine, [replace(request(PROMPTS[0]), sampler="nonesuch")], wishes("level >= 0"))
+    (image,), _ = run(engine, [replace(request(PROMPTS[0]), sampler="nonesuch")], policy("level >= 0"))
     assert image.pixels is None and "nonesuch" in image.error
 
 
@@ -146,6 +148,6 @@ def test_the_seed_of_an_attempt_is_no_neighbours():
         (("level > 1", 1, "steps", "best"), "is not a numeric score"),
     ],
 )
-def test_wishes_that_make_no_sense(arguments, word):
+def test_policies_that_make_no_sense(arguments, word):
     with pytest.raises(UsageError, match=word):
-        Wishes.parse(*arguments, {"level": "number"}, OWN)
+        KeepPolicy.parse(*arguments, {"level": "number"}, OWN)

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.attempts import captions
 from sdbatch.diffusion import Engine, Request
-from sdbatch.scoring.attempts import Wishes
+from sdbatch.scoring.attempts import KeepPolicy
 from sdbatch.scoring.judged import JudgedEngine
 from sdbatch.scoring.obedience import Obedience
 from sdbatch.scoring.registry import Declaration
@@ -19,8 +19,8 @@ OBEDIENCE = Declaration("obedience", {"obedience": "number"}, lambda models: Obe
 
 def accepted(engine: Engine, prompts: Sequence[str], first_seed: int, attempts: int) -> np.ndarray:
     """Which rows have a picture that obeys, bool (rows,)."""
-    wishes = Wishes.parse("obedience == 1", attempts, None, "best", dict(OBEDIENCE.columns), {})
-    judged = JudgedEngine(engine, [(OBEDIENCE, Obedience())], wishes)
+    policy = KeepPolicy.parse("obedience == 1", attempts, None, "best", dict(OBEDIENCE.columns), {})
+    judged = JudgedEngine(engine, [(OBEDIENCE, Obedience())], policy)
     rows = [Request(prompt, seed=first_seed + i, steps=STEPS, sampler="dpmpp_2m") for i, prompt in enumerate(prompts)]
     found, waiting = {}, list(rows)
     while waiting or not judged.idle:

@@ -23,7 +23,7 @@ from sdbatch.errors import AdapterError
 __all__ = ["UNIONS", "inspect_controlnet", "modes_of"]
 
 UNIONS = ("ControlNetUnionModel", "ControlNetModel_Union")
-"""The class of ControlNet Unions in diffusers, and as the published networks call it."""
+"""The class of ControlNet Unions: diffusers' name, and the one in published networks."""
 
 KINDS: Mapping[str, Kind] = {
     "_class_name": text(),

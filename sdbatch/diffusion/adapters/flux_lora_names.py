@@ -1,4 +1,4 @@
-"""What kohya's scripts call the layers of FLUX.1 and Chroma: FLUX.1's first names, where some layers are one.
+"""Kohya's names for the layers of FLUX.1 and Chroma: those of FLUX.1's own code, which joins some layers.
 
 As in `_convert_kohya_flux_lora_to_diffusers` of diffusers. Layers outside the blocks are left out: kohya's scripts do
 not train them by default, and diffusers loses them or their alphas.
@@ -33,7 +33,7 @@ SINGLE = {
 
 
 def flux_lora_names(layers: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """By kohya's name the layers that it stands for, in the order of its outputs; none if the model is another one.
+    """The layers of each of kohya's names, in the order of its outputs; empty for another kind of model.
 
     Args:
         layers: those of the transformer.

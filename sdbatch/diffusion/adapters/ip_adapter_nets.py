@@ -92,7 +92,7 @@ class IpAdapters:
         return found
 
     def _encoder(self, name: str) -> _Features:
-        """An adapter's encoder; threads use it, and load no network, so what they must know of it is found here."""
+        """An adapter's encoder. Threads use it without loading a network, so all that they need is read here."""
         if name not in self._encoders:
             side = self._nets[name].encoder.config.image_size
             self._encoders[name] = _Features(lambda pixels: self._nets[name].features(pixels), side)

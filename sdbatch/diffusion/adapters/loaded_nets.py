@@ -36,7 +36,7 @@ def net_loader(
         except ModelError as error:
             raise AdapterError(str(error)) from error
         if find is not None:
-            find(name)  # whoever replaced a file while it was loaded is noticed, too
+            find(name)  # also detects a file that was replaced while it was loaded
         return net
 
     return load_named

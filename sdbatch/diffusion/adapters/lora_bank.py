@@ -75,7 +75,7 @@ class LoraBank:
         if path not in self._kept:
             self._kept.add(path, self._read(path))
         factors = self._kept[path]
-        self._kept.trim(least=1)
+        self._kept.trim(at_least=1)
         return factors
 
     def check(self, path: str, sha256: str | None) -> None:

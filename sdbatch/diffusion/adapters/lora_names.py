@@ -44,7 +44,7 @@ SGM_IN_THE_MIDDLE = {"resnets.0": 0, "attentions.0": 1, "resnets.1": 2}
 
 
 def model_layers(shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> Layers:
-    """The linear and convolution layers of a model; of one with a transformer, only those of the transformer.
+    """The linear and convolution layers of a model; for one with a transformer, only those of the transformer.
 
     Args:
         shapes: the tensors' shapes in the weights of each part.
@@ -68,7 +68,7 @@ def layer_names(layers: Layers) -> dict[str, Layer]:
 
 
 def joined_names(layers: Layers) -> dict[str, tuple[Layer, ...]]:
-    """Names that a file may have for layers of which some are one to it, their outputs one after the other."""
+    """Names that a file may have for several layers that it stores as one, with their outputs concatenated."""
     own = [name for part, name in layers if part == "transformer"]
     return {name: tuple(("transformer", part) for part in parts) for name, parts in flux_lora_names(own).items()}
 

@@ -1,4 +1,4 @@
-"""The settings of all networks that rows of Stable Diffusion can name, and what is wrong with them. No torch."""
+"""The settings of all networks that rows of Stable Diffusion can name, and why a row's can't be used. No torch."""
 
 from __future__ import annotations
 

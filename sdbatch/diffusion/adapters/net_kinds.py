@@ -35,8 +35,8 @@ class NetKind:
         setting: the setting that names networks of this kind.
         find: returns the local path of a name, given perhaps its commit on the hub; raises `AdapterError`.
         inspect: checks that what is at a path is a network for the model; raises `AdapterError`.
-        beside: for a network that is a file: the possible places of what belongs to it, relative as its own path is.
-            None for one that is a folder.
+        beside: for a network that is a file: the possible paths of what belongs to it, relative to the same folder as
+            its own path. None for one that is a folder.
         modes: the number of modes of a network that has some (`control_mode`).
     """
 

@@ -34,7 +34,7 @@ def row_nets(
     """
 
     def load(class_name: str, found: NetFolder) -> torch.nn.Module:
-        cls = getattr(diffusers, class_name)  # not before: it imports much that an engine without such rows needs not
+        cls = getattr(diffusers, class_name)  # imports much that engines without such rows do not need
         return load_network(cls, found.folder, found.weights, unet.dtype, unet.device)
 
     def load_controlnet(found: NetFolder) -> torch.nn.Module:

@@ -50,7 +50,7 @@ class Prepared:
 
 
 NOTHING = Prepared()
-"""Of a row that names no network."""
+"""That of a row that names no network."""
 
 
 class RowNets:
@@ -104,7 +104,7 @@ class RowNets:
         lanes: int,
         feature_calls: int,
     ) -> Prepared:
-        """What a row's networks make of their pictures.
+        """What a row's networks compute from their pictures.
 
         Args:
             encoded: the encoded pictures, in the order of `needs`.
@@ -131,7 +131,7 @@ class RowNets:
         timesteps: torch.Tensor,
         conditioning: Mapping[str, torch.Tensor],
     ) -> Residuals | None:
-        """What the networks of the rows in a lane set add to a pass; None if no lane has anything of a network.
+        """What the networks of the rows in a lane set add to a pass; None if no lane has a network.
 
         Args:
             latents, timesteps, conditioning: the denoiser's inputs, for all lanes.

@@ -69,7 +69,7 @@ def unet_features(unet: Config) -> list[Feature]:
 
 
 def _features(config: Config) -> list[Feature]:
-    """What an adapter makes, in pixels of its picture."""
+    """The features of an adapter, in pixels of its picture."""
     kind, channels = config.get("adapter_type", TYPES[0]), config.get("channels", CHANNELS)
     factor = config.get("downscale_factor", 8)
     if kind == "full_adapter_xl":

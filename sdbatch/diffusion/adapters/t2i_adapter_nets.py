@@ -67,7 +67,7 @@ class T2IAdapters:
         return sums
 
     def _encoder(self, name: str) -> ControlImages:
-        """An adapter's encoder; threads use it, and load no network, so what they must know of it is found here."""
+        """An adapter's encoder. Threads use it without loading a network, so all that they need is read here."""
         if name not in self._encoders:
             gray = takes_gray(self._nets[name].config)
             self._encoders[name] = ControlImages(lambda pixels: self._made(name, pixels), self._cell, gray=gray)

@@ -58,7 +58,7 @@ T2I_ADAPTER_FIELDS = (
 ADAPTER_FACTOR = adapter_field(
     FACTOR,
     Number(0, 1),
-    "T2I-Adapters work in this share of the first calls, 0 to 1; default 1",
+    "T2I-Adapters apply to this share of the calls, from the first on; 0 to 1; default 1",
     "F",
     "T2I-Adapter factor",
     beside="t2i_adapter",

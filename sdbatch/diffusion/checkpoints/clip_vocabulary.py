@@ -19,7 +19,7 @@ HUB = "openai/clip-vit-large-patch14"
 VOCAB, MERGES, FAST = VOCABULARY_FILES = "vocab.json", "merges.txt", "tokenizer.json"
 OPEN_CLIP = "bpe_simple_vocab_16e6.txt.gz"
 MAX_BYTES = 64 << 20
-# CLIP's first line of merges, and how many follow in the list that open_clip has, which is a longer one.
+# The first line of CLIP's merges, and the number that follow; open_clip's list is longer.
 VERSION, OPEN_CLIP_MERGES = "#version: 0.2", 49152 - 256 - 2
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 TOKENS = Kind(

@@ -76,11 +76,11 @@ def optional(kind: Kind) -> Kind:
     return Kind(f"{kind.description}, or null", lambda value: value is None or kind.accepts(value))
 
 
-def list_of(kind: Kind, least: int = 1, most: int = MAX_ITEMS) -> Kind:
-    length = str(least) if least == most else f"{least} to {most}"
+def list_of(kind: Kind, minimum: int = 1, maximum: int = MAX_ITEMS) -> Kind:
+    length = str(minimum) if minimum == maximum else f"{minimum} to {maximum}"
     return Kind(
         f"a list of {length} values, each {kind.description}",
-        lambda value: isinstance(value, list) and least <= len(value) <= most and all(map(kind.accepts, value)),
+        lambda value: isinstance(value, list) and minimum <= len(value) <= maximum and all(map(kind.accepts, value)),
     )
 
 
@@ -93,8 +93,8 @@ def mapping(kinds: Mapping[str, Kind]) -> Kind:
     return Kind("an object of valid settings", accepts)
 
 
-def one_or_list(kind: Kind, least: int = 1, most: int = MAX_ITEMS) -> Kind:
-    many = list_of(kind, least, most)
+def one_or_list(kind: Kind, minimum: int = 1, maximum: int = MAX_ITEMS) -> Kind:
+    many = list_of(kind, minimum, maximum)
     return Kind(f"{kind.description}, or a list of them", lambda value: kind.accepts(value) or many.accepts(value))
 
 
@@ -107,7 +107,7 @@ class Config(Mapping[str, Any]):
 
     @classmethod
     def parse(cls, content: bytes, source: str | Path) -> Config:
-        """Parse a JSON object in UTF-8. Raises `ModelError` if it is none, or is nested too deeply."""
+        """Parse a JSON object in UTF-8. Raises `ModelError` if it is something else, or is nested too deeply."""
         try:
             values = json.loads(content.decode("utf-8"))
         except RecursionError as error:
@@ -157,8 +157,8 @@ def read_config(path: Path) -> Config:
     return Config.parse(read_regular(path, MAX_CONFIG_BYTES), path)
 
 
-def read_regular(path: Path, most: int) -> bytes:
-    """The content of a regular file of at most `most` bytes. Never waits for a pipe or reads from a device.
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """The content of a regular file of at most `max_bytes` bytes. Never waits for a pipe or reads from a device.
 
     Raises:
         ModelError: there is no such file, or it is empty, something else or larger.
@@ -168,18 +168,18 @@ def read_regular(path: Path, most: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
             check_regular(path, os.fstat(descriptor))
-            content = file.read(most + 1)
+            content = file.read(max_bytes + 1)
     except FileNotFoundError as error:
         raise ModelError(_missing(path)) from error
     except OSError as error:
         raise ModelError(f"{path}: can't be read: {error.strerror or error}") from error
-    if len(content) > most:
-        raise ModelError(f"{path}: larger than {most:,} bytes, the maximum for such a file")
+    if len(content) > max_bytes:
+        raise ModelError(f"{path}: larger than {max_bytes:,} bytes, the maximum for such a file")
     return content
 
 
-def check_regular(path: Path, status: os.stat_result | None = None, most: float = math.inf) -> os.stat_result:
-    """The status of a regular file of 1 to `most` bytes.
+def check_regular(path: Path, status: os.stat_result | None = None, max_bytes: float = math.inf) -> os.stat_result:
+    """The status of a regular file of 1 to `max_bytes` bytes.
 
     Raises:
         ModelError: there is no such file, or it is empty, too large, a folder, a pipe, a device or a link to nothing.
@@ -195,8 +195,8 @@ def check_regular(path: Path, status: os.stat_result | None = None, most: float 
         raise ModelError(f"{path}: is {kind}, not a file")
     if not status.st_size:  # half of a download; and some files of /proc have no size, and block or never end
         raise ModelError(f"{path}: is empty (0 bytes)")
-    if status.st_size > most:
-        raise ModelError(f"{path}: larger than {most:,} bytes, the maximum for such a file")
+    if status.st_size > max_bytes:
+        raise ModelError(f"{path}: larger than {max_bytes:,} bytes, the maximum for such a file")
     return status
 
 
@@ -206,9 +206,9 @@ def _missing(path: Path) -> str:
     return f"{path.parent}: not a diffusers model folder, {path.name} is missing"
 
 
-def _is_deeper(value: Any, most: int) -> bool:
+def _is_deeper(value: Any, max_depth: int) -> bool:
     level = [value]
-    for _ in range(most):
+    for _ in range(max_depth):
         children = (item.values() if isinstance(item, dict) else item for item in level)
         level = [child for items in children for child in items if isinstance(child, dict | list)]
         if not level:

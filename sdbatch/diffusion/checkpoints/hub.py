@@ -74,7 +74,7 @@ def fetch_files(repository: str, names: Sequence[str], revision: str | None = No
 
 
 def cached_files(repository: str, names: Sequence[str]) -> Path | None:
-    """The folder of a snapshot in the hub's cache that has these files; None if there is none. Asks no network."""
+    """The folder of a snapshot in the hub's cache that has these files; None if there is none. Makes no request."""
     from huggingface_hub import try_to_load_from_cache
 
     found = [try_to_load_from_cache(repository, name) for name in names]

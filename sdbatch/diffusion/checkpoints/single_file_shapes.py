@@ -1,7 +1,7 @@
 """The configurations of a single-file checkpoint's components.
 
 Sizes follow from the shapes in its header; the rest, such as the VAE's scaling factor, from the published models in
-`single_file_configs/`. Of a published model's file the result is the published configuration.
+`single_file_configs/`. For a published model's file the result is the published configuration.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction")
 # Features of an attention head: of CLIP's text encoders, and of the UNets of 2.x and XL.
 HEAD = 64
 HEADS_OF_SD1 = 8
-# By the width of a published text encoder. Of 2.x the last layer is not used, and files may lack it.
+# By the width of a published text encoder. 2.x does not use the last layer, and files may lack it.
 LAYERS = {768: 12, 1024: 23, 1280: 32}
 # Values of `modelspec.prediction_type`, which training tools write.
 SPECIFIED = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
@@ -31,7 +31,7 @@ INPAINTING = {
     "StableDiffusionXLPipeline": "StableDiffusionXLInpaintPipeline",
 }
 CLIP_PREFIX = {"sd1": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
-# Of SD 2's text encoder the last of 24 layers is not used, and not converted.
+# The last of the 24 layers of SD 2's text encoder is not used, and not converted.
 LAST_OF_SD2 = "cond_stage_model.model.transformer.resblocks.23."
 
 Configs = dict[str, dict[str, Any]]
@@ -40,8 +40,8 @@ Configs = dict[str, dict[str, Any]]
 def single_file_configs(file: SingleFile, prediction_type: str | None = None) -> Configs:
     """The configurations by component, and `model_index`.
 
-    What the UNet predicts is `prediction_type`, else what the file's metadata says (`modelspec.prediction_type`), else
-    v for an XL file with a tensor `v_pred`, else what the published model of its kind predicts: of 2.x v, as in
+    What the UNet predicts is `prediction_type`, else the file's own metadata (`modelspec.prediction_type`), else
+    v for an XL file with a tensor `v_pred`, else what the published model of its kind predicts: v for 2.x, as in
     diffusers.
 
     Raises:
@@ -74,12 +74,12 @@ def single_file_configs(file: SingleFile, prediction_type: str | None = None) ->
 
 def _predict(configs: Configs, file: SingleFile, prediction_type: str | None, is_inpainting: bool) -> None:
     scheduler = configs["scheduler"]
-    said = prediction_type or _specified(file)
-    if said is None and file.kind == "sdxl" and "v_pred" in file.tensors:
-        said = "v_prediction"
-    if said is None and (is_inpainting or (file.kind == "sd2" and file.renamed)):  # SD-Turbo
-        said = "epsilon"
-    scheduler["prediction_type"] = said or scheduler["prediction_type"]
+    predicted = prediction_type or _specified(file)
+    if predicted is None and file.kind == "sdxl" and "v_pred" in file.tensors:
+        predicted = "v_prediction"
+    if predicted is None and (is_inpainting or (file.kind == "sd2" and file.renamed)):  # SD-Turbo
+        predicted = "epsilon"
+    scheduler["prediction_type"] = predicted or scheduler["prediction_type"]
     if file.kind == "sdxl" and "ztsnr" in file.tensors:
         scheduler["rescale_betas_zero_snr"] = True
     if file.kind == "sd2" and scheduler["prediction_type"] == "epsilon":
@@ -87,14 +87,14 @@ def _predict(configs: Configs, file: SingleFile, prediction_type: str | None, is
 
 
 def _specified(file: SingleFile) -> str | None:
-    """What the file's metadata says that its UNet predicts."""
-    said = file.metadata.get("modelspec.prediction_type", "").strip().lower()
-    if said and said not in SPECIFIED:
+    """What the UNet predicts, by the file's metadata."""
+    predicted = file.metadata.get("modelspec.prediction_type", "").strip().lower()
+    if predicted and predicted not in SPECIFIED:
         raise ModelError(
-            f"{file.path}: its metadata says that it predicts {said[:40]!r}; sdbatch knows epsilon and v, "
+            f"{file.path}: its metadata says that it predicts {predicted[:40]!r}; sdbatch knows epsilon and v, "
             "which --prediction-type chooses"
         )
-    return SPECIFIED.get(said)
+    return SPECIFIED.get(predicted)
 
 
 def _unet(file: SingleFile) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def read_single_file(path: Path) -> SingleFile:
     """Read the header of a checkpoint of Stable Diffusion 1.x, 2.x or XL, also for inpainting.
 
     Raises:
-        ModelError: it is pickled, damaged, quantised, or something else; the message says what it is.
+        ModelError: it is pickled, damaged, quantised, or something else; the message names what it is.
     """
     refuse_pickle(str(path))
     found, metadata = read_header_and_metadata(path)

@@ -48,7 +48,7 @@ class Calibration:
 
 
 def calibrate(
-    family: Family, lanes: int | None, compile: str, sizes: Sequence[tuple[int, int]] = (), least: int = 2
+    family: Family, lanes: int | None, compile: str, sizes: Sequence[tuple[int, int]] = (), min_lanes: int = 2
 ) -> Calibration:
     """Compile the family's networks if requested, and check the device.
 
@@ -56,7 +56,7 @@ def calibrate(
         lanes: the number to use if memory allows; None for as many as fit.
         compile: "on", "blocks", "off", or "auto": on CUDA, if there is a compiler.
         sizes: heights and widths to compile besides the model's own.
-        least: minimum of lanes at any size.
+        min_lanes: minimum of lanes at any size.
 
     Raises:
         RunError: compilation is required but fails, or not even two lanes fit.
@@ -67,7 +67,7 @@ def calibrate(
     compiled, compile_error, graph_error = "off", None, "compile is off"
     if compile in ("on", "blocks") or (compile == "auto" and family.device.type != "cpu"):
         must, blocks = compile != "auto", compile == "blocks"
-        attempt = partial(warm_up, must_compile=must, blocks=blocks, sizes=sizes, least=least)
+        attempt = partial(warm_up, must_compile=must, blocks=blocks, sizes=sizes, min_lanes=min_lanes)
         compile_error = memory.enough_for(attempt)
         if compile_error is None:
             compiled = "blocks" if blocks else "on"
@@ -125,13 +125,13 @@ def warm_up(
     must_compile: bool,
     blocks: bool = False,
     sizes: Sequence[tuple[int, int]] = (),
-    least: int = 2,
+    min_lanes: int = 2,
 ) -> str | None:
     """Run the compiled networks once, at the model's own size and at further ones.
 
     Args:
         blocks: as in `Family.compile`.
-        sizes, least: as in `calibrate`.
+        sizes, min_lanes: as in `calibrate`.
 
     Returns:
         None, or why compilation fails here; everything then runs uncompiled.
@@ -145,7 +145,7 @@ def warm_up(
     family.compile(shapes, batch, blocks=blocks)
     try:
         for shape in shapes:
-            trial_outputs(family.denoise, *trial_inputs(family, lanes_at(shape[1:], lanes, own[1:], least), shape))
+            trial_outputs(family.denoise, *trial_inputs(family, lanes_at(shape[1:], lanes, own[1:], min_lanes), shape))
             if family.device.type == "cuda":
                 family.decode(torch.zeros(batch, *shape, device=family.device))
     except Exception as error:  # Dynamo, Inductor, Triton and a C compiler each raise their own errors

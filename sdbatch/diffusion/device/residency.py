@@ -22,7 +22,7 @@ class Residency:
     Args:
         encoders: the text encoders, on the host.
         denoiser: the denoiser, on the device.
-        stays: how the names of those weights of the denoiser begin that texts go through, too; they never leave.
+        stays: prefixes of the names of the denoiser's weights that encoding texts also uses; these never leave.
         device: the device.
 
     Attributes:

@@ -31,7 +31,7 @@ from sdbatch.diffusion.families.stable_diffusion_family import StableDiffusionFa
 from sdbatch.diffusion.families.z_image_family import ZImageFamily
 from sdbatch.errors import ModelError
 
-__all__ = ["ENTRY_POINTS", "FAMILIES", "brought", "family_named", "family_of_pipeline", "pipelines"]
+__all__ = ["ENTRY_POINTS", "FAMILIES", "family_named", "family_of_pipeline", "installed_families", "pipelines"]
 
 FAMILIES: list[Declaration] = [
     StableDiffusionFamily(),
@@ -84,12 +84,12 @@ def pipelines() -> list[str]:
 
 def _first(fits: Callable[[Declaration], bool]) -> Declaration | None:
     """The built-in families come first; other packages are searched only if none of these matches."""
-    return next(filter(fits, FAMILIES), None) or next(filter(fits, brought()), None)
+    return next(filter(fits, FAMILIES), None) or next(filter(fits, installed_families()), None)
 
 
 @cache
-def brought() -> tuple[Declaration, ...]:
-    """The families that other packages provide."""
+def installed_families() -> tuple[Declaration, ...]:
+    """The families that other installed packages provide."""
     return tuple(entry.load()() for entry in entry_points(group=ENTRY_POINTS))
 
 

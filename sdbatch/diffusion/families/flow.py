@@ -54,10 +54,10 @@ def shift_by_tokens(count: int, config: Mapping[str, object]) -> dict[str, float
     """mu, linear in a picture's tokens, if the scheduler uses it (`calculate_shift` of diffusers)."""
     if not config.get("use_dynamic_shifting"):
         return {}
-    base, most = config.get("base_image_seq_len") or 256, config.get("max_image_seq_len") or 4096
+    base, maximum = config.get("base_image_seq_len") or 256, config.get("max_image_seq_len") or 4096
     low, high = config.get("base_shift"), config.get("max_shift")
     low, high = 0.5 if low is None else low, 1.15 if high is None else high
-    slope = (high - low) / (most - base)
+    slope = (high - low) / (maximum - base)
     return {"mu": count * slope + (low - slope * base)}
 
 
@@ -107,15 +107,15 @@ def shifted(request: Request, info: ModelInfo, config: Mapping[str, object]) -> 
     return {"sigmas": evenly_spaced(int(request.steps)), **shift_by_tokens(tokens(request, info), config)}
 
 
-def bucket(tokens: int, most: int) -> int:
+def bucket(tokens: int, max_tokens: int) -> int:
     """The length to which a text of that many tokens is padded if a mask hides the padding.
 
     There are few such lengths, so that many rows share one.
     """
     length = SHORTEST_TEXT
-    while length < min(tokens, most):
+    while length < min(tokens, max_tokens):
         length *= 2
-    return min(length, most)
+    return min(length, max_tokens)
 
 
 def check_flow(scheduler: Config) -> None:

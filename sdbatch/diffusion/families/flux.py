@@ -41,8 +41,8 @@ class Flux(Transformer):
     ) -> list[dict[str, torch.Tensor]]:
         lanes = super().conditioning(request, encoded, shape)
         if self.info.guidance_embedded:
-            told = send(torch.tensor(float(request.guidance_scale)), self.device)
-            lanes = [named | {"guidance": told} for named in lanes]
+            scale = send(torch.tensor(float(request.guidance_scale)), self.device)
+            lanes = [named | {"guidance": scale} for named in lanes]
         return lanes
 
     def predict(

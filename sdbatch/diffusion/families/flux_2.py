@@ -103,14 +103,14 @@ class Flux2Dev(Flux2):
     def prompt(self, text: str) -> str:
         # The pipeline removes the token of a picture, too.
         contents = {"system": SYSTEM_MESSAGE, "user": text.replace("[IMG]", "")}
-        messages = [{"role": role, "content": [{"type": "text", "text": told}]} for role, told in contents.items()]
+        messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in contents.items()]
         return self.parts["tokenizer"].apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
 
     def conditioning(
         self, request: Request, encoded: list[Named], shape: tuple[int, int, int]
     ) -> list[dict[str, torch.Tensor]]:
-        told = send(torch.tensor(float(request.guidance_scale)), self.device)
-        return [named | {"guidance": told} for named in super().conditioning(request, encoded, shape)]
+        scale = send(torch.tensor(float(request.guidance_scale)), self.device)
+        return [named | {"guidance": scale} for named in super().conditioning(request, encoded, shape)]
 
 
 def _text_places(hidden_states: torch.Tensor) -> torch.Tensor:

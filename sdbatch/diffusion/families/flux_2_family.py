@@ -100,7 +100,7 @@ class Flux2Family(Declaration):
     def checked(
         self, configs: Mapping[str, Config], language_model: Mapping[str, Any], layers: Sequence[int]
     ) -> dict[str, Any]:
-        """What both kinds of models need to be, and the facts that they have in common.
+        """Check what both kinds of models require, and return the facts that they share.
 
         Args:
             language_model: the settings of the text encoder's language model.
@@ -172,7 +172,7 @@ class Flux2DevFamily(Flux2Family):
     pipelines = ("Flux2Pipeline",)
     parts = (
         text_encoder("text_encoder", MISTRAL_TEXT, "Mistral3ForConditionalGeneration"),
-        tokenizer("tokenizer"),  # published in the folder of a processor, which takes pictures, too
+        tokenizer("tokenizer"),  # published in the folder of a processor, which also takes pictures
         network("transformer", TRANSFORMER, "Flux2Transformer2DModel"),
         network("vae", VAE, "AutoencoderKLFlux2"),
         scheduler(FLOW_SCHEDULER),

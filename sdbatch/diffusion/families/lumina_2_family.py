@@ -74,14 +74,14 @@ class Lumina2Family(Declaration):
         if places[0] <= MAX_TOKENS:
             raise ModelError(f"{transformer.source}: axes_lens has {places[0]} places for texts of {MAX_TOKENS} tokens")
         scale = latent_scale(vae)
-        size, most = transformer.get("sample_size", 128) * scale, min(places[1:]) * 2 * scale
+        size, max_side = transformer.get("sample_size", 128) * scale, min(places[1:]) * 2 * scale
         return self.model_info(
             own_scheduler,
             prediction_type=FLOW,
-            height=min(size, most),
-            width=min(size, most),
+            height=min(size, max_side),
+            width=min(size, max_side),
             size_multiple=2 * scale,
-            max_side=most,
+            max_side=max_side,
             max_tokens=MAX_TOKENS,
         )
 

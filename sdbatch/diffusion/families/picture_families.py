@@ -46,9 +46,9 @@ class UpscalerFamily(StableDiffusionFamily):
     unet_keys = ("num_class_embeds",)
 
     def inspect(self, index: Config, configs: Mapping[str, Config]) -> ModelInfo:
-        most = configs["low_res_scheduler"].get("num_train_timesteps", 1000) - 1
+        last_timestep = configs["low_res_scheduler"].get("num_train_timesteps", 1000) - 1
         info = super().inspect(index, configs)
-        return dataclasses.replace(info, max_noise_level=min(index.get("max_noise_level", 350), most))
+        return dataclasses.replace(info, max_noise_level=min(index.get("max_noise_level", 350), last_timestep))
 
 
 class VariationFamily(StableDiffusionFamily):
@@ -73,5 +73,5 @@ class VariationFamily(StableDiffusionFamily):
     unet_keys = ("class_embed_type",)
 
     def inspect(self, index: Config, configs: Mapping[str, Config]) -> ModelInfo:
-        most = configs["image_noising_scheduler"].get("num_train_timesteps", 1000) - 1
-        return dataclasses.replace(super().inspect(index, configs), max_noise_level=most)
+        last_timestep = configs["image_noising_scheduler"].get("num_train_timesteps", 1000) - 1
+        return dataclasses.replace(super().inspect(index, configs), max_noise_level=last_timestep)

@@ -28,7 +28,7 @@ BEFORE = 34
 
 
 class _Frames(VaeImages):
-    """Pictures through a VAE of films, to which each is a film of one frame."""
+    """Encodes pictures with a video VAE, to which each is a video of one frame."""
 
     def distribution(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         found = self._vae.encode(pixels[:, :, None]).latent_dist
@@ -92,8 +92,8 @@ class QwenImage(Transformer):
         return super().count_tokens(TEMPLATE.format(text)) - BEFORE
 
     def text_length(self, request: Request) -> int:
-        most = self.info.max_tokens
-        return bucket(max(self.count_tokens(text.content) for text in self.texts(request)), most)
+        length = max(self.count_tokens(text.content) for text in self.texts(request))
+        return bucket(length, self.info.max_tokens)
 
     def encode(self, texts: list[Text]) -> Named:
         prompts = [TEMPLATE.format(text.content) for text in texts]

@@ -70,6 +70,6 @@ class Sana(Transformer):
         ids, mask = self.tokenize("tokenizer", contents, length)
         encoder = self.parts["text_encoder"]
         states = getattr(encoder, "model", encoder)(ids, attention_mask=mask, use_cache=False)[0].to(self.dtype)
-        most = self.info.max_tokens
-        kept = [torch.cat([tensor[:, :1], tensor[:, 1 - most :]], dim=1) for tensor in (states, mask)]
+        length = self.info.max_tokens
+        kept = [torch.cat([tensor[:, :1], tensor[:, 1 - length :]], dim=1) for tensor in (states, mask)]
         return {"encoder_hidden_states": kept[0], "encoder_attention_mask": kept[1]}

@@ -24,8 +24,8 @@ class SanaSprint(Sana):
     def conditioning(
         self, request: Request, encoded: list[Named], shape: tuple[int, int, int]
     ) -> list[dict[str, torch.Tensor]]:
-        told = torch.tensor(float(request.guidance_scale)).to(self.dtype) * self.denoiser.config.guidance_embeds_scale
-        return [lane | {"guidance": send(told, self.device)} for lane in super().conditioning(request, encoded, shape)]
+        scale = torch.tensor(float(request.guidance_scale)).to(self.dtype) * self.denoiser.config.guidance_embeds_scale
+        return [lane | {"guidance": send(scale, self.device)} for lane in super().conditioning(request, encoded, shape)]
 
     def predict(
         self, run: Callable[..., Any], latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Named

@@ -49,15 +49,15 @@ class SanaSprintFamily(SanaFamily):
             name="max_timesteps",
             kind=Number(0.001, LARGEST_ANGLE),
             default=LARGEST_ANGLE,
-            help="Sana-Sprint: the noise level of the first step, an angle; all of it is noise at 1.5708",
+            help="Sana-Sprint: the noise level of the first step, an angle; 1.5708 is pure noise",
             group=ROWS,
             metavar="ANGLE",
         ),
         Field(
             name="intermediate_timesteps",
             kind=Number(0.001, LARGEST_ANGLE),
-            help="Sana-Sprint: the noise level of the second of 2 steps, an angle; default 1.3. Rows of other numbers "
-            "of steps can't have it",
+            help="Sana-Sprint: the noise level of the second of 2 steps, an angle; only for rows of 2 steps; "
+            "default 1.3",
             group=ROWS,
             metavar="ANGLE",
             null_text="1.3 with 2 steps",
@@ -88,8 +88,8 @@ class SanaSprintFamily(SanaFamily):
             return None
         if request.steps != STEPS_WITH_INTERMEDIATE:
             return f"intermediate_timesteps is for rows of {STEPS_WITH_INTERMEDIATE} steps, not {request.steps}"
-        if intermediate >= (most := request.extra.get("max_timesteps", LARGEST_ANGLE)):
-            return f"intermediate_timesteps must be less than max_timesteps, {most:g}, not {intermediate:g}"
+        if intermediate >= (first := request.extra.get("max_timesteps", LARGEST_ANGLE)):
+            return f"intermediate_timesteps must be less than max_timesteps, {first:g}, not {intermediate:g}"
         return None
 
     def fold(self, coefficients: Coefficients) -> Coefficients:

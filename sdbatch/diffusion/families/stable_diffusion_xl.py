@@ -30,7 +30,7 @@ class StableDiffusionXL(StableDiffusion):
     takes_penultimate = True
 
     def __init__(self, components: Components):
-        # `force_upcast` in the configuration says that the VAE overflows in half precision.
+        # `force_upcast` in the configuration means that the VAE overflows in half precision.
         if components.unet.dtype == torch.float16 and components.vae.config.force_upcast:
             components.vae.float()
         super().__init__(components)

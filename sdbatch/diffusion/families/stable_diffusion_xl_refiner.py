@@ -24,6 +24,6 @@ class StableDiffusionXLRefiner(StableDiffusionXL):
         scores = [field.default if value is None else value for field, value in zip(SCORES, given, strict=True)]
         for lane, score in zip(lanes, scores, strict=False):
             # original size, the crop's top left, and the score in place of the target size
-            told = send(torch.tensor([score], dtype=torch.float32), self.device)
-            lane["time_ids"] = torch.cat([lane["time_ids"][:4], told])
+            tensor = send(torch.tensor([score], dtype=torch.float32), self.device)
+            lane["time_ids"] = torch.cat([lane["time_ids"][:4], tensor])
         return lanes

@@ -53,8 +53,8 @@ class ZImage(Transformer):
         return [text._replace(adapters=adapters) for text in texts]
 
     def text_length(self, request: Request) -> int:
-        most = self.info.max_tokens
-        return bucket(max(self._padded(text.content) for text in self.texts(request)), most)
+        length = max(self._padded(text.content) for text in self.texts(request))
+        return bucket(length, self.info.max_tokens)
 
     def encode(self, texts: list[Text]) -> Named:
         if any(text.adapters for text in texts):
@@ -62,7 +62,7 @@ class ZImage(Transformer):
         return self._encode(texts, [self.denoiser])
 
     def _encode(self, texts: list[Text], networks: Sequence[Any]) -> Named:
-        """Captions as the transformer's own layers make them, `networks` being the transformer, maybe with LoRAs."""
+        """Captions after the transformer's own text layers; `networks` has the transformer, perhaps with LoRAs."""
         encoder, (transformer,) = self.parts["text_encoder"], networks
         chats = [self.chat(text.content, enable_thinking=True) for text in texts]
         length = self.info.max_tokens
@@ -82,10 +82,11 @@ class ZImage(Transformer):
         return {"captions": captions, "valid": valid}
 
     def scales(self, request: Request, calls: int) -> Sequence[float]:
-        most = request.extra.get("cfg_truncation", 1.0)
-        gone = (1000 - self.coefficients(request).timesteps) / 1000
+        stop = request.extra.get("cfg_truncation", 1.0)
+        removed = (1000 - self.coefficients(request).timesteps) / 1000
         return [
-            scale if share <= most else 1.0 for scale, share in zip(super().scales(request, calls), gone, strict=True)
+            scale if share <= stop else 1.0
+            for scale, share in zip(super().scales(request, calls), removed, strict=True)
         ]
 
     def rescale(self, request: Request) -> float:
@@ -93,9 +94,9 @@ class ZImage(Transformer):
 
     def renormalise(self, guided: torch.Tensor, conditional: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
         """Limit the norms of the guided outputs to `factors` times those of the conditional ones."""
-        most = factors * conditional.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        limit = factors * conditional.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         length = guided.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        return guided.where((factors == 0) | (length <= most), guided * (most / length))
+        return guided.where((factors == 0) | (length <= limit), guided * (limit / length))
 
     def conditioning(
         self, request: Request, encoded: list[Named], shape: tuple[int, int, int]

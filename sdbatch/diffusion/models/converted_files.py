@@ -56,7 +56,7 @@ def converted(path: Path, tokenizer: Path | None = None, prediction_type: str | 
 
     Args:
         tokenizer: a folder with CLIP's vocabulary; None to find one.
-        prediction_type: what the UNet predicts; None for what the file's metadata says, or what its kind usually does.
+        prediction_type: what the UNet predicts; None for the file's metadata, or what its kind usually predicts.
 
     Raises:
         ModelError: the file cannot be converted, no vocabulary is found, or the cache cannot be written.

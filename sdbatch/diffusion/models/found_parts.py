@@ -35,7 +35,7 @@ class FoundPart:
     """A component that replaces a model's own.
 
     Attributes:
-        links: the folders of the component and, if one lies beside a text encoder, of its tokenizer.
+        links: the folders of the component and, if there is one beside a text encoder, of its tokenizer.
         cls: its class in diffusers or transformers.
         commit: its commit on the hub; otherwise empty.
     """
@@ -76,7 +76,7 @@ def find_vae(vae: str, part: Part, own: Config) -> FoundPart:
 def find_text_encoder(given: str, part: Part, option: str, model: Path, declared: str) -> FoundPart:
     """A text encoder, and the tokenizer beside it.
 
-    It must have the width, the number of layers and the positions of the model's own. Of a whole CLIP, the text
+    It must have the width, the number of layers and the positions of the model's own. From a complete CLIP, the text
     encoder is copied into the user's cache.
 
     Args:

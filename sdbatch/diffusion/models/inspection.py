@@ -71,7 +71,7 @@ def inspect_model(
         revision: branch, tag or commit of a model on the hub.
         variant: the variant of the weight files, such as "fp16"; detected if there are no other weights.
         tokenizer: for a single file: a folder with CLIP's vocabulary; None to find one.
-        prediction_type: for a single file: "epsilon" or "v_prediction"; None for what the file says, or is usual.
+        prediction_type: for a single file: "epsilon" or "v_prediction"; None for the file's metadata, or the usual one.
         vae: to be used instead of the model's own: a folder, a hub id or a single safetensors file.
         text_encoders: CLIP text encoders to be used instead of the model's own, by component: folders or hub ids.
         scheduler_config: entries that replace those of the scheduler's configuration; values may be text.
@@ -199,7 +199,7 @@ def family_of(index: Config) -> Declaration:
     """The family of the pipeline that a model_index.json describes.
 
     Raises:
-        ModelError: the engine does not run it; the message says why.
+        ModelError: the engine does not run it; the message has the reason.
     """
     index.check(INDEX_KINDS)
     pipeline = index.get("_class_name")

@@ -28,7 +28,7 @@ SINGLE_FILE = "checkpoint.safetensors"
 def model_hash(info: ModelInfo) -> str:
     """SHA-256, in hex, over the names and contents of all weight files that the engine loads, sorted.
 
-    Of a single-file checkpoint it is that of the file, which is the hash that web UIs and Civitai show.
+    For a single-file checkpoint it is that of the file, which is the hash that web UIs and Civitai show.
     """
     if info.checkpoint is not None:
         return info.checkpoint
@@ -54,7 +54,7 @@ def model_files(info: ModelInfo) -> dict[str, str]:
         names = os.listdir(info.folder / part.name)
         kept = [name for name in names if name.endswith(CONFIG_SUFFIXES) and not name.startswith(".")]
         for path in (info.folder / part.name / name for name in kept):
-            check_regular(path, most=MAX_BYTES)
+            check_regular(path, max_bytes=MAX_BYTES)
             paths.append(path)
     digests = {path.relative_to(info.folder).as_posix(): file_hash(path) for path in sorted(paths)}
     if info.checkpoint is not None:

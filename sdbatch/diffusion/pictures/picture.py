@@ -74,7 +74,7 @@ class Picture:
             return (width, height) if is_turned else (height, width)
 
     def load(self) -> PIL.Image.Image:
-        """Its first frame in RGB, rotated as its EXIF says, as by diffusers' `load_image`.
+        """Its first frame in RGB, rotated by its EXIF orientation, as by diffusers' `load_image`.
 
         There are two differences, because `load_image` loses information: 16 bits are scaled to 8 rather than
         clipped, and values without a defined range (32 bits) are rejected.

@@ -182,10 +182,10 @@ class _Depths(PictureEncoder):
         depth = torch.nn.functional.interpolate(
             encoded["depth"][None, None], size=size, mode="bicubic", align_corners=False
         )[0]
-        least, most = depth.amin(), depth.amax()
-        if not bool(most > least):
+        lowest, highest = depth.amin(), depth.amax()
+        if not bool(highest > lowest):
             raise PictureError(f"{need.picture.name}: its estimated depth is constant, so it can't be used")
-        return 2.0 * (depth - least) / (most - least) - 1.0
+        return 2.0 * (depth - lowest) / (highest - lowest) - 1.0
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Counts a sampler's calls of the model without torch, for common scheduler configurations.
 
-The compiled table (`coefficients.py`) is authoritative. For common configurations its number of calls follows the
-rules here; tests compare them. For all others the table is compiled.
+The compiled coefficients (`coefficients.py`) are authoritative. For common configurations its number of calls follows
+the
+rules here; tests compare them. All others are compiled.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ __all__ = ["COMMON_FAMILIES", "MAX_KNOWN_STEPS", "calls_per_step", "known_calls"
 # Families whose pipelines pass only the steps to a scheduler, and override only the offset, with 1.
 COMMON_FAMILIES = ("sd", "sdxl")
 
-# Up to this number of steps every sampler's table is known to be finite and linear.
+# Up to this number of steps every sampler is known to have finite coefficients and to be linear.
 MAX_KNOWN_STEPS = 250
 # The maximum of lcm and tcd, unless the configuration has another.
 DISTILLED_STEPS = 50
@@ -67,7 +68,7 @@ _COMMON: Mapping[str, object] = {
 
 
 def known_calls(sampler: str, steps: int, config: Mapping[str, object]) -> int | None:
-    """The number of calls of the model in `steps` steps, or None if only the table can tell.
+    """The number of calls of the model in `steps` steps, or None if only the coefficients show it.
 
     Args:
         sampler: canonical name.

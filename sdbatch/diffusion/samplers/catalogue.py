@@ -1,7 +1,7 @@
 """The samplers by name. Plain data, without torch and diffusers.
 
-diffusers defines what a sampler does: `coefficients` builds the scheduler class named here from the checkpoint's
-own scheduler configuration and the keyword arguments given here, and tabulates it. A new sampler is one line.
+diffusers defines what a sampler does: `schedulers` builds the scheduler class named here from the checkpoint's own
+scheduler configuration and the keyword arguments given here, and `coefficients` compiles it. A new sampler is one line.
 """
 
 from __future__ import annotations

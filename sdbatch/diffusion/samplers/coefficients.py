@@ -68,7 +68,7 @@ class Coefficients:
 
 
 def compile_coefficients(scheduler, steps: int, **schedule: object) -> Coefficients:
-    """Tabulate a diffusers scheduler for `steps` inference steps.
+    """Compile a diffusers scheduler for `steps` inference steps.
 
     Args:
         schedule: the pipeline's arguments of `set_timesteps` besides the steps, such as sigmas or mu.

@@ -1,4 +1,4 @@
-"""What of compel's syntax is refused, in words. Imports neither compel nor torch."""
+"""The parts of compel's syntax that are refused, with the reasons. Imports neither compel nor torch."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def parse(text: str) -> list[Piece]:
 
     Parentheses multiply the weight by 1.1 or by the given number, square brackets by 1/1.1; unclosed ones extend to
     the end, and a backslash escapes one. Two peculiarities of the original affect pictures and are kept: neighbours
-    with the same weight become one text, without a space between them; and BREAK inside of brackets is a word.
+    with the same weight become one text, without a space between them; and BREAK inside brackets is a word.
 
     Raises:
         PromptError: a weight is not a number.

@@ -25,7 +25,7 @@ class Inpainting(ImageToImage):
     """The task of StableDiffusionInpaintPipeline and its equivalents: a picture, a mask and a prompt.
 
     Picture and mask are stretched to the row's height and width; with `resize` both are scaled and cropped. A UNet with
-    channels for them gets the mask and the masked picture; otherwise the latents outside of the mask are restored
+    channels for them gets the mask and the masked picture; otherwise the latents outside the mask are restored
     after each call.
     """
 

@@ -24,7 +24,7 @@ def resize_reason(text: str) -> str | None:
 
 
 def resize_refusal(request: Request, info: ModelInfo, scale: int = 1) -> str | None:
-    """The reason why the row's pictures can't be resized as it says, or None."""
+    """The reason why the row's pictures can't be resized by its `resize`, or None."""
     match = SIZE.fullmatch(request.extra.get("resize") or "")
     cell = info.vae_scale if scale > 1 else max(info.vae_scale, info.size_multiple)
     if match and any(int(side) % cell for side in match.groups()):

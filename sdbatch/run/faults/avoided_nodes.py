@@ -8,7 +8,7 @@ __all__ = ["unless_all"]
 
 
 def unless_all(bad: Collection[str], nodes: Iterable[str]) -> frozenset[str]:
-    """The bad nodes among the live ones; none if all of them are bad, for work must go on somewhere."""
+    """The bad nodes among the live ones; none if all of them are bad, since work must continue somewhere."""
     nodes = frozenset(nodes)
     avoided = nodes.intersection(bad)
     return avoided if avoided != nodes else frozenset()

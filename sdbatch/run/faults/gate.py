@@ -1,4 +1,4 @@
-"""Which shards may begin in a worker: several at a time, or one that has lost workers alone. Policy, without Ray."""
+"""Which shards may start in a worker: several at a time, or one that has lost workers, alone. Policy, without Ray."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Gate"]
 class Gate:
     """Lets many shards pass at a time, or one alone; none after an error, which ends the process or the run.
 
-    A shard that began in a process that is about to end would count as one that lost its worker.
+    A shard that started in a process that is about to end would count as one that lost its worker.
     """
 
     def __init__(self) -> None:
