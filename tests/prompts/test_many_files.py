@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sdbatch.errors import InputError
-from sdbatch.output import manifest as record_module
+from sdbatch.output import continuation
 from sdbatch.output.continuation import continued
 from sdbatch.output.manifest import new_record
 from sdbatch.prompts import check_table, list_inputs
@@ -80,7 +80,7 @@ def test_inputs_that_have_all_moved_are_found_in_one_pass(tmp_path: Path, monkey
     settings = RunSettings()
     elsewhere = [dataclasses.replace(file, path=f"/elsewhere/{os.path.basename(file.path)}") for file in files]
     begun, moved = (new_record(settings, {}, found, check_table(found, settings), 4) for found in (files, elsewhere))
-    calls, traits = [], record_module._traits
-    monkeypatch.setattr(record_module, "_traits", lambda entry: calls.append(1) or traits(entry))
+    calls, traits = [], continuation._traits
+    monkeypatch.setattr(continuation, "_traits", lambda entry: calls.append(1) or traits(entry))
     assert [entry["path"] for entry in continued(begun, moved).inputs] == [entry["path"] for entry in moved.inputs]
     assert len(calls) == 2 * FILES

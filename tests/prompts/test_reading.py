@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sdbatch.errors import InputError
-from sdbatch.prompts import Piece, check_table, list_inputs, parse, read_rows
+from sdbatch.prompts import Piece, check_table, list_inputs, parquet_files, parse, read_rows
 from sdbatch.prompts import reading as reading_module
 from sdbatch.settings import RunSettings
 from tests.tables import write_table
@@ -57,7 +57,7 @@ def test_one_row_group_of_many_rows_is_decoded_once_and_in_pieces(
             yield batch
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
-    monkeypatch.setattr(reading_module, "PIECE_BYTES", 1 << 20)
+    monkeypatch.setattr(parquet_files, "PIECE_BYTES", 1 << 20)
     tables = shards(path, [(first, 100) for first in range(0, rows, 100)])
     assert pa.concat_tables(tables).equals(pq.read_table(path))
     assert sum(decoded) == rows + 1  # the first row is read once more, to see whether the chunks are sound
@@ -108,7 +108,7 @@ def test_a_small_file_that_unpacks_to_gigabytes_is_refused_before_it_does(
         dictionary_pagesize_limit=1 << 30,
     )
     assert Path(path).stat().st_size < 5000
-    monkeypatch.setattr(reading_module, "MAX_PIECE_BYTES", 16 << 20)
+    monkeypatch.setattr(parquet_files, "MAX_PIECE_BYTES", 16 << 20)
     monkeypatch.setattr(reading_module, "MAX_TABLE_BYTES", 64 << 20)
     (file,) = list_inputs(path)
     columns = check_table([file], RunSettings())
