@@ -84,10 +84,11 @@ class ModelSource:
         Raises:
             ModelError, StorageError, UsageError: as for `fetch_model` and `inspect_model`.
         """
-        source = {"revision": self.revision, "variant": self.variant}
+        folder = fetch_model(self.name, options=self.options, revision=self.revision, variant=self.variant)
         return inspect_model(
-            fetch_model(self.name, options=self.options, **source),
-            **source,
+            folder,
+            revision=self.revision,
+            variant=self.variant,
             tokenizer=None if self.tokenizer is None else _fetched_tokenizer(self.tokenizer, self.options),
             prediction_type=self.prediction_type,
             vae=None if self.vae is None else _fetched_vae(self.vae, self.options),

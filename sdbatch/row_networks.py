@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdbatch.diffusion.adapters.net_folders import NET_FILES
-from sdbatch.diffusion.adapters.net_kinds import NET_KINDS, NetKind
+from sdbatch.diffusion.adapters.net_kinds import NET_KINDS
 from sdbatch.diffusion.checkpoints.file_hashes import content_hash
 from sdbatch.diffusion.checkpoints.hub import commit_of
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
@@ -97,7 +97,9 @@ def _fetched(setting: str, name: str, commit: str, options: Mapping[str, Any] | 
     kind = NET_KINDS[setting]
     if "://" not in name:
         return kind.find(name, commit or None)
-    return _copied_folder(setting, name, options) if kind.beside is None else _copied_file(kind, name, options)
+    if kind.beside is None:
+        return _copied_folder(setting, name, options)
+    return _copied_file(setting, name, kind.beside, options)
 
 
 def _copied_folder(setting: str, name: str, options: Mapping[str, Any] | None) -> Path:
@@ -109,15 +111,17 @@ def _copied_folder(setting: str, name: str, options: Mapping[str, Any] | None) -
     return copied(source, wanted, MODELS.expanduser())
 
 
-def _copied_file(kind: NetKind, name: str, options: Mapping[str, Any] | None) -> Path:
+def _copied_file(
+    setting: str, name: str, beside: Callable[[Path], list[str]], options: Mapping[str, Any] | None
+) -> Path:
     """A local copy of the file, with what belongs to it."""
     root, folder, file = name.rsplit("/", 2)
     source, inside = Store(root, options), f"{folder}/{file}"
     wanted: dict[str, StoredFile] = {}
-    for relative in (inside, *kind.beside(Path(inside))):
+    for relative in (inside, *beside(Path(inside))):
         parent, _, own = relative.rpartition("/")
         if (found := Store(source.name(parent), options).files_by_name().get(own)) is not None:
             wanted[relative] = found
     if inside not in wanted:
-        raise AdapterError(f"{kind.setting} {name!r}: no such file")
+        raise AdapterError(f"{setting} {name!r}: no such file")
     return copied(source, wanted, MODELS.expanduser()) / inside

@@ -6,13 +6,16 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sdbatch.errors import UsageError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 __all__ = ["TypedObject", "read_object"]
 
-T = TypeVar("T")
+T = TypeVar("T", bound="DataclassInstance")
 LARGEST = sys.float_info.max  # a whole number in JSON can be larger than any float
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sdbatch.cli.options import add_field, add_storage_options, command, warn_if_unused
@@ -62,8 +63,8 @@ def _bench(
         sampler = "ddim" if "ddim" in info.samplers else str(info.defaults["sampler"])
     given = RunSettings(sampler=sampler, steps=steps, guidance_scale=guidance_scale)
     guidance_scale = resolved(given, info).value("guidance_scale")
-    settings = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale}
-    requests = [Request("a red circle", seed=seed, **settings) for seed in range(ROWS)]
+    first = Request("a red circle", seed=0, sampler=sampler, steps=steps, guidance_scale=guidance_scale)
+    requests = [replace(first, seed=seed) for seed in range(ROWS)]
     if reason := validate(requests[0], info):
         raise UsageError(reason)
 

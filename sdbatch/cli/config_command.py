@@ -80,7 +80,7 @@ def _read(action: argparse.Action, name: str, value: ConfigValue) -> Any:
     if value.kind == "null":
         raise UsageError(f"{value.place}: {name} has no value; add one, or remove the line")
     try:
-        read = action.type(value.text) if action.type else value.text
+        read = action.type(value.text) if callable(action.type) else value.text
     except (argparse.ArgumentTypeError, ValueError) as exc:
         raise UsageError(f"{value.place}: {name} {exc}") from exc
     if action.choices is not None and read not in action.choices:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from typing import Any
 
-from sdbatch.cli.options import RUN_USAGE, Parser, add_run_options, command
+from sdbatch.cli.options import RUN_USAGE, add_run_options, command
 from sdbatch.errors import SdbatchError
 
 __all__ = ["add"]
@@ -29,7 +30,7 @@ exit status:
 """
 
 
-def add(commands: Any) -> Parser:
+def add(commands: Any) -> argparse.ArgumentParser:
     parser = command(commands, "generate", _generate, "make the images of a prompt table", EXAMPLES, RUN_USAGE)
     add_run_options(parser)
     words = parser.add_argument_group("words").add_mutually_exclusive_group()

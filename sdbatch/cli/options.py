@@ -116,7 +116,7 @@ def add_field(group: Any, field: Field, **changes: Any) -> None:
     elif not isinstance(field.kind, Text):
         kwargs["type"] = json_object if isinstance(field.kind, Options) else reader(field)
     option = group.add_argument(field.option, **kwargs | changes)
-    if isinstance(option, Column):
+    if isinstance(option, Column) and isinstance(field.kind, Names):
         option.kind = field.kind
     if field.name == "sampler":
         option.completer = _samplers  # argcomplete looks for this attribute

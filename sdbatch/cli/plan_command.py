@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from collections.abc import Iterator
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from sdbatch.bounds import Number
-from sdbatch.cli.options import RUN_USAGE, Parser, add_run_options, command, numeric
+from sdbatch.cli.options import RUN_USAGE, add_run_options, command, numeric
 from sdbatch.cli.words import counted, duration, mended, size
 from sdbatch.errors import UsageError
 from sdbatch.scoring.attempts import expected_attempts
@@ -40,7 +41,7 @@ SHOWN_CHARACTERS = 100
 MIN_FILL = 0.5
 
 
-def add(commands: Any) -> Parser:
+def add(commands: Any) -> argparse.ArgumentParser:
     parser = command(commands, "plan", _plan, "show what generate would do, without doing it", EXAMPLES, RUN_USAGE)
     add_run_options(parser)
     estimate = parser.add_argument_group("estimate")
@@ -178,7 +179,7 @@ def _picture_sizes(forecast: Forecast) -> Iterator[str]:
             )
 
 
-def _distribution(tally: Tally, counts: dict[Any, int]) -> str:
+def _distribution(tally: Tally[Any], counts: dict[Any, int]) -> str:
     """The most frequent values in their own order, and a summary of the rest."""
     common = sorted(counts, key=lambda value: -counts[value])
     shown = common[:SHOWN_VALUES] if len(common) > SHOWN_VALUES + 1 else common

@@ -43,7 +43,11 @@ def write_gallery(out: str, *, limit: int = 50_000, options: Mapping[str, Any] |
     inputs: dict[str, str | None] = {}
     with ThreadPoolExecutor(WRITERS) as pool:
         for chunk in _chunks(islice(rows, limit)):
-            copies = [pool.submit(_copy, source, row) for row in chunk if row.contained is not None]
+            copies = [
+                pool.submit(source.store.write, f"{FOLDER}/{_copy_name(source, row)}", row.contained)
+                for row in chunk
+                if row.contained is not None
+            ]
             inputs.update(_write_inputs(source, chunk, inputs, pool))
             source.store.write(f"{FOLDER}/data/rows-{written}.js", call("addRows", _columns(source, chunk, inputs)))
             for copy in copies:
@@ -119,10 +123,6 @@ def _picture(source: Source, row: SourceRow) -> str | None:
 def _parameters(source: Source, row: SourceRow) -> str | None:
     made = row.values["status"] == "ok"
     return parameters({**row.values, "model_hash": source.model_hash}, source.fields) if made else None
-
-
-def _copy(source: Source, row: SourceRow) -> None:
-    source.store.write(f"{FOLDER}/{_copy_name(source, row)}", row.contained)
 
 
 def _copy_name(source: Source, row: SourceRow) -> str:

@@ -68,7 +68,7 @@ def write_sheet(
     target = Store(path, options)
     _refuse_to_replace(target, source)
     rows = list(islice(source.rows(), limit + 1))
-    shown = [row.values | {"image": source.image(row), "started_from": source.input(row)} for row in rows[:limit]]
+    shown = [{**row.values, "image": source.image(row), "started_from": source.input(row)} for row in rows[:limit]]
     subtitle = _subtitle(shown, source.model, more=len(rows) > limit)
     sheet = draw_sheet(shown, title=source.name, subtitle=subtitle, columns=columns)
     png = io.BytesIO()
@@ -154,8 +154,8 @@ def _small(picture: Image.Image | None, box: tuple[int, int]) -> Image.Image | N
     if picture is None:
         return None
     factor = min(side / INSET_SHARE / own for side, own in zip(box, picture.size, strict=True))
-    size = tuple(max(1, round(side * factor)) for side in picture.size)
-    return picture.resize(size, Image.Resampling.LANCZOS)
+    width, height = (max(1, round(side * factor)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _detail(row: dict[str, Any]) -> str:

@@ -158,7 +158,7 @@ def check_image(data: bytes, row: Mapping[str, Any], expected: Expected) -> str 
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
         return "its sha256 differs from the metadata's"
     try:
-        image = decoded(data, (row["width"], row["height"]), [expected.image_format.upper()])
+        image = decoded(data, (row["width"], row["height"]), (expected.image_format.upper(),))
     except ValueError as exc:
         return str(exc)
     labelled = {**row, "model_hash": expected.model_hash}

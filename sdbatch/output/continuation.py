@@ -72,19 +72,20 @@ def _check_columns(earlier: RunRecord, new: RunRecord) -> None:
 def _inputs_now(earlier: Sequence[Mapping[str, Any]], inputs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The known inputs in their order, at their current paths, then the new ones."""
     current = {entry["path"]: entry for entry in inputs}
-    kept = [current.pop(known["path"], None) for known in earlier]
+    in_place = [current.pop(known["path"], None) for known in earlier]
+    kept: list[Mapping[str, Any]] = []
     alike: dict[tuple[Any, ...], list[str]] = {}
-    for entry in current.values():
-        alike.setdefault(_traits(entry), []).append(entry["path"])
-    for number, known in enumerate(earlier):
-        entry = kept[number] or _moved(known, alike, current)
+    for path, other in current.items():
+        alike.setdefault(_traits(other), []).append(path)
+    for known, found in zip(earlier, in_place, strict=True):
+        entry = found or _moved(known, alike, current)
         if entry is None:
             raise InputError(f"{known['path']} was an input of OUT and is no longer among the prompts; {HINT}")
         for name in ("rows", "size", "stamp", "encoding"):
             if name in known and entry.get(name) != known[name]:
                 change = f"{name} {known[name]} → {entry.get(name)}"
                 raise InputError(f"{known['path']} changed since OUT was started ({change}); {HINT}")
-        kept[number] = entry
+        kept.append(entry)
     return [*kept, *current.values()]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from sdbatch.diffusion.request import ROW_FIELDS
 from sdbatch.fields import Field
@@ -72,7 +72,7 @@ def expected_parameters(row: Mapping[str, Any], image_format: str, fields: Seque
     return fitted(row, MAX_EXIF_UNITS, fields) if image_format == "jpeg" else parameters(row, fields)
 
 
-def decoded(data: bytes, size: tuple[int, int], formats: Sequence[str] = FORMATS) -> Image.Image:
+def decoded(data: bytes, size: tuple[int, int], formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Decode an image file in one of sdbatch's formats, which must have the size (width, height).
 
     Raises:
@@ -91,7 +91,7 @@ def decoded(data: bytes, size: tuple[int, int], formats: Sequence[str] = FORMATS
 def read_parameters(image: Image.Image) -> str | None:
     """The parameters that an opened image carries; None if it carries none."""
     try:
-        if image.format == "PNG":
+        if isinstance(image, PngImageFile):
             return image.text.get(PNG_KEYWORD)
         comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
         return comment.removeprefix(UNICODE).decode("utf-16-be") if isinstance(comment, bytes) else None

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from sdbatch.diffusion.request import GeneratedImage, Request
 from sdbatch.output.encoding import encode
 from sdbatch.output.metadata import Outcome
@@ -42,22 +44,24 @@ class OutcomeMaker:
 
     def outcome(self, index: int, image: GeneratedImage) -> tuple[Outcome, bytes | None]:
         """The outcome of image `index`, made or failed, and its encoded picture; None of one that failed."""
-        if image.pixels is not None and (reason := lack_of_room(*image.pixels.shape[:2], self._settings.watermark)):
-            image = replace(image, pixels=None, error=reason)
-        return (self._failed(index, image), None) if image.pixels is None else self._made(image)
+        if image.pixels is None:
+            return self._failed(index, image), None
+        height, width = image.pixels.shape[:2]
+        if reason := lack_of_room(height, width, self._settings.watermark):
+            return self._failed(index, replace(image, pixels=None, error=reason)), None
+        return self._made(image, image.pixels)
 
     def row_of(self, index: int) -> PromptRow:
         """The row of image `index`."""
         return self._rows[index // self._settings.images_per_prompt]
 
-    def _made(self, image: GeneratedImage) -> tuple[Outcome, bytes]:
-        height, width = image.pixels.shape[:2]
+    def _made(self, image: GeneratedImage, pixels: np.ndarray) -> tuple[Outcome, bytes]:
+        height, width = pixels.shape[:2]
         request = replace(image.request, height=height, width=width)
-        pixels = watermarked(image.pixels, self._settings.watermark)
         fields = self._columns.fields
         row = Outcome(request).row(self._model.name, fields, self._columns.networks) | {"model_hash": self._model.hash}
         form = self._settings.image_format, self._settings.image_quality, self._settings.compression or COMPRESSIONS[0]
-        data = encode(pixels, *form, row, fields)
+        data = encode(watermarked(pixels, self._settings.watermark), *form, row, fields)
         digest = hashlib.sha256(data).hexdigest()
         return Outcome(request, None, digest, image.prompt_tokens, image.prompt_truncated, self._judged(image)), data
 
@@ -71,6 +75,6 @@ class OutcomeMaker:
         return {name: found.get(name) for name in self._columns.judged}
 
     def _sized(self, request: Request, unread: frozenset[str]) -> Request:
-        own = {"height": self._model.height, "width": self._model.width}
+        own: dict[str, Any] = {"height": self._model.height, "width": self._model.width}
         left_open = {name for name in own if getattr(request, name) is None and name not in unread}
         return replace(request, **{name: own[name] for name in left_open})

@@ -96,16 +96,16 @@ class ScoreTables:
             first = next(known, None)
             self._usual = {} if first is None else _by_name(first.schema)
         found = self.of(shard.shard)
-        scores = None if found is None else found.read(metadata.column("key"))
+        scores: Any = None if found is None else found.read(metadata.column("key"))
         own = {} if found is None else _by_name(found.schema)
         for name, column in ({**self._usual, **own} | self._usual).items():
-            has = name in own
-            if has and own[name].type != column.type:
+            if found is not None and name in own and own[name].type != column.type:
                 raise StorageError(
                     f"{found.path}: column {name!r} is {own[name].type}, and {column.type} beside other shards; "
                     "remove it, and score again"
                 )
             if name not in metadata.column_names:
+                has = scores is not None and name in own
                 values = scores.column(name) if has else pa.nulls(metadata.num_rows, column.type)
                 metadata = metadata.append_column(column.with_nullable(True), values)
         return metadata

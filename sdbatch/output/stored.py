@@ -129,7 +129,7 @@ class StoredFiles(StoredShard):
     """Layout `files`."""
 
     def images(self) -> Iterator[bytes]:
-        return self.store.read_many(_texts(self.made.column("file_name")))
+        return self.store.read_many(self._names())
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         names = sorted(self.store.entries(self.name))
@@ -140,8 +140,12 @@ class StoredFiles(StoredShard):
     def companions(self) -> set[str]:
         return {FOLDER_METADATA} if self.made.num_rows else set()
 
+    def _names(self) -> list[str]:
+        """The images' files; `_check_rows` refuses a made row without one."""
+        return [name for name in _texts(self.made.column("file_name")) if name is not None]
+
     def matches(self, name: str, data: bytes) -> bool:
-        files = [file.rpartition("/")[2] for file in _texts(self.made.column("file_name"))]
+        files = [name.rpartition("/")[2] for name in self._names()]
         try:
             # Threads of Arrow that still hold a file of Python's when the interpreter ends would abort the process.
             return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).equals(folder_table(self.made, files))
@@ -226,7 +230,7 @@ def _check_rows(table: pa.Table, shard: str) -> None:
     """Check the values that readers use as paths and texts. Raises `ValueError`."""
     statuses = _texts(table.column("status"))
     for row, (key, status) in enumerate(zip(_texts(table.column("key")), statuses, strict=True)):
-        if not KEY.fullmatch(key or "") or key[:-4] != shard:
+        if key is None or not KEY.fullmatch(key) or key[:-4] != shard:
             raise ValueError(f"row {row}: {key!r} is not a key of this shard")
         if status not in ("ok", "failed"):
             raise ValueError(f"row {row}: status is {status!r}")

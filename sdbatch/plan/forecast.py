@@ -22,6 +22,7 @@ from sdbatch.settings import RunSettings
 __all__ = ["BadRows", "Forecast", "Tally", "make_forecast"]
 
 T = TypeVar("T")
+H = TypeVar("H", bound=Hashable)
 
 ROWS_AT_ONCE = 8192
 # Distinct values and reasons that are kept; the rest is only counted, to bound memory.
@@ -31,14 +32,14 @@ SHARDS_AT_ONCE = 2  # that a worker makes
 PICTURES = 256  # whose sizes are read
 
 
-class Tally:
+class Tally(Generic[H]):
     """Counts the first `DISTINCT` values by value, and all others together in `others`."""
 
     def __init__(self) -> None:
-        self.counts: Counter[Hashable] = Counter()
+        self.counts: Counter[H] = Counter()
         self.others = 0
 
-    def add(self, value: Hashable) -> None:
+    def add(self, value: H) -> None:
         if value in self.counts or len(self.counts) < DISTINCT:
             self.counts[value] += 1
         else:
@@ -99,10 +100,10 @@ class Forecast:
     rows: int = 0
     bad: int = 0
     reasons: dict[str, BadRows] = field(default_factory=dict)
-    samplers: Tally = field(default_factory=Tally)
-    steps: Tally = field(default_factory=Tally)
-    guidance_scales: Tally = field(default_factory=Tally)
-    sizes: Tally = field(default_factory=Tally)
+    samplers: Tally[str] = field(default_factory=Tally)
+    steps: Tally[int] = field(default_factory=Tally)
+    guidance_scales: Tally[float] = field(default_factory=Tally)
+    sizes: Tally[tuple[int, int]] = field(default_factory=Tally)
     picture_rows: int = 0
     pictures: PictureSizes = field(default_factory=lambda: PictureSizes(()))
     fill: float | None = None

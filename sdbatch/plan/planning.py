@@ -157,10 +157,12 @@ def _inputs(
     prompts: str | GivenTable, out: Store, settings: RunSettings, earlier: RunRecord | None
 ) -> tuple[GivenTable | None, list[InputFile], tuple[str, ...]]:
     """The table that is to be written into OUT, if there is one; the input files; and messages about them."""
-    options, given, path = settings.storage_options, None, prompts
+    options, given = settings.storage_options, None
     if isinstance(prompts, GivenTable):
         kept = kept_before(prompts, out, earlier)
         given, path = (None, kept) if kept else (prompts, prompts.path)
+    else:
+        path = prompts
     found = made_table(path, options, settings.column.values()) or find_inputs(
         path, options, per_file=settings.prompt_per_file
     )

@@ -71,7 +71,8 @@ class _Zstandard(io.RawIOBase):
         return self._at
 
 
-_OPENERS: dict[str, Callable[[BinaryIO], BinaryIO]] = {
+# Each is a readable binary file, whatever its class.
+_OPENERS: dict[str, Callable[[BinaryIO], Any]] = {
     ".gz": lambda file: gzip.GzipFile(fileobj=file),
     ".bz2": bz2.BZ2File,
     ".xz": lzma.LZMAFile,

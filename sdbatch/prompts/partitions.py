@@ -67,7 +67,8 @@ def partition_columns(paths: Sequence[str], below: str | None) -> tuple[pa.Schem
             raise InputError(f"{path}: is in {_keys(partitions)}; {paths[0]} is in {_keys(found[0])}")
     columns = {key: _typed([partitions[key] for partitions in found]) for key in found[0]}
     values = [column.to_pylist() for column in columns.values()]
-    rows = [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)] if columns else [{}] * len(found)
+    rows: list[Mapping[str, Any]] = [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+    rows = rows if columns else [{}] * len(found)
     return pa.schema([(key, column.type) for key, column in columns.items()]), rows
 
 

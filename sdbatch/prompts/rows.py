@@ -116,7 +116,7 @@ def _row(
     own = {**settings.extra, **own}  # outputs of older versions have settings without a column
     bad += _without_what_is_beside(own, cells, known)
     extra = FrozenMapping({name: value for name, value in own.items() if value is not None})
-    seeds = [None] * count if seed is None else [(seed + i) % SEEDS for i in range(count)]
+    seeds: list[Any] = [None] * count if seed is None else [(seed + i) % SEEDS for i in range(count)]
     requests = tuple(Request(**values, seed=seed, task=settings.task or TEXT_TO_IMAGE, extra=extra) for seed in seeds)
     return PromptRow(requests, bad[0].reason if bad else None, frozenset(unread))
 

@@ -186,8 +186,11 @@ def _header(file: BinaryIO, kind: str) -> tuple[str, list[str]]:
 
 def _names(file: BinaryIO, start: int, delimiter: str) -> list[str]:
     wrapper = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")  # Arrow decodes beyond the first line
-    quoting = {"quoting": csv.QUOTE_NONE} if delimiter == TAB else {}
-    names = next(csv.reader(wrapper, delimiter=delimiter, **quoting), [])
+    if delimiter == TAB:
+        lines = csv.reader(wrapper, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    else:
+        lines = csv.reader(wrapper, delimiter=delimiter)
+    names = next(lines, [])
     wrapper.detach()
     file.seek(start)
     if len(set(names)) < len(names):

@@ -38,10 +38,10 @@ class HubFileSystem(HfFileSystem):
         except ValueError as exc:  # an address that names no repository
             raise OSError(errno.EINVAL, str(exc).partition("\n")[0]) from exc
 
-    def _ls_tree(self, path: str, **options: Any) -> Any:
+    def _ls_tree(self, path: str, **options: Any) -> Any:  # type: ignore[override]
         return super()._ls_tree(path, **(options | {"refresh": True}))
 
-    def info(self, path: str, **options: Any) -> dict[str, Any]:
+    def info(self, path: str, **options: Any) -> dict[str, Any]:  # type: ignore[override]
         place = self.resolve_path(path)
         if not _is_in_repository(place) or not place.path_in_repo:
             return super().info(path, **options)
@@ -86,7 +86,7 @@ class HubFileSystem(HfFileSystem):
     def rm_file(self, path: str) -> None:
         self.rm([path])
 
-    def rm(self, path: str | list[str], **options: Any) -> None:
+    def rm(self, path: str | list[str], **options: Any) -> None:  # type: ignore[override]
         paths = [path] if isinstance(path, str) else path
         if _is_in_repository(self.resolve_path(paths[0])) and not options.get("recursive"):
             self.commit({}, paths)

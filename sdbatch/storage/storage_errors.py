@@ -130,8 +130,8 @@ def explain(exc: BaseException) -> str:
             if key in MEANINGS:
                 return MEANINGS[key]
     if isinstance(exc, FileNotFoundError):
-        cause = exc.__cause__ or exc.__context__
-        return "there is no such file or folder" if is_absence(exc) or cause is None else explain(cause)
+        origin = exc.__cause__ or exc.__context__
+        return "there is no such file or folder" if is_absence(exc) or origin is None else explain(origin)
     if isinstance(exc, OSError) and exc.strerror and isinstance(exc.errno, int):
         return exc.strerror.splitlines()[0]
     lines = str(exc).strip().splitlines()

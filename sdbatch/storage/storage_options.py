@@ -42,7 +42,7 @@ def check_options(url: str, kind: type, options: Mapping[str, Any]) -> None:
     Raises:
         UsageError: a value's type differs from that of the parameter's default; the message names the option.
     """
-    parameters = inspect.signature(kind.__init__).parameters
+    parameters = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
     for name, value in options.items():
         default = parameters[name].default if name in parameters else None
         wanted = ""
