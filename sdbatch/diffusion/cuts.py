@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from sdbatch.diffusion.samplers.coefficients import Coefficients, compile_coefficients
-from sdbatch.diffusion.samplers.schedulers import quiet, scale_input, start, step
+from sdbatch.diffusion.samplers.schedulers import Scheduler, quiet, scale_input, start, step
 from sdbatch.diffusion.tasks.task import Run
 from sdbatch.errors import SamplerError
 
 __all__ = ["compile_run", "count_calls"]
 
 
-def compile_run(scheduler, run: Run) -> Coefficients:
+def compile_run(scheduler: Scheduler, run: Run) -> Coefficients:
     """Compile the coefficients of a row's run.
 
     Raises:
@@ -38,10 +38,10 @@ def compile_run(scheduler, run: Run) -> Coefficients:
     cut = _cut(scheduler, run.left_out * scheduler.order)
     coefficients = compile_coefficients(cut, run.steps, **dict(run.schedule))
     noising = _noising(cut, run)
-    return dataclasses.replace(coefficients, start=tuple(map(float, noising[0])), keep=noising[1:])
+    return dataclasses.replace(coefficients, start=(float(noising[0][0]), float(noising[0][1])), keep=noising[1:])
 
 
-def count_calls(scheduler, run: Run) -> int:
+def count_calls(scheduler: Scheduler, run: Run) -> int:
     """The number of calls of a run, without compiling it."""
     return len(start(scheduler, run.steps, **dict(run.schedule))) - run.left_out * scheduler.order
 
@@ -49,7 +49,7 @@ def count_calls(scheduler, run: Run) -> int:
 class _Cut:
     """A scheduler whose runs start at a later timestep; everything else is unchanged."""
 
-    def __init__(self, scheduler, begin: int):
+    def __init__(self, scheduler: Any, begin: int):
         self._scheduler = scheduler
         self._begin = begin
 
@@ -64,8 +64,8 @@ class _Cut:
         return self._scheduler.timesteps[self._begin :]
 
 
-def _cut(scheduler, begin: int) -> _Cut:
-    named = type(type(scheduler).__name__, (_Cut,), {})  # error messages name the scheduler's class
+def _cut(scheduler: Scheduler, begin: int) -> _Cut:
+    named: type[_Cut] = type(type(scheduler).__name__, (_Cut,), {})  # error messages name the scheduler's class
     return named(scheduler, begin)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
 
-from sdbatch.diffusion.checkpoints.configs import read_config
+from sdbatch.diffusion.checkpoints.configs import Config, read_config
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.cuts import compile_run, count_calls
 from sdbatch.diffusion.families import family_named
@@ -28,7 +28,7 @@ class ModelCoefficients:
         index: its model_index.json.
     """
 
-    def __init__(self, info: ModelInfo, config: Mapping[str, object], index: Mapping[str, object]):
+    def __init__(self, info: ModelInfo, config: Mapping[str, object], index: Config):
         self._info = info
         self._family = family_named(info.family)
         self._config = config

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.types as pt
 
+from sdbatch.bounds import Number, Whole
 from sdbatch.diffusion.request import ROW_FIELDS
 from sdbatch.errors import UsageError
 from sdbatch.fields import Field
-from sdbatch.kinds import Number, Seed, Text, Whole
+from sdbatch.kinds import Seed, Text
 from sdbatch.scoring.attempts import KeepPolicy
 from sdbatch.scoring.expressions import Kind
 from sdbatch.scoring.judged import JudgedEngine

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from sdbatch.diffusion.checkpoints.configs import Config, Kind, integer, mapping, read_regular
 from sdbatch.diffusion.checkpoints.hub import cached_files, fetch_files
@@ -128,7 +129,7 @@ def _merges(text: str) -> list[str]:
     return [line for line in lines[1:] if line.strip()]
 
 
-def _parsed(path: Path) -> dict:
+def _parsed(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(_text(read_regular(path, MAX_BYTES), path))
     except (ValueError, RecursionError) as error:

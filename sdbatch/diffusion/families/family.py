@@ -13,6 +13,7 @@ import torch
 from sdbatch.diffusion.adapters.residuals import Residuals
 from sdbatch.diffusion.adapters.row_loras import RowLoras
 from sdbatch.diffusion.adapters.row_nets import RowNets
+from sdbatch.diffusion.checkpoints.configs import Config
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.device.residency import Residency
 from sdbatch.diffusion.embeddings import Text
@@ -44,7 +45,7 @@ class Checkpoint:
     device: torch.device
     dtype: torch.dtype
     scheduler_config: Mapping[str, object]
-    index: Mapping[str, object]
+    index: Config
 
 
 class Family(ABC):
@@ -73,7 +74,7 @@ class Family(ABC):
     nets: RowNets | None = None
     residency: Residency | None = None
 
-    def __init__(self, info: ModelInfo, scheduler_config: Mapping[str, object], index: Mapping[str, object]):
+    def __init__(self, info: ModelInfo, scheduler_config: Mapping[str, object], index: Config):
         self.info = info
         self._coefficients = ModelCoefficients(info, scheduler_config, index)
         self.encoders: dict[str, PictureEncoder] = {}

@@ -7,7 +7,7 @@ rules here; tests compare them. All others are compiled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 __all__ = ["COMMON_FAMILIES", "MAX_KNOWN_STEPS", "calls_per_step", "known_calls"]
 
@@ -25,7 +25,7 @@ _ONE_EACH = """
 """
 # Second-order samplers, whose last step is an Euler step.
 _TWO_EACH = "heun heun_karras dpm2 dpm2_karras dpm2_a dpm2_a_karras"
-_RULES = {
+_RULES: dict[str, Callable[[int], int]] = {
     **dict.fromkeys(_ONE_EACH.split(), lambda steps: steps),
     **dict.fromkeys(_TWO_EACH.split(), lambda steps: 2 * steps - 1),
     # Its first step is made twice, to have two outputs for the second.
@@ -37,9 +37,9 @@ _DOUBTFUL = {("dpm2_a", 2), ("dpm2_a_karras", 2)}
 
 # (beta_schedule, beta_start, beta_end): Stable Diffusion's, and those of Ho et al. (2020).
 _BETAS = [("scaled_linear", 0.00085, 0.012), ("linear", 0.0001, 0.02)]
-_ANYTHING = object()
+_ANYTHING: tuple[object, ...] = (object(),)
 # The values of each entry with which the rules hold. With "trailing" spacing, rounding adds a step to some counts.
-_COMMON: Mapping[str, object] = {
+_COMMON: Mapping[str, tuple[object, ...]] = {
     "_class_name": _ANYTHING,
     "_diffusers_version": _ANYTHING,
     "beta_schedule": _ANYTHING,  # `_BETAS` says which go together
@@ -92,5 +92,5 @@ def _is_common(config: Mapping[str, object]) -> bool:
     return betas in _BETAS and all(_is_expected(_COMMON.get(name, ()), value) for name, value in config.items())
 
 
-def _is_expected(expected: object, value: object) -> bool:
+def _is_expected(expected: tuple[object, ...], value: object) -> bool:
     return expected is _ANYTHING or any(type(value) is type(known) and value == known for known in expected)

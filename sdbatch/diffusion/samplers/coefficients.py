@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sdbatch.diffusion.samplers.schedulers import quiet, scale_input, start, step
+from sdbatch.diffusion.samplers.schedulers import Scheduler, quiet, scale_input, start, step
 from sdbatch.errors import SamplerError
 
 __all__ = ["MAX_DEPTH", "Coefficients", "compile_coefficients"]
@@ -62,12 +62,18 @@ class Coefficients:
         """Calls of the model; second-order samplers have more calls than steps."""
         return len(self.timesteps)
 
+    def noised(self, picture: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """The start of a run from a picture's latents."""
+        if self.start is None:
+            raise ValueError("these coefficients are not of a run from a picture")
+        return self.start[0] * picture + self.start[1] * noise
+
     @property
     def depth(self) -> int:
         return self.x.shape[1] - 1
 
 
-def compile_coefficients(scheduler, steps: int, **schedule: object) -> Coefficients:
+def compile_coefficients(scheduler: Scheduler, steps: int, **schedule: object) -> Coefficients:
     """Compile a diffusers scheduler for `steps` inference steps.
 
     Args:
@@ -90,7 +96,7 @@ def compile_coefficients(scheduler, steps: int, **schedule: object) -> Coefficie
 class _Probe:
     """Runs a scheduler on basis vectors: dimension j < 2n belongs to x⁽ʲ⁾ or m⁽ʲ⁻ⁿ⁾, the rest are probes."""
 
-    def __init__(self, scheduler, steps: int, schedule: Mapping[str, object]):
+    def __init__(self, scheduler: Scheduler, steps: int, schedule: Mapping[str, object]):
         self.scheduler = scheduler
         self.timesteps = start(scheduler, steps, **schedule)
         self.calls = len(self.timesteps)
@@ -125,7 +131,7 @@ class _Probe:
         vector[0, j] = 1.0
         return vector
 
-    def _call(self, t, sample: torch.Tensor, output: torch.Tensor) -> tuple[np.ndarray, float, bool]:
+    def _call(self, t: torch.Tensor, sample: torch.Tensor, output: torch.Tensor) -> tuple[np.ndarray, float, bool]:
         """One `step`: the next sample without its noise, the noise's coefficient, whether any was drawn."""
         state = self.generator.get_state()
         result = step(self.scheduler, output, t, sample, self.generator).double().flatten().numpy()
@@ -159,7 +165,7 @@ def _depth(x: np.ndarray, m: np.ndarray) -> int:
     return int(np.flatnonzero(used.any(axis=0)).max(initial=0))
 
 
-def _trim(scheduler, x: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _trim(scheduler: Scheduler, x: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Remove the columns of old calls whose coefficients are all zero."""
     depth = _depth(x, m)
     if depth > MAX_DEPTH:
@@ -195,12 +201,13 @@ def _shallow(x: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return short_x, short_m
 
 
-def _check_linear(scheduler, steps: int, coefficients: Coefficients, schedule: Mapping[str, object]) -> None:
+def _check_linear(scheduler: Scheduler, steps: int, coefficients: Coefficients, schedule: Mapping[str, object]) -> None:
     """Compare with the scheduler on large random vectors, where clipping and thresholding would show."""
     source = np.random.default_rng(0)
     generator = torch.Generator().manual_seed(1)
     shape = (1, 64, 1, 1)
-    xs, ms = [source.normal(scale=30.0, size=shape)], []
+    xs: list[np.ndarray] = [source.normal(scale=30.0, size=shape)]
+    ms: list[np.ndarray] = []
     for i, t in enumerate(start(scheduler, steps, **schedule)):
         ms.insert(0, source.normal(scale=30.0, size=shape))
         sample, output = torch.from_numpy(xs[0]), torch.from_numpy(ms[0])
@@ -218,5 +225,5 @@ def _check_linear(scheduler, steps: int, coefficients: Coefficients, schedule: M
         xs.insert(0, actual)
 
 
-def _refusal(scheduler, reason: str) -> str:
+def _refusal(scheduler: Scheduler, reason: str) -> str:
     return f"{type(scheduler).__name__} {reason}, so it can't run in a batch of different rows"

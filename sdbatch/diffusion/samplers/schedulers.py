@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 import diffusers
 import torch
@@ -13,13 +14,34 @@ import torch
 from sdbatch.diffusion.samplers.catalogue import EVERY_SAMPLER, FLOW_SAMPLERS
 from sdbatch.errors import SamplerError
 
-__all__ = ["FIXED", "build_scheduler", "quiet", "scale_input", "start", "step"]
+__all__ = ["FIXED", "Scheduler", "build_scheduler", "quiet", "scale_input", "start", "step"]
 
 # Entries of every scheduler's configuration: clipping is not linear, and PNDM's Runge-Kutta steps are not offered.
 FIXED = {"clip_sample": False, "thresholding": False, "skip_prk_steps": True}
 
 
-def build_scheduler(sampler: str, config: Mapping[str, object], forced: Mapping[str, object] | None = None):
+class Scheduler(Protocol):
+    """The common part of diffusers' schedulers; some also have `add_noise`, `scale_model_input`, …"""
+
+    @property
+    def config(self) -> Any: ...
+
+    @property
+    def timesteps(self) -> torch.Tensor: ...
+
+    @property
+    def order(self) -> int: ...
+
+    @property
+    def set_timesteps(self) -> Callable[..., None]: ...
+
+    @property
+    def step(self) -> Callable[..., Any]: ...
+
+
+def build_scheduler(
+    sampler: str, config: Mapping[str, object], forced: Mapping[str, object] | None = None
+) -> Scheduler:
     """The diffusers scheduler of a sampler for a checkpoint.
 
     Args:
@@ -41,12 +63,13 @@ def build_scheduler(sampler: str, config: Mapping[str, object], forced: Mapping[
         settings |= {"shift": shift, "flow_shift": shift}
     with quiet():
         try:
-            return cls.from_config(dict(config), **settings, **entry.config)
+            scheduler: Scheduler = cls.from_config(dict(config), **settings, **entry.config)
+            return scheduler
         except (ValueError, NotImplementedError, ImportError, TypeError) as error:
             raise SamplerError(f"sampler {sampler} does not work with this model's scheduler: {error}") from error
 
 
-def start(scheduler, steps: int, **schedule: object) -> torch.Tensor:
+def start(scheduler: Scheduler, steps: int, **schedule: Any) -> torch.Tensor:
     """Set the scheduler to the start of a run of `steps` steps; returns its timesteps, one per call.
 
     Args:
@@ -70,7 +93,7 @@ def start(scheduler, steps: int, **schedule: object) -> torch.Tensor:
 
 
 @contextmanager
-def _fitting_offset(scheduler, steps: int):
+def _fitting_offset(scheduler: Any, steps: int) -> Iterator[None]:
     """Lower `steps_offset` until all timesteps are among those that the model was trained on.
 
     Leading spacing counts up from 0 and adds the offset. If every timestep is used there is no room for an offset:
@@ -93,13 +116,15 @@ def _fitting_offset(scheduler, steps: int):
         scheduler.register_to_config(steps_offset=offset)
 
 
-def scale_input(scheduler, sample: torch.Tensor, t) -> torch.Tensor:
+def scale_input(scheduler: Scheduler, sample: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """`scheduler.scale_model_input`, which schedulers for flow matching lack: their input is the sample."""
     scale = getattr(scheduler, "scale_model_input", None)
     return sample if scale is None else scale(sample, t)
 
 
-def step(scheduler, output, t, sample, generator) -> torch.Tensor:
+def step(
+    scheduler: Scheduler, output: torch.Tensor, t: torch.Tensor, sample: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
     """`scheduler.step` with the arguments of diffusers' pipelines: their η is 0 by default."""
     accepted = inspect.signature(scheduler.step).parameters
     arguments = {"generator": generator, "eta": 0.0}
@@ -108,7 +133,7 @@ def step(scheduler, output, t, sample, generator) -> torch.Tensor:
 
 
 @contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Mute diffusers' logs of configuration entries that a class does not know; here they are expected."""
     logger = logging.getLogger("diffusers")
     level = logger.level

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.tasks.picture_fields import IMAGE, RESIZE, STRENGTH
 from sdbatch.diffusion.tasks.sizes import covers, own_size, resize_refusal
 from sdbatch.diffusion.tasks.task import Need, Run, Start, Task
-from sdbatch.fields import FrozenMapping
+from sdbatch.fields import Field, FrozenMapping
 
 if TYPE_CHECKING:
     from sdbatch.diffusion.samplers.coefficients import Coefficients
@@ -30,7 +31,7 @@ class ImageToImage(Task):
     """
 
     name = "image-to-image"
-    fields = (IMAGE, RESIZE, STRENGTH)
+    fields: Sequence[Field] = (IMAGE, RESIZE, STRENGTH)
     defaults = FrozenMapping({"strength": 0.8})
     family_defaults = FrozenMapping(
         {family: {"strength": 0.3} for family in SDXL}
@@ -67,7 +68,7 @@ class ImageToImage(Task):
     ) -> Start:
         image = encoded[0].sample(draw)
         # Also at strength 1, where hardly anything of the picture is left.
-        return Start(coefficients.start[0] * image + coefficients.start[1] * draw())
+        return Start(coefficients.noised(image, draw()))
 
     def _steps(self, request: Request, info: ModelInfo) -> int:
         """The number of steps that a row runs."""

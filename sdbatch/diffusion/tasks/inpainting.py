@@ -14,6 +14,7 @@ from sdbatch.fields import FrozenMapping
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from sdbatch.diffusion.samplers.coefficients import Coefficients
     from sdbatch.diffusion.tasks.task import Draw
@@ -66,11 +67,7 @@ class Inpainting(ImageToImage):
         # Also drawn if the UNet does not use it.
         masked_image = masked.sample(draw, shifted=False)
         whole = self.strength(request, info) == 1
-        latents = (
-            noise * coefficients.init_noise_sigma
-            if whole
-            else coefficients.start[0] * image + coefficients.start[1] * noise
-        )
+        latents = noise * coefficients.init_noise_sigma if whole else coefficients.noised(image, noise)
         if info.extra_channels:
             return Start(latents, [{"channels": _beside(mask.float(), masked_image)}])
         return Start(latents, keep=(mask, image, noise))
@@ -87,7 +84,7 @@ class Inpainting(ImageToImage):
         return overlay(self.needs(request, info)[0], pixels)
 
 
-def _beside(*tensors):
+def _beside(*tensors: torch.Tensor) -> torch.Tensor:
     import torch
 
     return torch.cat(tensors)

@@ -24,4 +24,5 @@ class TextToImage(Task):
         if not controls and not adapters:
             return super().size(request, info)
         multiple = info.adapter_multiple if adapters else info.vae_scale
-        return own_size(request, info, picture=(*controls, *adapters)[0].image, multiple=multiple)
+        images = [net.image for net in controls] + [net.image for net in adapters]
+        return own_size(request, info, picture=images[0], multiple=multiple)
