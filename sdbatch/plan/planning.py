@@ -31,7 +31,7 @@ from sdbatch.plan.named_networks import named_networks
 from sdbatch.plan.picture_sizes import watermark_refusal
 from sdbatch.plan.table_columns import columns_of, may_have_pictures, refuse_adapters, refuse_lone
 from sdbatch.prompts import Columns, InputFile, find_inputs
-from sdbatch.prompts.picture_cells import picture_names, unread
+from sdbatch.prompts.picture_cells import UNREAD, picture_names, unread
 from sdbatch.prompts.python_tables import GivenTable
 from sdbatch.prompts.shards import Cut, Selection, default_shard_size, shard_rows
 from sdbatch.resolution import refuse_unused, resolved, with_compression, with_task
@@ -252,6 +252,8 @@ def check_defaults(settings: RunSettings, model: ModelInfo, columns: Columns) ->
     together = {f.beside or f.name for f in own_fields() if f.only_if_used and f.name in columns.settings}
     split = {f.name for f in own_fields() if f.beside in together or f.name in together}
     own["extra"] = {name: value for name, value in settings.extra.items() if name not in split}
+    if task_named(own["task"]).needs_picture and "image" in columns.settings:
+        own["extra"].setdefault("image", UNREAD)
     request = unread(Request(prompt="any", **own), picture_names(own_fields()))
     if task_of(request) is not task_named(request.task):
         return  # the rows have the missing values

@@ -10,6 +10,7 @@ import picture_checkpoints
 import pytest
 from picture_rows import Picture, Pipelines, mask, photo
 
+from sdbatch.cli import main
 from sdbatch.diffusion.calls import lane_calls
 from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.models.inspection import inspect_model
@@ -252,3 +253,18 @@ def test_processors_are_those_that_round_alike_everywhere(built):
     for name, kind in (("depth-to-image", "depth"), ("image-variation", "vision")):
         processor = Engine(built(name), lanes=4).family.encoders[kind]._processor
         assert type(processor).__name__.endswith("ImageProcessorPil")
+
+
+@pytest.mark.parametrize("task", ["depth-to-image", "upscaling", "instruct-edit", "image-variation"])
+def test_a_table_has_the_pictures_that_its_rows_need(task, tmp_path, capsys):
+    model = CHECKPOINTS[task][0](tmp_path / "model")
+    photo(64, 64, 1).save(tmp_path / "photo.png")
+    table = tmp_path / "table.csv"
+    table.write_text("prompt,image\na house,photo.png\na house,\n")
+    options = ("--model", str(model), "--steps", "3", "--sampler", "ddim")
+    assert main(["plan", str(table), str(tmp_path / "out"), *options]) == 1
+    said = capsys.readouterr().out
+    assert "bad rows  1 of 2" in said and f"{task} needs an image" in said
+    table.write_text("prompt\na house\n")
+    assert main(["plan", str(table), str(tmp_path / "out"), *options]) == 2
+    assert f"these settings cannot produce an image: {task} needs an image" in capsys.readouterr().err
