@@ -28,7 +28,6 @@ class OutStatus:
         damaged: errors of markers that cannot be read; their shards are neither done nor missing.
         ok, failed: images of the finished shards.
         reasons: number of failed images by reason, most frequent first.
-        seconds: that workers spent on the finished shards, all together.
     """
 
     url: str
@@ -40,7 +39,6 @@ class OutStatus:
     ok: int
     failed: int
     reasons: Mapping[str, int]
-    seconds: float
 
     @property
     def complete(self) -> bool:
@@ -59,7 +57,7 @@ def status(out: str, options: Mapping[str, Any] | None = None) -> OutStatus:
     shards = len(expected.cut)
     finished = sorted(shard for shard in finished_shards(store.entries()) if shard < shards)
     reasons: Counter[str] = Counter()
-    ok, failed, seconds = 0, 0, 0.0
+    ok, failed = 0, 0
     done, damaged = 0, []
     for _, stats in read_markers(store, finished):
         if isinstance(stats, StorageError):
@@ -68,7 +66,7 @@ def status(out: str, options: Mapping[str, Any] | None = None) -> OutStatus:
         if stats.run != expected.run:
             continue  # belongs to the replaced output
         done += 1
-        ok, failed, seconds = ok + stats.ok, failed + stats.failed, seconds + stats.seconds
+        ok, failed = ok + stats.ok, failed + stats.failed
         reasons.update(stats.reasons)
     return OutStatus(
         url=store.url,
@@ -80,5 +78,4 @@ def status(out: str, options: Mapping[str, Any] | None = None) -> OutStatus:
         ok=ok,
         failed=failed,
         reasons=dict(reasons.most_common()),
-        seconds=seconds,
     )

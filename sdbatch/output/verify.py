@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,8 +56,6 @@ def verify(
     options: Mapping[str, Any] | None = None,
     sample: int | None = None,
     repair: bool = False,
-    workers: int = WORKERS,
-    progress: Callable[[int, int], None] | None = None,
 ) -> VerifyReport:
     """Check the finished shards of an output against their metadata, and their metadata against run.json.
 
@@ -65,8 +63,6 @@ def verify(
         sample: check only this number of shards, chosen at random.
         repair: remove the markers of bad shards, and unexpected files in them, so that the next run makes
             these shards again.
-        workers: number of shards checked at a time.
-        progress: called with the number of shards checked so far, and the total.
 
     Raises:
         UsageError: run.json is missing or damaged, or `sample` is less than one.
@@ -81,11 +77,7 @@ def verify(
     finished = sorted(finished_shards(entries))
     known = [shard for shard in finished if shard < len(expected.cut)]
     chosen = known if sample is None else sorted(random.sample(known, min(sample, len(known))))
-    checks: list[ShardCheck] = []
-    for check in _check_all(store, expected, chosen, workers):
-        checks.append(check)
-        if progress:
-            progress(len(checks), len(chosen))
+    checks = list(_check_all(store, expected, chosen))
     bad = sorted((check for check in checks if check.problems), key=lambda check: check.shard)
     mended = held(store)
     for check in bad if repair else ():
@@ -107,12 +99,12 @@ def verify(
     )
 
 
-def _check_all(store: Store, expected: Expected, shards: Iterable[int], workers: int) -> Iterator[ShardCheck]:
-    with ThreadPoolExecutor(workers) as pool:
+def _check_all(store: Store, expected: Expected, shards: Iterable[int]) -> Iterator[ShardCheck]:
+    with ThreadPoolExecutor(WORKERS) as pool:
         waiting = iter(shards)
         running: set[Future[ShardCheck]] = set()
         while True:
-            while len(running) < 2 * workers and (shard := next(waiting, None)) is not None:
+            while len(running) < 2 * WORKERS and (shard := next(waiting, None)) is not None:
                 running.add(pool.submit(check_shard, store, shard, expected))
             if not running:
                 return

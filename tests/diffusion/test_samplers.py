@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sdbatch.diffusion.samplers.catalogue import SAMPLERS, a1111_name, resolve
+from sdbatch.diffusion.samplers.catalogue import SAMPLERS, label, resolve
 from sdbatch.errors import SamplerError
 
 
@@ -31,7 +31,7 @@ def test_names_aliases_labels_and_codes_resolve():
 
 def test_labels_are_those_that_png_readers_know():
     labels = {"euler_a": "Euler a", "dpmpp_2m_karras": "DPM++ 2M Karras", "pndm": "PLMS", "ddim": "DDIM"}
-    assert {name: a1111_name(name) for name in labels} == labels
+    assert {name: label(name) for name in labels} == labels
 
 
 def test_a_misspelt_sampler_gets_a_hint():

@@ -1,6 +1,7 @@
 """Reads the header of a safetensors file: eight bytes and JSON.
 
-Files are untrusted: the format is checked completely (offsets, sizes, shapes). No tensor is read.
+safetensors itself opens only whole files on this machine; a plan reads the headers of files in stores, too. Files are
+untrusted: the format is checked completely (offsets, sizes, shapes). No tensor is read.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ __all__ = [
     "SAMPLERS",
     "TRIGFLOW_SAMPLERS",
     "Sampler",
-    "a1111_name",
     "canonical",
     "label",
     "resolve",
@@ -248,11 +247,6 @@ def resolve(sampler: str | int, offered: Collection[str] = ()) -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     hint = f"did you mean {known[near[0]]!r}?" if near else f"there are: {', '.join(offered or EVERY_SAMPLER)}"
     raise SamplerError(f"unknown sampler {sampler!r}; {hint}")
-
-
-def a1111_name(sampler: str | int) -> str:
-    """What AUTOMATIC1111's web UI calls the sampler: "Euler a", "DPM++ 2M Karras", …"""
-    return EVERY_SAMPLER[resolve(sampler)].label
 
 
 def canonical(sampler: str) -> str:
