@@ -9,9 +9,10 @@ unified.py          files whose columns differ            partitions.py       Hi
 picture_cells.py    pictures in cells, read ahead         lora_cells.py       LoRA files in cells and prompts
 summary.py          the columns in words, for a plan
 
-Formats, a file each: parquet_files.py, text.py (with text_encodings.py, compressed.py, json_arrays.py and json_lines.py),
-arrow_files.py (with arrow_messages.py), workbooks.py, prompt_files.py (one prompt per file), saved_datasets.py,
-python_tables.py (tables passed from Python), made_rows.py (an output of sdbatch), single.py (one prompt).
+Formats, a file each: parquet_files.py, text.py (with text_encodings.py, compressed.py, json_arrays.py and
+json_lines.py), arrow_files.py (with arrow_messages.py), workbooks.py, prompt_files.py (one prompt per file),
+saved_datasets.py, python_tables.py (tables passed from Python), made_rows.py (an output of sdbatch), single.py (one
+prompt).
 """
 
 from sdbatch.prompts.columns import SOURCES, Columns
