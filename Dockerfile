@@ -7,7 +7,7 @@ COPY --chown=1000:100 constraints.txt pyproject.toml README.md LICENSE /home/ray
 COPY --chown=1000:100 sdbatch /home/ray/sdbatch-source/sdbatch
 RUN pip install --no-cache-dir --constraint /home/ray/sdbatch-source/constraints.txt /home/ray/sdbatch-source
 
-# Models and compiled kernels: a volume of the node's own, so that they are made once a node, not once a container.
+# Models and compiled kernels: a volume of the node, so that they are made once per node, not once per container.
 RUN mkdir -p /home/ray/.cache/sdbatch
 VOLUME /home/ray/.cache
 

@@ -1,4 +1,4 @@
-# Each target does its own set-up; a fresh machine needs Python 3.11+ and make, nothing else.
+# Each target does its own setup; a fresh machine needs only Python 3.11+ and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,bench]'
 	touch $@
 
-# The main job on the prompts that ship with the project, and a contact sheet of what it made. A picture that does not show
+# The main job on the prompts that ship with the project, and a contact sheet of the result. A picture that does not show
 # what its prompt names is made again.
 demo: $(INSTALLED)
 	$(BIN)/sdbatch generate examples/demo.parquet demo-out --overwrite \
@@ -21,10 +21,10 @@ demo: $(INSTALLED)
 	$(BIN)/sdbatch sheet demo-out demo-out/sheet.png
 	$(BIN)/sdbatch gallery demo-out
 
-# Processes that share out the test files; each has a Ray and an object store of its own.
+# The test files are distributed over this many processes; each has its own Ray and object store.
 JOBS ?= 2
 # tests/conftest.py puts the files first that take longest, which pytest-xdist would undo.
-# A failure is printed when it happens, so that a run that is cut short has said what it found.
+# A failure is printed when it happens, so that an interrupted run has reported what it found.
 PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder --instafail
 
 test: $(INSTALLED) chromium
@@ -34,11 +34,11 @@ test: $(INSTALLED) chromium
 test-fast: $(INSTALLED)
 	$(BIN)/pytest -q -x $(PARALLEL) -m "not slow and not long and not cluster and not gpu" --durations 10
 
-# What the everyday tests show on a part, on everything: whole grids, every family, every stage.
+# The complete grids of which `make test` runs a part: every sampler, family and stage.
 test-long: $(INSTALLED)
 	$(BIN)/pytest -m long
 
-# The fast tests with the lowest versions of what sdbatch needs, in an environment of their own.
+# The fast tests with the lowest supported versions of all dependencies, in their own environment.
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest
 	$(PYTHON) tests/lowest_versions.py > .venv-lowest/constraints.txt
@@ -58,17 +58,17 @@ test-gpu: $(INSTALLED)
 test-obedience: $(INSTALLED)
 	SDBATCH_OBEDIENCE=500 $(BIN)/pytest -m "long or not long" tests/tiny/test_obedience.py
 
-# The gallery is tested in a real browser. On Debian this brings it; elsewhere bring chromium and chromedriver yourself.
+# The gallery is tested in a real browser. This installs it on Debian; elsewhere install chromium and chromedriver.
 chromium:
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || (apt-get update -q && apt-get install -qy chromium chromium-driver)
 
-# What clusters pull; needs docker and nothing else. IMAGE_KIND= is for nodes without a GPU.
+# The image that clusters pull; needs only docker. IMAGE_KIND= is for nodes without a GPU.
 IMAGE := sdbatch:0.1.0
 IMAGE_KIND := -gpu
 image:
 	docker build --build-arg KIND=$(IMAGE_KIND) --tag $(IMAGE) .
 
-# What follows from the declarations of settings: tables of the docs, and the keywords of `sdbatch.generate`.
+# Generated from the declarations of settings: tables of the docs, and the keywords of `sdbatch.generate`.
 docs: $(INSTALLED)
 	$(BIN)/python docs/generate.py
 
@@ -86,17 +86,17 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/ray_recipe.py
 
-# The embedded model again, from nothing: an hour and a half on two cores. Kill it at any time, the same command goes on.
+# Trains the embedded model from scratch: an hour and a half on two cores. It can be killed; the same command resumes.
 tiny: $(INSTALLED)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m training.tiny.train
 
 clean:
 	rm -rf $(VENV) .venv-lowest demo-out cluster-out
 
-# Two thousand examples of each of what CI tries with twenty: damaged tables, models, outputs, options.
+# Two thousand examples of each fuzz test, of which CI runs twenty: damaged tables, models, outputs, options.
 fuzz: $(INSTALLED)
 	SDBATCH_FUZZ=2000 $(BIN)/pytest $(PARALLEL) tests/fuzz
 
-# Thirty rounds on each store of what CI does one of.
+# Thirty rounds on each store; CI runs one.
 test-crash: $(INSTALLED)
 	CRASH_ROUNDS=30 $(BIN)/pytest -s tests/pipeline/test_crash.py

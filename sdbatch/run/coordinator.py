@@ -68,7 +68,7 @@ class Coordinator:
         self._faults: dict[int, str] = {}
         self._workers: dict[str, _Worker] = {}
         self._gone: Counter[str] = Counter()
-        self._begun_shards = self._started_workers = 0
+        self._started_shards = self._started_workers = 0
         self._problems: list[str] = []
         self._hopeless: str | None = None
         self._broken: str | None = None
@@ -128,7 +128,7 @@ class Coordinator:
         return self._ledger.deaths(shard, _live_nodes().__contains__), self._faults.get(shard)
 
     def begin(self, shard: int, node: str) -> None:
-        self._begun_shards += 1
+        self._started_shards += 1
         self._ledger.begin(shard, node)
 
     def end(self, shard: int, node: str, given_up: bool) -> None:
@@ -165,7 +165,7 @@ class Coordinator:
             totals.update(state.counters)
         return Snapshot(
             workers=heard,
-            totals=dict(totals) | {"begun": self._begun_shards, "started": self._started_workers},
+            totals=dict(totals) | {"begun": self._started_shards, "started": self._started_workers},
             lost_workers=self._ledger.lost_workers,
             problems=list(self._problems),
             avoided_nodes=self._avoided(),
