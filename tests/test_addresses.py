@@ -112,7 +112,7 @@ def test_links_to_tables_are_tables(here, capsys):
     assert "2 rows in 2 files" in capsys.readouterr().out
 
 
-def test_an_error_that_nobody_foresaw_is_one_line_and_a_file(here, capsys, monkeypatch):
+def test_an_error_that_was_not_expected_is_one_line_and_a_file(here, capsys, monkeypatch):
     def broken(options: object) -> None:
         raise ZeroDivisionError("no number")
 

@@ -41,7 +41,7 @@ class Steps:
         return before
 
 
-def test_the_engine_waits_for_slow_writers_and_then_goes_on():
+def test_the_engine_waits_for_slow_writers_and_then_continues():
     steps, may_write, written = Steps(), threading.Event(), Counter()
     loop = EngineLoop(StandInEngine(LANES, 0.001, lambda _: None), steps)
 

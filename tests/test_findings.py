@@ -11,7 +11,7 @@ H100 |= {"cudnn": "91002", "versions": {"torch": "2.13.0", "python": "3.11.4"}, 
 L4 = H100 | {"device_name": "NVIDIA L4", "compute_capability": "8.9"}
 
 
-def test_workers_that_are_alike_and_go_on_as_begun_are_no_finding():
+def test_equal_workers_that_continue_as_started_are_no_finding():
     findings = Findings(made_with(H100))
     for worker in (H100, dict(H100), H100 | {"lanes": 32, "versions": H100["versions"] | {"python": "3.11.9"}}):
         assert findings.add(worker) == []
@@ -74,7 +74,7 @@ def test_a_resume_with_another_device_or_library_is_one_line():
     assert Findings({"device": {}, "versions": {"torch": "2.13.0"}}).add(L4) == []
 
 
-def test_a_device_is_refused_by_what_out_was_begun_on():
+def test_a_device_is_refused_by_the_one_that_out_was_started_on():
     findings = Findings(made_with(H100))
     assert findings.refused(H100) is None and "NVIDIA H100 and NVIDIA L4" in findings.refused(L4)
     findings = Findings({})

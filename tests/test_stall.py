@@ -29,7 +29,7 @@ def test_work_that_hangs_ends_the_process_and_leaves_its_stacks(hang):
     assert "Thread 0x" in process.stderr
 
 
-def test_work_that_goes_on_and_a_worker_without_work_are_let_be():
+def test_work_in_progress_and_a_worker_without_work_are_left_alone():
     process = run("""
         with guard.working():
             for _ in range(8):

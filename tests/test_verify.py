@@ -259,6 +259,6 @@ def test_files_that_readers_would_take_in_are_named(output: Callable[..., Path])
     assert not report.ok
 
 
-def test_a_sample_looks_at_so_many_shards(output: Callable[..., Path]) -> None:
+def test_a_sample_checks_that_many_shards(output: Callable[..., Path]) -> None:
     report = verify(str(output()), sample=2)
     assert (report.shards, report.ok) == (2, True)

@@ -130,7 +130,7 @@ def test_a_run_in_a_file_with_a_runtime_environment_and_json_lines(submit, tmp_p
     assert report(tmp_path / "out")["cost_per_1000"] == end["cost_per_1000"]
 
 
-def test_a_job_that_is_stopped_goes_on_where_it_was_and_shows_its_metrics(ray_job, submit, head, tmp_path):
+def test_a_job_that_is_stopped_continues_where_it_was_and_shows_its_metrics(ray_job, submit, head, tmp_path):
     prompts, out = table(tmp_path, rows=48), tmp_path / "out"
     job = ("--working-dir", REPOSITORY, "--", "python", "jobs/generate.py", prompts, out, *SLOW)
     ray_job("submit", "--no-wait", "--submission-id", "stopped", *job)

@@ -80,7 +80,7 @@ def test_out_of_memory_halves_the_lanes_and_loses_no_row(sd):
     assert pixels(images) == pixels(Engine(sd, lanes=4).generate(REQUESTS))
 
 
-def test_out_of_memory_in_mid_run_starts_rows_anew(sd):
+def test_out_of_memory_in_mid_run_restarts_rows(sd):
     engine = Engine(sd, lanes=8)
     images = []
     for request in REQUESTS:

@@ -19,7 +19,7 @@ def test_a_file_that_changed_is_refused_and_nothing_is_lost(tmp_path, stand_in_c
     assert content(out) == before
 
 
-def test_a_table_that_moved_goes_on_where_it_is_now(tmp_path, stand_in_command):
+def test_a_table_that_moved_continues_where_it_is_now(tmp_path, stand_in_command):
     table, out = tmp_path / "here", tmp_path / "out"
     table.mkdir()
     for name, prompt in (("a.parquet", "one"), ("b.parquet", "two")):
@@ -40,7 +40,7 @@ def test_a_table_that_moved_goes_on_where_it_is_now(tmp_path, stand_in_command):
     assert "a.parquet was an input of OUT" in process.stderr
 
 
-def test_a_dataset_from_before_a_setting_existed_goes_on(made, stand_in_command):
+def test_a_dataset_from_before_a_setting_existed_continues(made, stand_in_command):
     prompts, out = made
     before = content(out)
     (out / "00001_stats.json").unlink()
@@ -57,7 +57,7 @@ def test_a_dataset_from_before_a_setting_existed_goes_on(made, stand_in_command)
     assert content(out) == before and len(markers(out)) == 2
 
 
-def test_a_dataset_from_before_guidance_had_columns_goes_on_with_its_own(tmp_path, stand_in_command):
+def test_a_dataset_from_before_guidance_had_columns_continues_with_its_own(tmp_path, stand_in_command):
     prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["one"] * 8, "id": list(range(8))}), tmp_path / "out"
     options = ("--steps", 4, "--sampler", "ddim", "--shard-size", 4, "--actors", 1, "--guidance-start", 0.3)
     stand_in_command("generate", prompts, out, *options, "--guidance-stop", 0.7)

@@ -49,7 +49,7 @@ def test_shards_span_files_whatever_part_made_them_and_what_was_lost(tmp_path, s
     assert "0 bad" in stand_in_command("verify", out).stdout
 
 
-def test_a_dataset_that_was_cut_file_by_file_goes_on_that_way(tmp_path, stand_in_command):
+def test_a_dataset_that_was_cut_file_by_file_continues_that_way(tmp_path, stand_in_command):
     folder, out = tmp_path / "in", tmp_path / "out"
     small_files(folder, ["a"], rows=6)
     stand_in_command("generate", folder, out, *FAST, "--compression", "small")  # of one file, both rules make the same

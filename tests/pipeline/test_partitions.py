@@ -7,7 +7,7 @@ from tests.outputs import content, markers, metadata, write_table
 FAST = ("--sampler", "ddim", "--guidance-scale", 1, "--shard-size", 4, "--actors", 1)
 
 
-def test_partitions_are_columns_when_begun_resumed_and_appended_to(tmp_path, stand_in_command):
+def test_partitions_are_columns_at_the_start_on_resume_and_when_appended_to(tmp_path, stand_in_command):
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     (folder / "_SUCCESS").touch()

@@ -158,7 +158,7 @@ def test_another_strength_or_task_is_refused(made, sdbatch_command):
     assert "--task" in refused.stderr and content(folder / "out") == before
 
 
-def test_an_output_goes_on_as_a_table_of_pictures(made, tmp_path, stand_in_command):
+def test_an_output_is_used_as_a_table_of_pictures(made, tmp_path, stand_in_command):
     second = tmp_path / "second"
     judged = ("--scorer", "entropy", "--keep", "entropy > 0 and input_tag == 'x'", "--layout", "parquet")
     options = (*FEW, "--task", "image-to-image", "--resize", "model", "--images-per-prompt", 2)

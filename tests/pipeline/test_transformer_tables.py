@@ -109,7 +109,7 @@ def test_rows_are_diffusers_pictures(name, made):
         assert np.abs(np.asarray(picture) - wanted(made, MODELS[name], row)).max() <= 2, row["prompt"]
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(made, sdbatch_command):
+def test_a_killed_run_continues_to_the_same_bytes(made, sdbatch_command):
     before = content(made / "out")
     marker = sorted((made / "out").glob("*_stats.json"))[1]
     marker.unlink()  # what a kill before the shard's last write leaves

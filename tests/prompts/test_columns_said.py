@@ -62,7 +62,7 @@ def test_the_size_of_automatic1111_is_width_and_height(tmp_path, stand_in_comman
     assert "carried Size" in said
 
 
-def test_an_output_of_an_earlier_version_goes_on_by_its_own_rules(tmp_path, stand_in_command):
+def test_an_output_of_an_earlier_version_continues_by_its_own_rules(tmp_path, stand_in_command):
     prompts, out = write_table(tmp_path / "p.parquet", {"prompt": ["a", "b"], "Seed": [1, 2]}), tmp_path / "out"
     options = ("--steps", 1, "--sampler", "ddim", "--shard-size", 1)
     stand_in_command("generate", prompts, out, *options, "--part", "1/2")

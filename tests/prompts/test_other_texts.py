@@ -115,7 +115,7 @@ def test_arrays_of_json(tmp_path):
             list_inputs(str(path))
 
 
-def test_what_lies_beside_a_table_is_none(tmp_path):
+def test_other_files_beside_a_table_are_none(tmp_path):
     FRAME.to_csv(tmp_path / "p.csv", index=False)
     FRAME.to_csv(tmp_path / "p.csv.gz", index=False)
     (tmp_path / "settings.json").write_text("{}")
