@@ -16,11 +16,12 @@ from sdbatch.settings.setting_groups import MODEL, did_you_mean, of_the_run
 __all__ = ["ModelSettings"]
 
 
-TASK_NAMES = [task.name for task in TASKS]
+*_OTHERS, _LAST = (task.name for task in TASKS)
 
 
 def _unknown_task(name: str) -> str | None:
-    return None if name in TASK_NAMES else f"no such task{did_you_mean(name, TASK_NAMES)}"
+    known = [task.name for task in TASKS]
+    return None if name in known else f"no such task{did_you_mean(name, known)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,7 @@ class ModelSettings:
         str | None,
         of_the_run(
             Text(),
-            f"kind of row: {', '.join(TASK_NAMES[:-1])} or {TASK_NAMES[-1]}; default: the model's own",
+            f"kind of row: {', '.join(_OTHERS)} or {_LAST}; default: the model's own",
             MODEL,
             metavar="NAME",
             check=_unknown_task,
