@@ -19,7 +19,7 @@ from sdbatch.cli import score_command as score
 from sdbatch.cli.config_command import apply_config
 from sdbatch.cli.options import Parser
 from sdbatch.cli.streams import harmless_streams
-from sdbatch.cli.unexpected import told_unexpected
+from sdbatch.cli.unexpected import report_unexpected
 from sdbatch.cli.words import printable
 from sdbatch.errors import SdbatchError, UsageError
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\nsdbatch: interrupted; run the same command again to resume", file=sys.stderr)
             return 3
         except Exception as exc:  # the last resort of all commands: people get a line, and we a traceback
-            print(f"sdbatch: error: {printable(told_unexpected(exc))}", file=sys.stderr)
+            print(f"sdbatch: error: {printable(report_unexpected(exc))}", file=sys.stderr)
             return 3
 
 

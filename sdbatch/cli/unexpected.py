@@ -9,10 +9,10 @@ import traceback
 from sdbatch.errors import in_one_line
 from sdbatch.version import __version__
 
-__all__ = ["told_unexpected"]
+__all__ = ["report_unexpected"]
 
 
-def told_unexpected(exc: BaseException) -> str:
+def report_unexpected(exc: BaseException) -> str:
     """The message for a bug in sdbatch; its traceback is written to a file.
 
     The file holds no options and no arguments, since these may be secret.

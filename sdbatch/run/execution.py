@@ -15,7 +15,7 @@ from sdbatch.errors import RunError, SdbatchError
 from sdbatch.output import ShardStats, marker_name
 from sdbatch.run.ray_internals import ExecutionCallback
 
-__all__ = ["Execution", "told"]
+__all__ = ["Execution", "error_to_show"]
 
 
 TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*m")
@@ -26,10 +26,10 @@ NAMED_ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit): ")
 class _Stop(ExecutionCallback):
     """Ends an execution on request. Ray Data takes classes, not objects, so the flag is shared."""
 
-    told = threading.Event()
+    requested = threading.Event()
 
     def on_execution_step(self, executor: object) -> None:
-        if self.told.is_set():
+        if self.requested.is_set():
             raise RunError("stopped")
 
 
@@ -40,7 +40,7 @@ class Execution:
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        _Stop.told.clear()
+        _Stop.requested.clear()
         dataset.context.custom_execution_callback_classes.append(_Stop)
         self._dataset = dataset
         self._finished: queue.SimpleQueue[ShardStats | None] = queue.SimpleQueue()
@@ -64,7 +64,7 @@ class Execution:
         except queue.Empty:
             return taken
         if self._error is not None:
-            raise told(self._error) from self._error
+            raise error_to_show(self._error) from self._error
         if taken:
             self._finished.put(None)
             return taken
@@ -77,7 +77,7 @@ class Execution:
 
     def stop(self) -> None:
         """Stop the pool at once. Returns when the thread no longer uses Ray."""
-        _Stop.told.set()
+        _Stop.requested.set()
         self._thread.join()
 
     def _run(self) -> None:
@@ -91,7 +91,7 @@ class Execution:
             self._finished.put(None)
 
 
-def told(error: BaseException) -> BaseException:
+def error_to_show(error: BaseException) -> BaseException:
     """The error to show: our own if one is in the chain of causes, else the innermost, in one line.
 
     A bug in the driver itself is returned unchanged.

@@ -27,7 +27,7 @@ from sdbatch.prompts.python_tables import GIVEN, GivenTable, written
 from sdbatch.resolution import task_name
 from sdbatch.run.cluster import connected, free_resources, live_nodes, survey
 from sdbatch.run.coordinator import Snapshot, start_coordinator
-from sdbatch.run.execution import Execution, told
+from sdbatch.run.execution import Execution, error_to_show
 from sdbatch.run.faults.same_packages import declared
 from sdbatch.run.graph import graph
 from sdbatch.run.job import Job, load_engine, measure_lanes, packed_functions
@@ -204,7 +204,7 @@ def _with_measured_lanes(job: Job, pool: PoolSize) -> tuple[Job, dict[str, Any]]
             f"no worker to measure lanes started within {job.settings.start_timeout:.0f} seconds (--start-timeout)"
         ) from None
     except RayError as exc:
-        raise told(exc) from exc
+        raise error_to_show(exc) from exc
     finally:
         ray.cancel(task, force=True)  # without effect on one that has ended
     return dataclasses.replace(job, engine=dataclasses.replace(job.engine, lanes=lanes)), worker
