@@ -20,6 +20,7 @@ from tests.tables import write_table
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_table(tmp_path / "p.parquet", {"prompt": ["a red circle"]})
+    Path("lora.csv").write_text("prompt,lora\na cat,x\n")
     os.mkfifo("pipe.csv")
     os.symlink("loop", "loop")
     Path("mixed").mkdir()
@@ -38,6 +39,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["status", ""], "a path is empty"),
         (["plan", "data:,a", "out"], "data: URLs are not supported"),
         (["plan", "s3://", "out"], "s3://: names no bucket"),
+        (["plan", "s3:///p.parquet", "out"], "s3:///p.parquet: names no bucket; write s3://BUCKET/PATH"),
+        (["plan", "p.parquet", "gs:///out"], "gs:///out: names no bucket; write gs://BUCKET/PATH"),
+        (["plan", "p.parquet", "out", "--model", "s3:///model"], "s3:///model: names no bucket"),
+        (["plan", "lora.csv", "out", "--lora-dir", "s3:///loras"], "s3:///loras/x: names no bucket"),
+        (["verify", "s3:///out"], "s3:///out: names no bucket"),
         (["plan", "pipe.csv", "out"], "pipe.csv: is a pipe"),
         (["plan", "/dev/stdin", "out"], "/dev/stdin: is a pipe"),
         (["plan", "mixed", "out"], "mixed/b.csv: is a pipe"),
@@ -89,6 +95,17 @@ def test_options_of_a_store_are_not_ignored_in_silence(here, capsys, command, be
     assert line.startswith("warning: --storage-options: ") and line.endswith(f" local{besides}")
     assert main(command.split()) == 0
     assert "--storage-options" not in "".join(capsys.readouterr())
+
+
+def test_options_that_neither_the_model_nor_its_networks_use_are_not_ignored(here, capsys):
+    """What an output was made of may be in a store, also if the output is not."""
+    write_output("made", "p.parquet")
+    record = json.loads(Path("made/run.json").read_text())
+    for source, is_said in (("tiny", True), ("memory://model", False)):
+        Path("made/run.json").write_text(json.dumps({**record, "model": {**record["model"], "source": source}}))
+        for command in ("verify made --remake 1", "score made --scorer nsfw"):
+            main([*command.split(), *OPTIONS])
+            assert ("warning: --storage-options: " in capsys.readouterr().err) == is_said
 
 
 @pytest.mark.parametrize(

@@ -88,11 +88,14 @@ def _verify(
     out: str, sample: int | None, repair: bool, remake: int, model: str | None, storage_options: dict[str, Any]
 ) -> int:
     from sdbatch.errors import UsageError
+    from sdbatch.output.remake import recorded_places
     from sdbatch.output.verify import verify
 
     if model is not None and not remake:
         raise UsageError(f"--model {model}: requires --remake")
-    if not remake:  # the model of an output can be in a store
+    if remake and storage_options:  # the model of an output can be in a store
+        warn_if_unused(storage_options, out, model, *recorded_places(out, storage_options), besides=IN_CELLS)
+    else:
         warn_if_unused(storage_options, out)
     report = verify(out, storage_options, sample=sample, repair=repair)
     for shard, problems in report.bad.items():

@@ -48,7 +48,11 @@ def _score(
         if sys.stderr.isatty():
             print(f"\r{report.pictures:,} pictures in {counted(report.shards, 'shard')}", end="", file=sys.stderr)
 
-    warn_if_unused(storage_options, out, *scorer_model.values())
+    from sdbatch.output.remake import recorded_places
+
+    # The scorer `nsfw` may read the safety checker of the output's model.
+    recorded = recorded_places(out, storage_options) if storage_options and "nsfw" in scorer else ()
+    warn_if_unused(storage_options, out, *scorer_model.values(), *recorded)
     report = score(
         out, scorer, models=scorer_model, device=device, part=part, again=again, options=storage_options, progress=show
     )

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdbatch.errors import InputError, StorageError
-from sdbatch.output.keys import finished_shards, shard_name
-from sdbatch.output.manifest_files import MAX_BYTES, NAME, read_manifest
+from sdbatch.output.keys import finished_shards, is_marker, shard_name
+from sdbatch.output.manifest_files import MAX_BYTES, NAME, OWN_NAMES, read_manifest
 from sdbatch.output.metadata import check_schema
 from sdbatch.output.stats import ShardStats, read_markers
 from sdbatch.prompts import InputFile
@@ -45,12 +45,13 @@ def made_table(prompts: str, options: Mapping[str, Any] | None = None, whole: Co
         whole: columns whose kept input pictures are read whole; for others only the path.
 
     Raises:
-        InputError: it has no finished shard, or a damaged one.
+        InputError: it has no finished shard, or a damaged one; or it is a JSON file of an output.
         StorageError: the store cannot be read.
         UsageError: its manifest is damaged.
     """
     if not isinstance(prompts, str) or is_prompt(prompts) or any(c in prompts for c in GLOB_CHARACTERS):
         return None
+    _refuse_own_file(prompts, options)
     store = Store(prompts, options)
     if not store.is_folder() or not _is_ours(store.read_if_there(NAME, MAX_BYTES)):
         return None
@@ -73,6 +74,18 @@ def made_table(prompts: str, options: Mapping[str, Any] | None = None, whole: Co
         for file, stats in zip((found[name] for name in names), markers, strict=True)
     ]
     return MadeTable(files, tuple(_left_out(store, markers, len(record.cut))))
+
+
+def _refuse_own_file(prompts: str, options: Mapping[str, Any] | None) -> None:
+    """Refuse a JSON file that a run has written into its output."""
+    folder, slash, name = prompts.rpartition("/")
+    if not OWN_NAMES.fullmatch(name) and not is_marker(name):
+        return
+    output = Store(folder or slash or ".", options)
+    if _is_ours(output.read_if_there(NAME, MAX_BYTES)):
+        raise InputError(
+            f"{prompts}: is a file of the output {output.url}, not a table; to start from its pictures, name the folder"
+        )
 
 
 def _is_ours(content: bytes | None) -> bool:

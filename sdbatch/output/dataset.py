@@ -13,7 +13,7 @@ from sdbatch.errors import StorageError, UsageError
 from sdbatch.output.encoding import decoded
 from sdbatch.output.json_rows import python_rows
 from sdbatch.output.keys import finished_shards
-from sdbatch.output.manifest_id import NAME, manifest_id
+from sdbatch.output.manifest_files import NAME, manifest_id, read_manifest
 from sdbatch.output.score_tables import ScoreTables
 from sdbatch.output.stats import ShardStats, read_markers
 from sdbatch.output.stored import StoredShard, open_shard
@@ -31,15 +31,26 @@ def open_dataset(url: str, storage_options: Mapping[str, Any] | None = None) -> 
     """Open the finished shards of an output folder.
 
     Raises:
-        UsageError: there is no finished shard.
+        UsageError: there is no output, or it has no finished shard yet.
         StorageError: the store cannot be read.
     """
     store = Store(url, storage_options)
     entries = store.entries()
     shards = sorted(finished_shards(entries))
-    if not shards:
-        raise UsageError(f"{store.url}: no finished shard in it; is it the output of `sdbatch generate`?")
-    return Dataset(store, shards, (manifest_id(store),) if NAME in entries else ())
+    if shards and NAME not in entries:
+        return Dataset(store, shards)
+    if not shards or not _has_own(store, shards, run := manifest_id(store)):
+        number = len(read_manifest(store).cut)
+        raise UsageError(
+            f"{store.url}: none of its {number:,} shards is finished yet; `sdbatch generate` with the same arguments "
+            "resumes"
+        )
+    return Dataset(store, shards, (run,))
+
+
+def _has_own(store: Store, shards: list[int], run: str | None) -> bool:
+    """Whether a marker is of this run. One that cannot be read may be."""
+    return any(isinstance(stats, StorageError) or stats.run == run for _, stats in read_markers(store, shards))
 
 
 class Dataset:

@@ -16,6 +16,7 @@ __all__ = [
     "SCORES",
     "finished_shards",
     "image_key",
+    "is_marker",
     "marker_name",
     "place_of",
     "scored_shards",
@@ -61,6 +62,11 @@ def table_row(key: str, cut: Cut, images_per_prompt: int) -> tuple[int, int]:
 def marker_name(shard: int) -> str:
     """The file whose existence means that the shard is finished."""
     return f"{shard:05d}_stats.json"
+
+
+def is_marker(name: str) -> bool:
+    """Whether a file is a marker, by its name."""
+    return MARKER.fullmatch(name) is not None
 
 
 def scores_name(shard: int) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import random
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -33,7 +33,7 @@ from sdbatch.row_networks import finder
 from sdbatch.scoring.judged import blurred
 from sdbatch.storage.store import Store
 
-__all__ = ["RemakeReport", "remake", "row_folder"]
+__all__ = ["RemakeReport", "recorded_places", "remake", "row_folder"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,27 @@ def remake(out: str, count: int, *, model: str | None = None, options: Mapping[s
         if image.pixels is None or _digest(_as_written(image.pixels, row, record), row, record) != row["sha256"]:
             different.append(row["key"])
     return RemakeReport(store.url, len(rows), tuple(sorted(different)))
+
+
+def recorded_places(out: str, options: Mapping[str, Any] | None = None) -> list[str]:
+    """Where the model of an output and what it uses were: paths, URLs, ids on the hub, and texts that hold them.
+
+    Raises:
+        UsageError: there is no output.
+    """
+    record = read_manifest(Store(out, options))
+    networks = [network["source"] for network in record.networks]
+    return [*_texts([*record.settings.values(), record.model]), *networks]
+
+
+def _texts(values: Iterable[Any]) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            yield from _texts(value.values())
+        elif isinstance(value, list | tuple):
+            yield from _texts(value)
 
 
 def _request(row: Mapping[str, Any], record: RunRecord, options: Mapping[str, Any] | None) -> Request:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -56,7 +55,7 @@ class Connection:
             )
         if protocol == "data":
             raise UsageError(f"{url[:SHOWN_CHARACTERS]}: data: URLs are not supported; write the data into a file")
-        if protocol in BUCKETED and not rest.strip("/"):
+        if protocol in BUCKETED and not rest.partition("/")[0]:
             raise UsageError(f"{url}: names no bucket; write {protocol}://BUCKET/PATH")
         self._protocol = protocol
         self._address = rest if protocol is None else url.rstrip("/")
@@ -108,13 +107,6 @@ class Connection:
     @property
     def _fs(self) -> fsspec.AbstractFileSystem:
         return self._opened[0]
-
-    @cached_property
-    def _whole(self) -> dict[str, int]:
-        """Arguments with which `cat_file` makes one request; by default s3fs asks for the size and reads in parts."""
-        reads = getattr(type(self._fs), "_cat_file", None)
-        in_parts = reads is not None and "max_concurrency" in inspect.signature(reads).parameters
-        return {"max_concurrency": 1} if in_parts else {}
 
     def _path(self, name: str) -> str:
         root = self._opened[1]

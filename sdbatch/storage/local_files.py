@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from uuid import uuid4
 
+from sdbatch.storage.bounded_reads import too_large
+
 __all__ = ["check_regular", "clear_place", "create_whole", "read_whole", "remove_folder", "replace_whole"]
 
 
@@ -24,7 +26,7 @@ def check_regular(path: str, max_bytes: float = math.inf) -> os.stat_result:
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
     if found.st_size > max_bytes:
-        raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, more than the maximum of {max_bytes:,}")
+        raise too_large(max_bytes, found.st_size)
     return found
 
 

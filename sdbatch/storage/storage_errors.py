@@ -15,6 +15,7 @@ __all__ = [
     "knows_no_conditions",
     "was_answered",
     "was_condition",
+    "was_unsatisfiable",
     "without_secrets",
 ]
 
@@ -109,6 +110,12 @@ def knows_no_conditions(exc: BaseException) -> bool:
     """Whether the store does not implement conditional writes."""
     codes = {code for cause in _chain(exc) for code in _answer(cause)}
     return bool(codes & {"NotImplemented", 501})
+
+
+def was_unsatisfiable(exc: BaseException) -> bool:
+    """Whether a read failed because the file has no byte of the requested range."""
+    codes = {code for cause in _chain(exc) for code in _answer(cause)}
+    return bool(codes & {"InvalidRange", "416", 416})
 
 
 def is_absence(exc: FileNotFoundError) -> bool:

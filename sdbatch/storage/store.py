@@ -17,6 +17,7 @@ from uuid import uuid4
 from fsspec.spec import AbstractBufferedFile
 
 from sdbatch.errors import StorageError
+from sdbatch.storage.bounded_reads import read_at_most, read_range
 from sdbatch.storage.concurrent_reads import READERS, in_order
 from sdbatch.storage.connection import Connection
 from sdbatch.storage.listing import (
@@ -69,14 +70,14 @@ class Store(Connection):
     def read(self, name: str, max_bytes: int = MAX_BYTES) -> bytes:
         """The content of a file. Raises `StorageError`, also if the file does not exist.
 
-        On a local disk, anything but a regular file of at most `max_bytes` bytes is rejected without opening it.
+        A file of more than `max_bytes` bytes is rejected; on a local disk, anything but a regular file, too.
         """
 
         return self.retried("read", name, lambda: self._content(name, max_bytes))
 
     def _content(self, name: str, max_bytes: int = MAX_BYTES) -> bytes:
         path = self._path(name)
-        return read_whole(path, max_bytes)[0] if self.is_local else self._fs.cat_file(path, **self._whole)
+        return read_whole(path, max_bytes)[0] if self.is_local else read_at_most(self._fs, path, max_bytes)
 
     def fetch(self, name: str) -> Fetched:
         """The content of a file with the size and the stamp that `files` gives. Raises `StorageError`, as `read` does.
@@ -89,7 +90,7 @@ class Store(Connection):
             if self.is_local:
                 content, state = read_whole(path, MAX_BYTES)
                 return Fetched(content, state.st_size, local_stamp(state))
-            content, info = self._fs.cat_file(path, **self._whole), self._fs.info(path)
+            content, info = read_at_most(self._fs, path, MAX_BYTES), self._fs.info(path)
             return Fetched(content, int(info["size"] or 0), stamp_of(info))
 
         return self.retried("read", name, attempt)
@@ -186,7 +187,7 @@ class Store(Connection):
             path = self._path(name)
             if self.is_local and not check_regular(path).st_size:
                 return b""
-            return self._fs.cat_file(path, start=0, end=size)
+            return read_range(self._fs, path, size)
 
         return self.retried("read", name, attempt)
 

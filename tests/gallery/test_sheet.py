@@ -86,7 +86,7 @@ def test_a_dataset_without_pictures_still_has_a_sheet(tmp_path):
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="no finished shard"):
+    with pytest.raises(UsageError, match=r"has no run\.json"):
         write_sheet(str(tmp_path), str(tmp_path / "sheet.png"))
 
 

@@ -85,7 +85,7 @@ def test_what_cannot_be_is_told(out, capsys, tmp_path):
         ([taken, "--scorer", "entropy"], "has a column 'entropy' already"),
         ([out, "--scorer", "nothing"], "known are"),
         ([out], "name at least one"),
-        ([tmp_path, "--scorer", "entropy"], "no finished shard"),
+        ([tmp_path, "--scorer", "entropy"], "has no run.json"),
     ):
         assert main(["score", *map(str, arguments)]) == 2
         assert word in capsys.readouterr().err

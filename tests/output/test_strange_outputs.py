@@ -274,11 +274,10 @@ def test_a_manifest_in_another_form_is_of_the_same_run(output):
 
 def test_a_damaged_manifest_is_no_empty_dataset(output):
     out = output()
-    (out / "run.json").write_text("{")
-    with pytest.raises(SdbatchError, match=r"run\.json"):
-        open_dataset(str(out))
-    (out / "run.json").write_text(json.dumps({"version": 2, "id": "0" * 32}))
-    assert len(open_dataset(str(out)).to_pandas()) == len(list(open_dataset(str(out)))) == 0
+    for content in ("{", json.dumps({"version": 2, "id": "0" * 32})):
+        (out / "run.json").write_text(content)
+        with pytest.raises(SdbatchError, match=r"run\.json"):
+            open_dataset(str(out))
 
 
 @pytest.mark.parametrize("arguments", [(5,), (None,), (b"out",), ("out", 5), ("out", "key")])

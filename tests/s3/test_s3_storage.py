@@ -10,8 +10,10 @@ import pytest
 import s3fs
 
 from sdbatch.errors import InputError, StorageError, UsageError
+from sdbatch.output.stats import DamagedMarker, read_marker
 from sdbatch.prompts import list_inputs
 from sdbatch.storage.store import Store
+from tests.s3.proxy import NO_FAULTS, faulty_proxy
 from tests.s3.server import S3Server
 
 WRONG_SECRET = "wrong-secret-of-nobody"
@@ -156,3 +158,26 @@ def test_a_key_may_hold_what_fsspec_takes_for_two_urls(bucket: str, s3_server: S
     store.write("x", b"1")
     assert store.entries() == {"x": 1}
     assert s3fs.S3FileSystem(**s3_server.options).cat(f"{bucket}/run::2/x") == b"1"
+
+
+def test_a_file_is_read_up_to_a_size_with_one_request(bucket: str, s3_server: S3Server) -> None:
+    with faulty_proxy(s3_server.port, NO_FAULTS) as proxy:
+        store = Store(f"{bucket}/out", s3_server.options | {"endpoint_url": proxy.endpoint})
+        store.write("marker", b"12345")
+        store.write("empty", b"")
+        before = len(proxy.requests)
+        assert store.read("marker") == store.read("marker", 5) == b"12345"
+        with pytest.raises(StorageError, match=r"marker: it is larger than the maximum of 4 bytes"):
+            store.read("marker", 4)
+        with pytest.raises(StorageError, match=r"marker: it is larger than the maximum of 4 bytes"):
+            store.read_if_there("marker", 4)
+        assert len(proxy.requests) - before == 4
+        assert store.read("empty", 4) == store.head("empty", 4) == b""
+        assert store.read_if_there("missing", 4) is None
+
+
+def test_a_marker_that_is_too_large_is_damaged(bucket: str, s3_server: S3Server) -> None:
+    store = Store(f"{bucket}/out", s3_server.options)
+    store.write("00000_stats.json", bytes((16 << 20) + 1))
+    with pytest.raises(DamagedMarker, match=r"is damaged \(it is too large\); the next run makes its shard again"):
+        read_marker(store, 0)
