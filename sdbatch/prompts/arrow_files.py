@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from typing import Any, BinaryIO
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.types as pt
 
 from sdbatch.errors import InputError
 from sdbatch.prompts.arrow_messages import Message, messages
 from sdbatch.prompts.input_file import InputFile
+from sdbatch.prompts.unfolded_sizes import pieces_of
 from sdbatch.prompts.wide_tables import refuse_wide
 from sdbatch.storage.store import Store
 
@@ -23,7 +22,6 @@ __all__ = ["ARROW_SUFFIXES", "FORMAT", "arrow_batches", "describe_arrow"]
 FORMAT = "arrow"
 ARROW_SUFFIXES = (".arrow", ".arrows", ".feather", ".ipc")
 READ_AHEAD = 4 << 20
-MAX_PIECE_BYTES = 256 << 20  # of texts and bytes, which may overlap in this format
 OUR_WORDS = ("is ", "holds ", "has ")
 
 
@@ -65,20 +63,10 @@ def arrow_batches(
             for column in columns:
                 column.validate()
             whole = pa.RecordBatch.from_arrays(columns, names=list(needed))
-            rows = max(1, MAX_PIECE_BYTES // max(map(_longest_view, columns), default=1))
-            for first in range(0, max(1, whole.num_rows), rows):
+            for first, rows in pieces_of(columns, needed, whole.num_rows):
                 piece = whole.slice(first, rows)
                 piece.validate(full=True)  # Arrow trusts a file's description of its buffers
                 yield start + first, piece
-
-
-def _longest_view(column: pa.Array) -> int:
-    """The length of the longest of texts or bytes that may overlap in memory; at least 1."""
-    kind = column.type
-    if not (pt.is_string_view(kind) or pt.is_binary_view(kind)) or not len(column):
-        return 1
-    views = np.frombuffer(column.buffers()[1], np.int32, count=4 * (column.offset + len(column)))
-    return max(1, int(views[4 * column.offset :: 4].max()))
 
 
 def _schema(first: Message | None) -> pa.Schema:

@@ -18,6 +18,7 @@ from sdbatch.prompts.contents import SMALL_FILE_BYTES, contents
 from sdbatch.prompts.equal_schemas import EqualSchemas
 from sdbatch.prompts.input_file import InputFile
 from sdbatch.prompts.json_lines import MIXED, common_schema
+from sdbatch.prompts.names import plain
 from sdbatch.prompts.partitions import is_partition, partition_columns, partitions_of
 from sdbatch.prompts.prompt_files import FORMAT as PROMPT_FILE
 from sdbatch.prompts.prompt_files import describe_prompt_file
@@ -124,6 +125,8 @@ def _of_one_schema(files: list[InputFile], kind: str) -> list[InputFile]:
         if MIXED in str(exc):
             raise InputError(f"{files[0].path} and the files beside it do not form one table ({exc})") from exc
         return files  # for `unified_schema`
+    if len({*map(plain, schema.names)}) < len(schema.names):
+        return files
     return [replace(file, schema=schema) for file in files]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from typing import Any
 
@@ -28,7 +28,7 @@ from sdbatch.prompts.prompt_files import FORMAT as PROMPT_FILE
 from sdbatch.prompts.prompt_files import prompt_batch
 from sdbatch.prompts.text import text_pieces
 from sdbatch.prompts.types import as_plain, is_text
-from sdbatch.prompts.unified import as_unified
+from sdbatch.prompts.unified import as_unified, own_names
 from sdbatch.prompts.workbooks import FORMAT as WORKBOOK
 from sdbatch.prompts.workbooks import workbook_batches
 from sdbatch.storage.store import Fetched, Store
@@ -138,20 +138,26 @@ def read_rows(
     if file.format == single.FORMAT:
         yield from (_with_sources(single.prompt_table(file.path), file, columns, first) for first, _ in wanted)
         return
-    absent = set() if columns.table is None else {*columns.needed} - {*file.schema.names}
-    needed = [name for name in columns.needed if name not in file.partitions and name not in absent]
+    own = {name: name for name in columns.needed}
+    if columns.table is not None:
+        own = own_names(file, columns.table, columns.needed)
+    needed = [name for name in own.values() if name not in file.partitions]
     _refuse_changed(file, options, fetched)
     if needed:
-        tables = _own_rows(file, columns, needed, wanted, options, fetched.content if fetched else None)
+        carried = {before for name, before in own.items() if name in columns.carried}
+        tables = _own_rows(file, carried, needed, wanted, options, fetched.content if fetched else None)
     else:
         tables = (_no_columns(rows) for _, rows in wanted)
     for (first, _), table in zip(wanted, tables, strict=True):
+        names = [name for name, before in own.items() if before not in file.partitions]
+        if names != needed:  # `rename_columns` drops the number of repaired texts
+            table = table.rename_columns(names).replace_schema_metadata(table.schema.metadata)
         yield _with_sources(_with_partitions(table, file, columns), file, columns, first)
 
 
 def _own_rows(
     file: InputFile,
-    columns: Columns,
+    carried: Container[str],
     needed: list[str],
     wanted: list[tuple[int, int]],
     options: Mapping[str, Any] | None,
@@ -168,7 +174,7 @@ def _own_rows(
         found = numbered(_plain_pieces(file, options, content), needed)
         yield from _cut(((at, piece, None) for at, piece in found), wanted, file, schema)
         return
-    yield from _cut(((at, *as_plain(piece, schema, columns.carried)) for at, piece in found), wanted, file, schema)
+    yield from _cut(((at, *as_plain(piece, schema, carried)) for at, piece in found), wanted, file, schema)
 
 
 def _plain_pieces(

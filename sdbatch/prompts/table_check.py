@@ -22,7 +22,7 @@ from sdbatch.prompts.input_file import InputFile
 from sdbatch.prompts.made_rows import FORMAT as MADE
 from sdbatch.prompts.names import SIDES, ambiguous, candidates, exact_candidates, resembled, size_column
 from sdbatch.prompts.types import is_text
-from sdbatch.prompts.unified import unified_schema
+from sdbatch.prompts.unified import own_names, unified_schema
 from sdbatch.prompts.workbooks import FORMAT as WORKBOOK
 from sdbatch.scoring.judging import judged_columns
 from sdbatch.settings import RunSettings
@@ -69,9 +69,10 @@ def check_table(
         files = [replace(file, schema=file.own_schema) for file in files]
     if fields is None:
         fields = FIRST_FIELDS if before else ROW_FIELDS
-    schema, differences = unified_schema(files)
+    for file in {id(file.schema): file for file in reversed(files)}.values():
+        _refuse_duplicates(file.schema, _called(file))
+    schema, differences = unified_schema(files, (mapping or {}).values())
     first = _called(files[0])
-    _refuse_duplicates(schema, first)
     known = {field.name: field for field in fields}
     useless = {field.name for field, _ in unused}
     usable = [field for field in fields if field.name not in useless]
@@ -86,9 +87,9 @@ def check_table(
     else:
         _refuse_missing(mapping, schema, first)
         used = dict(mapping)
-    _refuse_without_prompts(files, used["prompt"])
+    _refuse_without_prompts(files, schema, used["prompt"])
     for setting, column in used.items():
-        _check_type(known[setting], column, schema.field(column).type, files)
+        _check_type(known[setting], column, schema, files)
     idle = _idle_columns(schema, used, unused)
     carried = _carried_columns(schema, used, settings, first, fields, useless, judged)
     out = pa.schema([schema.field(column).with_name(name) for column, name in carried.items()])
@@ -126,9 +127,9 @@ def _called(file: InputFile) -> str:
     return f"{file.path} ({file.note.removeprefix('is ')})" if file.format == WORKBOOK and file.note else file.path
 
 
-def _refuse_without_prompts(files: Sequence[InputFile], column: str) -> None:
-    for file in files:
-        if file.schema.get_field_index(column) < 0:
+def _refuse_without_prompts(files: Sequence[InputFile], schema: pa.Schema, column: str) -> None:
+    for file in {id(file.schema): file for file in reversed(files)}.values():
+        if not own_names(file, schema, [column]):
             has = next(other.path for other in files if column in other.schema.names)
             raise InputError(f"{file.path}: has no column {column!r}, which holds the prompts of {has}")
 
@@ -255,10 +256,12 @@ def _is_network(field: Field) -> bool:
     return isinstance(field.kind, Several) and field.kind.networks
 
 
-def _check_type(field: Field, column: str, kind: pa.DataType, files: Sequence[InputFile]) -> None:
+def _check_type(field: Field, column: str, schema: pa.Schema, files: Sequence[InputFile]) -> None:
+    kind = schema.field(column).type
     wanted = accepts(field, kind)
     if wanted is not None:
-        own = {file.path: file.schema.field(column).type for file in files if column in file.schema.names}
+        names = ((file, own_names(file, schema, [column]).get(column)) for file in files)
+        own = {file.path: file.schema.field(name).type for file, name in names if name is not None}
         path = next((path for path, kind in own.items() if accepts(field, kind)), files[0].path)
         called = f"column {column!r}" + (f" ({field.name})" if column != field.name else "")
         raise InputError(f"{path}: {called} holds {own.get(path, kind)}; expected {wanted}")

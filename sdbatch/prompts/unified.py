@@ -2,61 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.types as pt
 
 from sdbatch.errors import InputError
 from sdbatch.prompts.input_file import InputFile
+from sdbatch.prompts.names import plain
 from sdbatch.prompts.types import is_text
 
-__all__ = ["WHOLE_64", "as_unified", "column_names", "unified_schema"]
+__all__ = ["WHOLE_64", "as_unified", "column_names", "own_names", "unified_schema"]
 
 SHOWN = 6  # of the differences
 WHOLE_64 = pa.decimal128(20, 0)  # holds int64 and uint64
 
 
-def unified_schema(files: Sequence[InputFile]) -> tuple[pa.Schema, str]:
+def unified_schema(files: Sequence[InputFile], known: Collection[str] = ()) -> tuple[pa.Schema, str]:
     """The columns of all files by name, in the order in which they first appear, and what differs, in one line.
 
-    A column that a file lacks is null in its rows. Of two types, the one that holds both is taken: of numbers the
-    wider, of text and any other single value text.
+    Names that differ only in case, blanks, `-` and `_` are one column, unless a file has two of them. A column that a
+    file lacks is null in its rows. Of two types, the one that holds both is taken: of numbers the wider, of text and
+    any other single value text.
+
+    Args:
+        known: names that are preferred to other spellings.
 
     Raises:
         InputError: types that cannot be united; names both files and the column.
     """
     first = files[0]
-    types: dict[str, pa.DataType] = {field.name: field.type for field in first.schema}
-    origin = dict.fromkeys(types, first.path)
+    distinct = {id(file.schema): file for file in reversed(files)}
+    distinct = {key: file for key, file in reversed(distinct.items()) if file is first or file.schema != first.schema}
+    if len(distinct) == 1:
+        return first.schema, ""
+    spelt = _spellings([file.schema.names for file in distinct.values()], known)
+    types: dict[str, pa.DataType] = {}
+    origin: dict[str, str] = {}
     absent: dict[str, str] = {}
     apart: dict[str, dict[str, str]] = {}  # of each column, its types, and a file that has it
-    seen: set[int] = {id(first.schema)}
-    for file in files[1:]:
-        if id(file.schema) in seen or file.schema.equals(first.schema):
-            continue
-        seen.add(id(file.schema))
-        for name in types.keys() - set(file.schema.names):
+    other: dict[str, str] = {}
+    for file in distinct.values():
+        names = [spelt[name] for name in file.schema.names]
+        for name in types.keys() - set(names):
             absent.setdefault(name, file.path)
-        for field in file.schema:
-            if field.name not in types:
-                types[field.name], origin[field.name] = field.type, file.path
-                absent.setdefault(field.name, first.path)
-            elif field.type != types[field.name]:
-                known = types[field.name]
-                types[field.name] = _wider(field.name, known, field.type, file.path, origin[field.name])
-                if pt.is_null(known):
-                    origin[field.name] = file.path
+        for name, field in zip(names, file.schema, strict=True):
+            if name != field.name:
+                other.setdefault(field.name, f"{field.name!r} ({_name(file.path)}) is read as {name!r}")
+            if name not in types:
+                types[name], origin[name] = field.type, file.path
+                if file is not first:
+                    absent.setdefault(name, first.path)
+            elif field.type != types[name]:
+                before = types[name]
+                types[name] = _wider(name, before, field.type, file.path, origin[name])
+                if pt.is_null(before):
+                    origin[name] = file.path
                 elif not pt.is_null(field.type):
-                    here = apart.setdefault(field.name, {str(known): origin[field.name]})
+                    here = apart.setdefault(name, {str(before): origin[name]})
                     here.setdefault(str(field.type), file.path)
-    if len(seen) == 1:
-        return first.schema, ""
     parts = [f"{name!r} is missing in {_name(path)}, and null there" for name, path in absent.items()]
     parts += [f"{name!r} ({_where(found)}) is read as {types[name]}" for name, found in apart.items()]
+    parts += other.values()
     more = f"; and {len(parts) - SHOWN:,} more" if len(parts) > SHOWN else ""
     differences = f"the files' columns differ: {'; '.join(parts[:SHOWN])}{more}" if parts else ""
     return pa.schema([(name.encode(), kind) for name, kind in types.items()]), differences
+
+
+def _spellings(tables: Sequence[Sequence[str]], known: Collection[str]) -> dict[str, str]:
+    """The name in the whole table of each column of a file."""
+    alike: dict[str, dict[str, None]] = {}
+    twofold: set[str] = set()
+    for names in tables:
+        here = Counter(map(plain, names))
+        twofold.update(name for name, count in here.items() if count > 1)
+        for name in names:
+            alike.setdefault(plain(name), {})[name] = None
+    spelt: dict[str, str] = {}
+    for together, found in alike.items():
+        chosen = next((name for name in found if name in known), next(iter(found)))
+        spelt |= {name: name if together in twofold else chosen for name in found}
+    return spelt
+
+
+def own_names(file: InputFile, schema: pa.Schema, names: Iterable[str]) -> dict[str, str]:
+    """The file's names of the columns `names` of the whole table, without those that it lacks."""
+    own = {name: name for name in file.schema.names}
+    alike = {plain(name): name for name in own.keys() - set(schema.names)}
+    found = {name: own.get(name) or alike.get(plain(name)) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def column_names(files: Sequence[InputFile]) -> list[str]:

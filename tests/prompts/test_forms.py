@@ -23,7 +23,6 @@ import pytest
 
 from sdbatch.errors import InputError, UsageError
 from sdbatch.prompts import (
-    arrow_files,
     arrow_messages,
     check_table,
     find_inputs,
@@ -32,6 +31,7 @@ from sdbatch.prompts import (
     read_table,
     reading,
     text,
+    unfolded_sizes,
     workbooks,
 )
 from sdbatch.prompts.pieces import Piece
@@ -215,7 +215,7 @@ def test_arrow_bombs(tmp_path, monkeypatch):
 def test_texts_that_lie_on_top_of_each_other(tmp_path, monkeypatch):
     """Views and dictionaries say in a kilobyte what takes a terabyte."""
     monkeypatch.setattr(reading, "MAX_TABLE_BYTES", 1 << 20)
-    monkeypatch.setattr(arrow_files, "MAX_PIECE_BYTES", 1 << 18)
+    monkeypatch.setattr(unfolded_sizes, "MAX_PIECE_BYTES", 1 << 18)
     count, text = 2_000_000, "x" * 10_000
     views = np.tile(np.array([len(text), 0x78787878, 0, 0], np.int32), count)
     columns = {
