@@ -23,6 +23,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("lora.csv").write_text("prompt,lora\na cat,x\n")
     os.mkfifo("pipe.csv")
     os.symlink("loop", "loop")
+    Path("nested/deeper").mkdir(parents=True)
+    Path("nested/deeper/a.csv").write_text("prompt\na cat\n")
     Path("mixed").mkdir()
     Path("mixed/a.csv").write_text("prompt\na cat\n")
     os.mkfifo("mixed/b.csv")
@@ -48,6 +50,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["plan", "/dev/stdin", "out"], "/dev/stdin: is a pipe"),
         (["plan", "mixed", "out"], "mixed/b.csv: is a pipe"),
         (["plan", "dangling", "out"], "dangling/b.csv: is a pipe, a device, or a broken link"),
+        (["plan", "nested", "out"], "nested: has no files in it; select those in subfolders with a glob, like"),
         (["plan", "loop", "out"], "levels of symbolic links"),
         (["plan", "x" * 5000 + ".csv", "out"], "File name too long"),
         (["plan", "http://127.0.0.1:1/p.parquet", "out"], "Connect call failed"),

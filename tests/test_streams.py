@@ -70,6 +70,14 @@ def test_an_argument_that_is_not_utf8_is_named():
     assert len(process.stderr.splitlines()) == 1 and b"argument 2, 'caf\\udce9', is not UTF-8" in process.stderr
 
 
+def test_an_argument_that_only_python_takes_for_not_utf8_is_named():
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    process = shell("sdbatch status $'caf\\xc3\\xa9'", **locale)
+    said = process.stderr.decode()
+    assert process.returncode == 2 and len(said.splitlines()) == 1
+    assert "can't be used: Python's encoding is ascii here; set PYTHONUTF8=1" in said
+
+
 def test_names_and_errors_come_without_what_a_terminal_obeys(tmp_path):
     process = shell('sdbatch status "$1"', f"{tmp_path}/a\x1b[2J\u202e\u009b\nb")
     assert process.returncode == 2

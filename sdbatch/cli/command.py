@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from sdbatch import __version__
@@ -76,12 +77,21 @@ def _run(argv: Sequence[str]) -> int:
         try:
             argument.encode()
         except UnicodeEncodeError as exc:
-            raise UsageError(f"argument {place}, {argument!r}, is not UTF-8") from exc
+            raise UsageError(f"argument {place}, {_not_utf8(argument)}") from exc
     parser, configured = _parser()
     apply_config(argv, configured)
     arguments = vars(parser.parse_args(argv))
     command = arguments.pop("command")
     return command(**arguments)
+
+
+def _not_utf8(argument: str) -> str:
+    """What is wrong with an argument whose bytes Python could not decode."""
+    encoding = sys.getfilesystemencoding()
+    with suppress(UnicodeDecodeError):
+        text = os.fsencode(argument).decode()
+        return f"{text!r}, can't be used: Python's encoding is {encoding} here; set PYTHONUTF8=1"
+    return f"{argument!r}, is not UTF-8"
 
 
 def _parser() -> tuple[Parser, list[Parser]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sdbatch.cli.options import add_out, command, warn_if_unused
-from sdbatch.cli.words import printable
+from sdbatch.cli.words import counted, printable
 
 __all__ = ["add"]
 
@@ -56,13 +56,13 @@ def _export(
     warn_if_unused(storage_options, out, dest)
     report = export(out, dest, form=form, where=where, dedup=dedup, id_column=id_column, options=storage_options)
     print(
-        f"{report.chosen - report.duplicates:,} of {report.images:,} images chosen"
-        + (f", {report.duplicates:,} duplicates left out" if dedup else "")
-        + f"; {report.written:,} {_WRITTEN[form]} written to {printable(dest)}"
+        f"{report.chosen - report.duplicates:,} of {counted(report.images, 'image')} chosen"
+        + (f", {counted(report.duplicates, 'duplicate')} left out" if dedup else "")
+        + f"; {counted(report.written, _WRITTEN[form])} written to {printable(dest)}"
     )
     for reason in report.left_out:
         print(f"  {printable(reason)}")
     return 1 if report.left_out else 0
 
 
-_WRITTEN = dict.fromkeys(FORMS, "files") | {"imagefolder": "folders", "webdataset": "tars", "geneval": "folders"}
+_WRITTEN = dict.fromkeys(FORMS, "file") | {"imagefolder": "folder", "webdataset": "tar", "geneval": "folder"}

@@ -141,7 +141,7 @@ def check_area(height: int, width: int, info: ModelInfo) -> str | None:
             return f"{name} must be at most {info.max_side}, not {pixels}"
     max_area = max(MAX_AREA_FACTOR * info.height * info.width, MAX_AREA_FLOOR)
     if height * width > max_area:
-        return f"{height}x{width} is too large: this model takes at most {max_area:,} pixels"
+        return f"{width}x{height} is too large: this model takes at most {max_area:,} pixels"
     return None
 
 

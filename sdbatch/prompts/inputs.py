@@ -84,6 +84,10 @@ def find_inputs(prompts: str, options: Mapping[str, Any] | None = None, *, per_f
     found = _with_partitions(listed, below, options)
     if not found and listed.others:
         raise InputError(f"{listed.others[0]}: {NO_FILE}")
+    if not found and listed.folders:
+        raise InputError(
+            f"{store.url}: has no files in it; select those in subfolders with a glob, like {store.url}/**/*"
+        )
     if not found:
         raise InputError(
             f"{store.url}: there is no such file, and no folder or glob with files in it "

@@ -82,3 +82,8 @@ def test_anything_else_is_no_request(info):
 def test_a_setting_of_another_kind_of_row_is_refused(change, word, info):
     reason = validate(Request("a", **change), info)
     assert reason is not None and word in reason
+
+
+def test_a_size_that_is_too_large_is_named_as_width_and_height():
+    reason = validate(Request("a cat", height=8, width=8_000_000), inspect_model("tiny"))
+    assert reason is not None and reason.startswith("8000000x8 is too large")

@@ -46,7 +46,7 @@ def test_a_condition_and_a_column_of_duplicates_choose(layout, tmp_path, capsys)
     # Interrupted, it resumes where it stopped.
     (dest / "00000" / "metadata.parquet").unlink()
     (dest / keys[0]).unlink()
-    assert main(arguments) == 0 and "1 folders written" in capsys.readouterr().out
+    assert main(arguments) == 0 and "1 folder written" in capsys.readouterr().out
     assert (dest / keys[0]).read_bytes() == png(1)
     report = export(str(out), str(tmp_path / "few"), dedup="tag")
     assert (report.images, report.chosen, report.duplicates) == (6, 6, 4)
@@ -123,7 +123,7 @@ def test_hpsv2_finds_numbered_pictures_of_each_style(layout, tmp_path, capsys):
         assert picture.format == "JPEG"
         assert np.abs(np.asarray(picture, int) - picture_of(out, layout, 1)).mean() < 8
     (dest / "concept-art" / "00001.jpg").unlink()
-    assert main(export) == 0 and "1 files written" in capsys.readouterr().out
+    assert main(export) == 0 and "1 file written" in capsys.readouterr().out
     assert main([*export, "--where", "key != ''"]) == 2 and "with other options" in capsys.readouterr().err
 
     styles = ["photo", "anime", "photo", "photo", "anime"]
