@@ -319,7 +319,8 @@ class Engine:
 
     def _recover(self, lane_set: LaneSet, cause: SamplingRow | None) -> None:
         """Continue after running out of memory; rows that don't fit fail."""
-        freed = self._rescue.close()  # its engine takes more memory than lanes, and is created again when needed
+        # The float32 engine takes more memory than lanes, and is created again when needed; so are networks of rows.
+        freed = self._rescue.close() or (self.family.nets is not None and self.family.nets.shrink())
         error = f"out of memory with only {lane_set.size} lanes at this size"
         for row in self._memory.recover(lane_set, cause, freed=freed):
             self._failed.append(self._result(row, None, error))

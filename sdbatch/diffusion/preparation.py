@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from sdbatch.diffusion.adapters.lora_rows import Lora
 from sdbatch.diffusion.adapters.net_kinds import NET_KINDS
 from sdbatch.diffusion.adapters.net_loading import row_nets
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
+from sdbatch.diffusion.device.spare_memory import spare_bytes
 from sdbatch.diffusion.engine_choices import COMPILES, SWITCHES
 from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.families.family import Family
@@ -75,7 +77,8 @@ def prepared_family(info: ModelInfo, dtype: str, device: torch.device, options: 
         family.release_text_encoders()
     skips = options.deep_cache > 1
     if any(field.name in NET_KINDS for field in family_named(info.family).fields):
-        family.nets = row_nets(info, family.denoiser, options.find_adapter, skips_layers=skips)
+        spare = partial(spare_bytes, device)
+        family.nets = row_nets(info, family.denoiser, spare, options.find_adapter, skips_layers=skips)
     if skips:
         family.cache_deep_features()
     return family

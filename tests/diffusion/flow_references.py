@@ -193,6 +193,24 @@ def assert_same_pictures(
     _assert_text_matters(made, requests[0].sampler)
 
 
+def assert_entries_are_the_pipelines(
+    folder: Path, edited: Path, entries: dict[str, object], arguments: Arguments, guidance_scale: float
+) -> None:
+    """Entries given for the scheduler make the pictures of the pipeline whose configuration has them.
+
+    Args:
+        edited: the same model with these entries in its own configuration.
+    """
+    info = inspect_model(folder, scheduler_config=entries)
+    requests = rows(["flow_euler"], (guidance_scale, 1.0), steps=(3, 5), times=3)
+    made = Engine(dataclasses.replace(info, height=64, width=64), lanes=6)
+    pixels = {image.request: image.pixels for image in made.generate(requests)}
+    reference = Reference(edited, arguments)
+    assert max(distance(pixels[request], reference.pixels(request)) for request in requests) <= 2
+    without = {image.request: image.pixels for image in engine(folder).generate(requests)}
+    assert max(distance(pixels[request], without[request]) for request in requests) > 2
+
+
 def _assert_text_matters(made: Engine, sampler: str) -> None:
     """Another prompt moves the picture, so that parity means something."""
     texts = ("a red fox in the snow, " * 6, "misty forest at dawn, " * 6)

@@ -7,11 +7,20 @@ from pathlib import Path
 import flow_checkpoints
 import pytest
 from diffusers import ChromaImg2ImgPipeline
-from flow_references import assert_no_farther_in_bf16, assert_same_pictures, engine, from_pictures, rows
+from flow_references import (
+    assert_entries_are_the_pipelines,
+    assert_no_farther_in_bf16,
+    assert_same_pictures,
+    engine,
+    from_pictures,
+    rows,
+)
 
 from sdbatch.diffusion.families.flow import EULER
 from sdbatch.diffusion.models.inspection import inspect_model
 from sdbatch.diffusion.request import Request
+
+DYNAMIC = {key: value for key, value in flow_checkpoints.DYNAMIC_SHIFT.items() if key != "shift"}
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +59,16 @@ def test_the_network_of_modulations_keeps_its_weights(chroma):
     assert {approximator.in_proj, *approximator.layers.modules()} <= eight.family.keep_whole()
     pictures = [next(iter(made.generate([request]))).pixels.astype(float) for made in (whole, eight)]
     assert 0 < abs(pictures[0] - pictures[1]).mean() < 8
+
+
+@pytest.mark.parametrize(
+    ("entries", "own"),
+    [
+        ({"shift": "3"}, {"shift": 3.0}),
+        ({"use_beta_sigmas": "true"}, {"use_beta_sigmas": True}),
+        ({name: str(value).lower() for name, value in DYNAMIC.items()}, DYNAMIC),
+    ],
+)
+def test_entries_of_the_scheduler_are_those_of_the_pipeline(chroma, tmp_path, entries, own):
+    edited = flow_checkpoints.build_chroma(tmp_path / "edited", **own)
+    assert_entries_are_the_pipelines(chroma, edited, entries, arguments, 3.5)

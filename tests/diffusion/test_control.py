@@ -14,6 +14,7 @@ import torch
 from control_checkpoints import SD, SDXL, ControlPipelines, build_controlnet, edges
 from picture_rows import Picture, mask, photo
 
+from sdbatch.diffusion import preparation
 from sdbatch.diffusion.adapters.net_settings import MAX_NETS
 from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.request import Request
@@ -131,14 +132,21 @@ def test_a_control_image_is_obeyed_and_gives_the_size(sd, nets):
     assert np.abs(images[0].pixels.astype(int) - images[1].pixels).mean() > 2
 
 
-def test_more_nets_than_are_kept_take_turns(sd, nets, tmp_path):
+@pytest.mark.parametrize(("spare", "kept"), [(0, MAX_NETS), (1 << 40, 6)])
+def test_more_nets_than_are_kept_take_turns(sd, nets, tmp_path, monkeypatch, spare, kept):
+    monkeypatch.setattr(preparation, "spare_bytes", lambda device: spare)
     copies = [shutil.copytree(nets["sd"][0], tmp_path / str(i)) for i in range(6)]
     rows = [row("text-to-image", 0, {"controlnet": str(net)}) for net in copies]
     engine = Engine(sd, lanes=16, device="cpu")
+    loads, load = [], engine.family.nets.controls.nets._load
+    engine.family.nets.controls.nets._load = lambda name: loads.append(name) or load(name)
     images = list(engine.generate(rows))
     assert [image.error for image in images] == [None] * 6
+    passes = engine.family.nets.controls.calls // 6
+    # Each pass runs all six: those in memory first, then the two others.
+    assert len(loads) == 6 if kept == 6 else len(loads) <= 2 * 6 + 2 * passes
     assert all(np.array_equal(image.pixels, images[0].pixels) for image in images)
-    assert len(engine.family.nets.controls.loaded) == MAX_NETS
+    assert len([*engine.family.nets.controls.nets]) == kept
 
 
 def test_what_can_not_be_run_fails_its_own_row(sd, sdxl, nets, tmp_path):

@@ -97,6 +97,11 @@ def test_what_can_not_be_run_fails_its_own_row(sdxl, nets, tmp_path):
         "is a plain ControlNet": row(2, controlnet=plain, control_mode=0),
         "guess_mode does not work with": row(3, controlnet=nets[0], control_mode=0, guess_mode=True),
         "control_mode has 3 values": row(4, images=2, controlnet=[nets[0]] * 2, control_mode=[0, 1, 2]),
+        "is a ControlNet Union and": row(7, images=2, controlnet=[nets[0], plain], control_mode=0),
+        "as in diffusers, a row has nets of one kind": row(8, images=2, controlnet=[plain, nets[0]]),
+        f"{nets[0]} is a ControlNet Union and {plain} is not": row(
+            9, images=2, controlnet=[plain, nets[0]], control_mode=[0, 1]
+        ),
         "without a controlnet": row(5, images=0, control_mode=1),
     }
     good = row(6, controlnet=nets[0], control_mode=0)

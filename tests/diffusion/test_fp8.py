@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from flow_references import engine as flow_engine
+from ip_adapter_checkpoints import build_ip_adapters
+from picture_rows import Picture, photo
 from references import Reference
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -191,3 +193,50 @@ def test_a_gpu_that_is_too_old_is_named():
     assert all(why_no_fp8("2.13.0", new) is None for new in ((8, 9), (9, 0), (10, 0), (12, 0)))
     for old in ((7, 5), (8, 0), (8, 6)):
         assert f"needs a GPU of compute capability 8.9 or newer; this one has {old[0]}.{old[1]}" in why_no_fp8("2", old)
+
+
+def test_image_prompts_are_those_of_whole_weights_and_rows_independent(sd, tmp_path_factory):
+    """An IP-Adapter's own layers keep their weights; the features that they add are the same as without fp8."""
+    adapters = build_ip_adapters(tmp_path_factory.mktemp("adapters") / "models", sd)
+    names = [(adapters["plain"],), (), (adapters["plus"],), (adapters["plain"], adapters["plus"])]
+    rows = [
+        dataclasses.replace(
+            row,
+            extra={
+                "ip_adapter": tuple(map(str, paths)),
+                "ip_adapter_image": tuple(Picture(photo(50, 40, 10 * row.seed + j)) for j in range(len(paths))),
+                "ip_adapter_scale": 0.8,
+            }
+            if paths
+            else {},
+        )
+        for row, paths in zip(ROWS, names * 2, strict=True)
+    ]
+    engine = Engine(sd, lanes=6, quantization="fp8")
+    together = pixels_of(engine, rows)
+    backwards = pixels_of(engine, rows[::-1])
+    assert all(np.array_equal(together[seed], backwards[seed]) for seed in together)
+    other = Engine(sd, lanes=6, quantization="fp8")
+    for row in rows[:4]:
+        assert np.array_equal(pixels_of(other, [row])[row.seed], together[row.seed])
+    # A row without a picture is that of a table without pictures.
+    plain = pixels_of(other, ROWS)
+    assert [np.array_equal(plain[row.seed], together[row.seed]) for row in rows] == [not row.extra for row in rows]
+    pictures = torch.rand(2, 3, 32, 32)
+    features = [
+        next(iter(made.family.nets.ip_adapters.encoders(rows[2]).values())).encode(pictures)
+        for made in (engine, Engine(sd, lanes=6))
+    ]
+    assert all(torch.equal(features[0][name], features[1][name]) for name in ("shown", "nothing"))
+    # Rounding moves a picture less than the adapter does.
+    whole = pixels_of(Engine(sd, lanes=6), rows)
+    for row in rows:
+        if row.extra:
+            by_rounding = np.abs(whole[row.seed] - together[row.seed]).mean()
+            assert 0 < by_rounding < np.abs(plain[row.seed] - together[row.seed]).mean()
+
+
+def pixels_of(engine, rows):
+    images = list(engine.generate(rows))
+    assert [image.error for image in images] == [None] * len(rows)
+    return {image.request.seed: image.pixels.astype(int) for image in images}

@@ -9,12 +9,19 @@ from pathlib import Path
 import flow_checkpoints
 import pytest
 from diffusers import Lumina2Pipeline
-from flow_references import assert_no_farther_in_bf16, assert_same_pictures, engine, rows
+from flow_references import (
+    assert_entries_are_the_pipelines,
+    assert_no_farther_in_bf16,
+    assert_same_pictures,
+    engine,
+    rows,
+)
 
 from sdbatch.diffusion.families.lumina_2 import INSTRUCTION
 from sdbatch.diffusion.models.inspection import inspect_model
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.validation import validate
+from sdbatch.errors import ModelError
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +78,21 @@ def test_rows_share_a_pass_with_texts_of_their_own_length_class(lumina_2):
 def test_norms_are_kept_or_not(lumina_2):
     row = Request("a red fox", sampler="flow_euler", steps=2, extra={"cfg_normalization": 0.5})
     assert validate(row, inspect_model(lumina_2)) == "cfg_normalization is 0 or 1 with Lumina 2, not 0.5"
+
+
+@pytest.mark.parametrize(
+    ("entries", "own"),
+    [
+        ({"shift": "1.5"}, {"shift": 1.5}),
+        ({"shift": 12}, {"shift": 12.0}),
+        ({"use_beta_sigmas": "true"}, {"use_beta_sigmas": True}),
+    ],
+)
+def test_entries_of_the_scheduler_are_those_of_the_pipeline(lumina_2, tmp_path, entries, own):
+    edited = flow_checkpoints.build_lumina_2(tmp_path / "edited", **own)
+    assert_entries_are_the_pipelines(lumina_2, edited, entries, arguments, 4.0)
+
+
+def test_a_shift_by_the_picture_is_refused_as_an_entry(lumina_2):
+    with pytest.raises(ModelError, match=r"--scheduler-config use_dynamic_shifting=true.*has no shift by the picture"):
+        inspect_model(lumina_2, scheduler_config={"use_dynamic_shifting": "true"})

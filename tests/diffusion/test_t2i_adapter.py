@@ -18,6 +18,7 @@ from lora_checkpoints import build_loras
 from picture_rows import Picture, Pipelines, photo
 from t2i_adapter_checkpoints import WIDTHS, AdapterPipelines, adding, build_t2i_adapter
 
+from sdbatch.diffusion import preparation
 from sdbatch.diffusion.adapters.net_settings import MAX_NETS
 from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.request import Request
@@ -167,14 +168,16 @@ def test_the_image_gives_the_size_in_multiples_of_what_the_adapter_halves(folder
         assert image.error == "with a t2i_adapter, height and width must be multiples of 16, not 72"
 
 
-def test_more_nets_than_are_kept_take_turns(folders, adapters, tmp_path):
+@pytest.mark.parametrize(("spare", "kept"), [(0, MAX_NETS), (1 << 40, 6)])
+def test_more_nets_than_are_kept_take_turns(folders, adapters, tmp_path, monkeypatch, spare, kept):
+    monkeypatch.setattr(preparation, "spare_bytes", lambda device: spare)
     copies = [shutil.copytree(adapters["sd"][1], tmp_path / str(i)) for i in range(6)]
     rows = [replace(row(0, str(net)), steps=2) for net in copies]
     engine = Engine(folders["sd"], lanes=16, device="cpu")
     images = list(engine.generate(rows))
     assert [image.error for image in images] == [None] * 6
     assert all(np.array_equal(image.pixels, images[0].pixels) for image in images)
-    assert len(engine.family.nets.t2i_adapters.loaded) == MAX_NETS
+    assert len([*engine.family.nets.t2i_adapters.nets]) == kept
 
 
 def test_what_can_not_be_run_fails_its_own_row(folders, adapters, tmp_path):

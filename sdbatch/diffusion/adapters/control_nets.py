@@ -102,22 +102,18 @@ def jobs_of(
 
 
 class ControlNets:
-    """The ControlNets of one denoiser's rows; a few of them are in memory (`LoadedNets`).
+    """The ControlNets of one denoiser's rows; those that fit are in memory (`LoadedNets`).
 
     Args:
         load: loads the network of a name, on the denoiser's device and in its dtype.
+        spare: returns the bytes that nets may still take.
         cell: pixels of a picture per side of a latent pixel.
     """
 
-    def __init__(self, load: Callable[[str], torch.nn.Module], cell: int):
+    def __init__(self, load: Callable[[str], torch.nn.Module], spare: Callable[[], int], cell: int):
         self._cell = cell
-        self._nets: LoadedNets[ControlNet] = LoadedNets(lambda name: _control_net(load(name)))
+        self.nets: LoadedNets[ControlNet] = LoadedNets(lambda name: _control_net(load(name)), spare)
         self.calls = 0
-
-    @property
-    def loaded(self) -> list[str]:
-        """The nets in memory, the most recently used last."""
-        return list(self._nets)
 
     def needs(self, request: Request, size: tuple[int, int], mask: Need | None = None) -> list[Need]:
         """The control images of a row to encode, as `control_need` has them."""
@@ -169,7 +165,8 @@ class ControlNets:
         Args:
             latents, timesteps, conditioning: the denoiser's inputs, for all lanes.
         """
-        jobs = sorted(jobs, key=lambda job: (job.run, job.lane))
+        # Of the nets of one place, those in memory run first, so that loading another does not drop them before.
+        jobs = sorted(jobs, key=lambda job: (job.order, job.controlled.net not in self.nets, job.run, job.lane))
         sums: list[torch.Tensor] = []
         for run in dict.fromkeys(job.run for job in jobs):
             together = [job for job in jobs if job.run == run]
@@ -186,7 +183,7 @@ class ControlNets:
 
     def net(self, name: str) -> ControlNet:
         """A net, loaded if it is not in memory."""
-        return self._nets[name]
+        return self.nets[name]
 
     def _hint(self, name: str, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"hint": self.net(name).hints(pixels)}

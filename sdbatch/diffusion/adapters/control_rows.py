@@ -118,7 +118,12 @@ def mode_refusal(request: Request, modes: Mapping[str, int]) -> str | None:
     Args:
         modes: the number of modes of a ControlNet Union by its name, 0 for a plain net. Other nets are not checked.
     """
-    for control in controls_of(request):
+    controls = controls_of(request)
+    unions = [control.net for control in controls if modes.get(control.net)]
+    plain = [control.net for control in controls if modes.get(control.net) == 0]
+    if unions and plain:
+        return f"{unions[0]} is a ControlNet Union and {plain[0]} is not; as in diffusers, a row has nets of one kind"
+    for control in controls:
         count = modes.get(control.net)
         if count is None:
             continue

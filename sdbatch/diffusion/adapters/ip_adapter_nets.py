@@ -60,14 +60,15 @@ class IpAdapterNet:
 
 
 class IpAdapters:
-    """The IP-Adapters of one denoiser's rows; a few of them are in memory (`LoadedNets`).
+    """The IP-Adapters of one denoiser's rows; those that fit are in memory (`LoadedNets`).
 
     Args:
         load: loads the adapter of a name.
+        spare: returns the bytes that adapters may still take.
     """
 
-    def __init__(self, load: Callable[[str], IpAdapterNet]):
-        self._nets = LoadedNets(load)
+    def __init__(self, load: Callable[[str], IpAdapterNet], spare: Callable[[], int]):
+        self.nets = LoadedNets(load, spare)
         self._encoders: dict[str, _Features] = {}
 
     def needs(self, request: Request) -> list[Need]:
@@ -94,8 +95,8 @@ class IpAdapters:
     def _encoder(self, name: str) -> _Features:
         """An adapter's encoder. Threads use it without loading a network, so all that they need is read here."""
         if name not in self._encoders:
-            side = self._nets[name].encoder.config.image_size
-            self._encoders[name] = _Features(lambda pixels: self._nets[name].features(pixels), side)
+            side = self.nets[name].encoder.config.image_size
+            self._encoders[name] = _Features(lambda pixels: self.nets[name].features(pixels), side)
         return self._encoders[name]
 
 

@@ -24,11 +24,17 @@ __all__ = ["row_nets"]
 
 
 def row_nets(
-    info: ModelInfo, unet: torch.nn.Module, find: Callable[[str], Path] | None = None, *, skips_layers: bool = False
+    info: ModelInfo,
+    unet: torch.nn.Module,
+    spare: Callable[[], int],
+    find: Callable[[str], Path] | None = None,
+    *,
+    skips_layers: bool = False,
 ) -> RowNets:
     """Applies the networks of a UNet's rows, each loaded when a row first needs it.
 
     Args:
+        spare: returns the bytes that networks may still take on the UNet's device.
         find: returns the local path of a name; by default a name is a local path, or one on the hub.
         skips_layers: whether passes leave layers out, as with DeepCache.
     """
@@ -43,8 +49,8 @@ def row_nets(
     controlnets = net_loader("controlnet", info, load_controlnet, find)
     t2i_adapters = net_loader("t2i_adapter", info, partial(load, "T2IAdapter"), find)
     return RowNets(
-        ControlNets(controlnets, info.vae_scale),
-        IpAdapters(net_loader("ip_adapter", info, lambda found: load_ip_adapter(found, unet), find)),
-        T2IAdapters(t2i_adapters, info.vae_scale),
+        ControlNets(controlnets, spare, info.vae_scale),
+        IpAdapters(net_loader("ip_adapter", info, lambda found: load_ip_adapter(found, unet), find), spare),
+        T2IAdapters(t2i_adapters, spare, info.vae_scale),
         skips_layers=skips_layers,
     )

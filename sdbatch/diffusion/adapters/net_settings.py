@@ -17,7 +17,7 @@ __all__ = ["MAX_NETS", "ShownNet", "adapter_field", "for_each", "joined", "pairi
 
 ADAPTERS = "adapters"
 MAX_NETS = 4
-"""The maximum of networks of a kind in one row, and in an engine's memory."""
+"""The maximum of networks of a kind in one row. An engine keeps at least as many in memory."""
 
 
 def joined(values: Sequence[Any]) -> str:

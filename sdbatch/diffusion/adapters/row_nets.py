@@ -68,6 +68,12 @@ class RowNets:
         self.t2i_adapters = t2i_adapters
         self._skips_layers = skips_layers
 
+    def shrink(self) -> bool:
+        """Keep only a few networks of each kind in memory from now on; returns whether there were more."""
+        kinds = (self.controls, self.ip_adapters, self.t2i_adapters)
+        dropped = [kind.nets.shrink() for kind in kinds]
+        return any(dropped)
+
     def refusal(self, request: Request) -> str | None:
         """The reason why this denoiser can't run the row's networks, or None."""
         if self._skips_layers and (named := nets_named(request, WITHOUT_DEEP_CACHE)):

@@ -24,24 +24,20 @@ __all__ = ["T2IAdapters", "added"]
 
 
 class T2IAdapters:
-    """The T2I-Adapters of one denoiser's rows; a few of them are in memory (`LoadedNets`).
+    """The T2I-Adapters of one denoiser's rows; those that fit are in memory (`LoadedNets`).
 
     Args:
         load: loads the network of a name, on the denoiser's device and in its dtype.
+        spare: returns the bytes that nets may still take.
         cell: pixels of a picture per side of a latent pixel.
     """
 
-    def __init__(self, load: Callable[[str], torch.nn.Module], cell: int):
+    def __init__(self, load: Callable[[str], torch.nn.Module], spare: Callable[[], int], cell: int):
         self._cell = cell
-        self._nets: LoadedNets[torch.nn.Module] = LoadedNets(
-            lambda name: load(name).to(memory_format=torch.channels_last)
+        self.nets: LoadedNets[torch.nn.Module] = LoadedNets(
+            lambda name: load(name).to(memory_format=torch.channels_last), spare
         )
         self._encoders: dict[str, ControlImages] = {}
-
-    @property
-    def loaded(self) -> list[str]:
-        """The nets in memory, the most recently used last."""
-        return list(self._nets)
 
     def needs(self, request: Request, size: tuple[int, int], mask: Need | None = None) -> list[Need]:
         """The control images of a row to encode, as `control_need` has them."""
@@ -69,12 +65,12 @@ class T2IAdapters:
     def _encoder(self, name: str) -> ControlImages:
         """An adapter's encoder. Threads use it without loading a network, so all that they need is read here."""
         if name not in self._encoders:
-            gray = takes_gray(self._nets[name].config)
+            gray = takes_gray(self.nets[name].config)
             self._encoders[name] = ControlImages(lambda pixels: self._made(name, pixels), self._cell, gray=gray)
         return self._encoders[name]
 
     def _made(self, name: str, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        net = self._nets[name]
+        net = self.nets[name]
         features = net(pixels.to(net.dtype, memory_format=torch.channels_last))
         return {str(level): feature for level, feature in enumerate(features)}
 
