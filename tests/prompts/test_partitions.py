@@ -191,7 +191,7 @@ def test_an_output_from_before_is_read_without_partitions(tmp_path: Path) -> Non
         (["k=%FF"], "prompt", ["k=%FF", "'%FF' is not valid UTF-8"]),
         (["a=1/%61=2"], "prompt", ["a=1/%61=2", "two partitions with the key 'a'"]),
         (["prompt=2024"], "note", ["prompt=2024/part-0.parquet", "'prompt' holds int32; expected text"]),
-        (["a=1/x"], "prompt", ["there is no such file"]),
+        (["a=1/x"], "prompt", ["has no files in it; select those in subfolders"]),
     ],
 )
 def test_what_makes_no_table_is_refused(tmp_path: Path, folders: list[str], column: str, named: list[str]) -> None:
