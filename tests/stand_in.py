@@ -9,10 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 
 from benchmarks.standin import StandIn
-from sdbatch.cli import main
+from sdbatch.cli import console
 from sdbatch.run.pipeline import generate
 
 STAND_IN = StandIn(step_seconds=0.0, full_size=True, validates=True)
@@ -20,4 +19,4 @@ STAND_IN = StandIn(step_seconds=0.0, full_size=True, validates=True)
 if __name__ == "__main__":
     changes = json.loads(os.environ.get("SDBATCH_STAND_IN", "{}"))
     generate.__kwdefaults__["make_engine"] = dataclasses.replace(STAND_IN, **changes)
-    sys.exit(main())
+    console()

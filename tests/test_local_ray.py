@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import psutil
 import pytest
+
+from tests.processes import wait_for
 
 SCRIPT = """
 import json, psutil, ray
@@ -22,9 +25,13 @@ print(json.dumps([process.pid for process in started if process.is_running() and
 """
 
 
+@pytest.fixture
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+
+
 @pytest.mark.slow
-def test_it_starts_what_a_run_uses_only_and_stops_it(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+def test_it_starts_what_a_run_uses_only_and_stops_it(tmp_path, environment):
     printed = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
     ).stdout
@@ -35,3 +42,28 @@ def test_it_starts_what_a_run_uses_only_and_stops_it(tmp_path):
         assert idle not in commands
     psutil.wait_procs([psutil.Process(pid) for pid in left if psutil.pid_exists(pid)], timeout=10)
     assert not [pid for pid in left if psutil.pid_exists(pid)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("awaited", ["gcs_server", "raylet/raylet", "ray::"])
+def test_sigterm_while_it_starts_ends_it_with_the_status_of_any_other_time(tmp_path, environment, awaited):
+    command = (sys.executable, "-m", "sdbatch", "generate", "a red circle", "out")
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
+    started: dict[int, psutil.Process] = {}
+
+    def has_come() -> bool:
+        started.update((child.pid, child) for child in psutil.Process(process.pid).children(recursive=True))
+        return any(awaited in " ".join(command_of(child)) for child in started.values())
+
+    wait_for(has_come)
+    process.send_signal(signal.SIGTERM)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 3 and "terminated; run the same command again" in printed
+    assert not psutil.wait_procs(list(started.values()), timeout=30)[1]
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []

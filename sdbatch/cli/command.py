@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sdbatch import __version__
 from sdbatch.cli import bench_command as bench
@@ -38,12 +39,17 @@ See COMMAND --help for its options. Exit status: 0 success, 1 partial success, 2
 """
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, from `timeout`, `ray job stop` or Kubernetes: it ends a command as Ctrl-C does."""
+
+
 def console(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line `argv` (default: the process's own), and end the process with its exit status.
 
     The interpreter is not finalized: threads of native libraries, such as Arrow's read-ahead, can outlive their work by
     a moment, and one that touches a Python object during finalization aborts the process.
     """
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         status = main(argv)
     except SystemExit as ended:  # argparse, after it has printed what is to say
@@ -52,6 +58,10 @@ def console(argv: Sequence[str] | None = None) -> NoReturn:
         atexit._run_exitfuncs()
     finally:
         os._exit(status)
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    raise Terminated
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,8 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except SdbatchError as error:
             print(f"sdbatch: error: {printable(str(error))}", file=sys.stderr)
             return error.exit_status
-        except KeyboardInterrupt:
-            print("\nsdbatch: interrupted; run the same command again to resume", file=sys.stderr)
+        except KeyboardInterrupt as exc:
+            what = "terminated" if isinstance(exc, Terminated) else "interrupted"
+            print(f"\nsdbatch: {what}; run the same command again to resume", file=sys.stderr)
             return 3
         except Exception as exc:  # the last resort of all commands: people get a line, and we a traceback
             print(f"sdbatch: error: {printable(report_unexpected(exc))}", file=sys.stderr)

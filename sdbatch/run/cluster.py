@@ -15,7 +15,7 @@ import yaml
 
 from sdbatch.errors import RunError
 from sdbatch.plan.capacity import Capacity, NodeGroup
-from sdbatch.run.ray_internals import mute_task_output, without_idle_services
+from sdbatch.run.ray_internals import mute_task_output, own_signal_handlers, without_idle_services
 
 __all__ = ["connected", "free_resources", "live_nodes", "survey"]
 
@@ -43,13 +43,17 @@ def connected(address: str | None) -> Iterator[None]:
         os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
     _check_that_something_listens(target)
     try:
-        with _native_stderr_muted(), without_idle_services() if local else contextlib.nullcontext():
+        services = without_idle_services() if local else contextlib.nullcontext()
+        with _native_stderr_muted(), own_signal_handlers(deferred=bool(local)), services:
             ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR, **local)
     except Exception as exc:  # Ray raises plain ones, such as that a node of its own took too long to start
         reason = " ".join(str(exc).split())
         if target == "local":
             raise RunError(f"Ray could not be started on this machine: {reason}") from exc
         raise RunError(f"no Ray cluster could be reached at {target}: {reason}{_token_hint()}") from exc
+    except BaseException:  # a signal
+        ray.shutdown()
+        raise
     try:
         yield
     finally:
