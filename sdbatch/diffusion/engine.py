@@ -295,6 +295,8 @@ class Engine:
     def _image(self, decoded: Decoded) -> GeneratedImage:
         pixels, error = decoded.pixels, decoded.error
         if pixels is None and error is None:
+            error = decoded.row.why_not_finite()
+        if pixels is None and error is None:
             return self._result(decoded.row, *self._rescue.pixels(decoded, partial(self._finish, decoded.row)))
         if pixels is not None:
             pixels, error = self._finish(decoded.row, pixels)

@@ -175,7 +175,7 @@ class Sampling:
         lanes = [*lanes, *lanes[-1:] * (row.width - len(lanes))][: row.width]
         slot = self._lora_slot(lane_set, row)
         lanes = [{**named, **start.of_lane(i), **row.prepared.of_lane(i), **slot} for i, named in enumerate(lanes)]
-        row.keeps = start.keep is not None
+        row.keeps, row.unusable = start.keep is not None, start.unusable
         slots.admit(row, start.latents, lanes, start.keep)
 
     def _lora_slot(self, lane_set: LaneSet, row: SamplingRow) -> Mapping[str, torch.Tensor]:

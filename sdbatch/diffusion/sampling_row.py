@@ -14,7 +14,7 @@ from sdbatch.diffusion.guidance import paired_calls
 from sdbatch.diffusion.lanes import Row
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers.coefficients import Coefficients
-from sdbatch.diffusion.tasks import Task, task_of
+from sdbatch.diffusion.tasks import Task, Unusable, task_of
 from sdbatch.diffusion.validation import check_area
 from sdbatch.errors import AdapterError, PictureError
 
@@ -33,6 +33,7 @@ class SamplingRow(Row):
         image_guidance: the guidance scale from its third lane to its second.
         prepared: what its networks add; created when the row is admitted.
         lora_rank: the rank of its LoRAs' slot; 0 if it needs none.
+        unusable: whether its pictures turn out to be unusable; known when the row is admitted.
     """
 
     request: Request
@@ -46,6 +47,11 @@ class SamplingRow(Row):
     image_guidance: float = 1.0
     prepared: Prepared = NOTHING
     lora_rank: int = 0
+    unusable: Unusable | None = None
+
+    def why_not_finite(self) -> str | None:
+        """The reason in the row itself why its result is not finite; None if there is none. Waits for the device."""
+        return self.unusable.reason if self.unusable is not None and self.unusable.answer.item() else None
 
 
 def sampling_row(family: Family, index: int, request: Request) -> SamplingRow:

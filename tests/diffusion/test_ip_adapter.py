@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+import subprocess
+import sys
 import threading
 
 import diffusers
@@ -25,6 +27,7 @@ from sdbatch.diffusion.adapters.ip_adapter_rows import image_prompts_of
 from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers.schedulers import build_scheduler
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,22 @@ def test_rows_are_the_pictures_of_their_own_pipelines_in_any_company(sd, adapter
     shown = [row for row in rows if row.extra]
     off = {row.seed: int(np.abs(pixels[row.seed].astype(int) - pipelines.pixels(row)).max()) for row in shown}
     assert max(off.values()) <= 2, off
+
+
+def test_nothing_is_said_of_packages_that_are_not_needed(sd, adapters, tmp_path):
+    """In a fresh process: the library warns once."""
+    photo(64, 64, 1).save(tmp_path / "photo.png")
+    script = f"""
+from sdbatch.diffusion.engine import Engine
+from sdbatch.diffusion.pictures.picture import Picture
+from sdbatch.diffusion.request import Request
+extra = {{"ip_adapter": {str(adapters["plain"])!r}, "ip_adapter_image": Picture({str(tmp_path / "photo.png")!r})}}
+(image,) = Engine({str(sd)!r}, lanes=2, device="cpu").generate([Request("x", seed=0, steps=1, extra=extra)])
+assert image.error is None, image.error
+"""
+    run = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert not run.stdout + run.stderr
 
 
 @pytest.mark.long

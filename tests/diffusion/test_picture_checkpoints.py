@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import diffusers
 import numpy as np
@@ -188,17 +189,19 @@ def test_a_variation_needs_no_words_and_others_do(built):
 def test_a_picture_without_depth_fails_its_row_alone(built):
     engine = Engine(built("depth-to-image"), lanes=4)
     bias = engine.family.encoders["depth"]._estimator.head.head[-2]
-    good, flat = rows_of("depth-to-image", ["ddim", "euler"])
-    (wanted,) = engine.generate([good])
-    weight, offset = bias.weight.clone(), bias.bias.clone()
-    bias.weight.zero_()
+    good, flat, *_ = rows_of("depth-to-image", ["ddim", "euler"])
+    flat = replace(flat, extra={**flat.extra, "image": Picture(photo(64, 64, 9), "flat.png")})
+    others = [replace(good, seed=seed, steps=steps) for seed, steps in ((11, 3), (12, 9), (13, 6), (14, 4))]
+    wanted = {image.request.seed: image.pixels for image in engine.generate(others)}
+    weight = bias.weight.clone()
+    bias.weight.zero_()  # the others' depths are known already
     try:
-        (failed,) = engine.generate([flat])
+        images = {image.request.seed: image for image in engine.generate([*others[:2], flat, *others[2:]])}
     finally:
         bias.weight.copy_(weight)
-        bias.bias.copy_(offset)
-    assert failed.pixels is None and "its estimated depth is constant" in failed.error
-    assert np.array_equal(next(engine.generate([good])).pixels, wanted.pixels)
+    failed = images.pop(flat.seed)
+    assert failed.pixels is None and failed.error == "flat.png: its estimated depth is constant, so it can't be used"
+    assert all(np.array_equal(image.pixels, wanted[seed]) for seed, image in images.items()) and len(images) == 4
 
 
 def test_three_lanes_a_row_fit_however_few_there_are(built):

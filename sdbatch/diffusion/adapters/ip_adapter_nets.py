@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import transformers
 
 from sdbatch.diffusion.adapters.ip_adapter_rows import image_prompts_of
 from sdbatch.diffusion.adapters.loaded_nets import LoadedNets
 from sdbatch.diffusion.pictures.picture_encoders import PictureEncoder
+from sdbatch.diffusion.pictures.processor_class import processor_class
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.tasks.task import Need
 
@@ -110,8 +110,7 @@ class _Features(PictureEncoder):
 
     def __init__(self, encode: Callable[[torch.Tensor], Mapping[str, torch.Tensor]], side: int):
         self._encode = encode
-        cls = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
-        self._processor = cls(size=side, crop_size=side)
+        self._processor = processor_class("CLIPImageProcessor")(size=side, crop_size=side)
 
     def pixels(self, need: Need) -> torch.Tensor:
         return self._processor(images=need.picture.load(), return_tensors="pt").pixel_values[0]

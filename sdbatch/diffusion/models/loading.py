@@ -27,6 +27,7 @@ from sdbatch.diffusion.models.added_tokens import add_tokens
 from sdbatch.diffusion.models.inspection import INDEX, ModelInfo
 from sdbatch.diffusion.models.lean_imports import import_transformers_on_demand
 from sdbatch.diffusion.models.quiet_libraries import quiet_libraries
+from sdbatch.diffusion.pictures.processor_class import processor_class
 from sdbatch.errors import ModelError, RunError, UsageError
 
 __all__ = ["load_family", "load_network", "resolve_device", "resolve_dtype"]
@@ -143,7 +144,7 @@ def _part(part: Part, index: Mapping[str, Any], info: ModelInfo, dtype: str, dev
         if part.sort == "noising_scheduler":
             return getattr(diffusers, declared).from_pretrained(info.folder / part.name)
         if part.sort == "processor":
-            return _processor_class(declared).from_pretrained(info.folder / part.name)
+            return processor_class(declared).from_pretrained(info.folder / part.name)
         (weights,) = (weights for weights in info.weights if weights.part == part.name)
         cls = _network_class(part, declared)
         return _module(cls, info.folder, weights, part.of_transformers, DTYPES[dtype], device)
@@ -153,12 +154,6 @@ def _network_class(part: Part, declared: str) -> Any:
     if declared in INSIDE_DIFFUSERS:
         return getattr(import_module(INSIDE_DIFFUSERS[declared]), declared)
     return getattr(transformers if part.of_transformers else diffusers, declared)
-
-
-def _processor_class(declared: str) -> Any:
-    """The processor class that uses PIL. If torchvision is installed, the class of the plain name does not use PIL."""
-    name = declared.removesuffix("Pil").replace("FeatureExtractor", "ImageProcessor")
-    return getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
 
 
 def _tokenizer_class(part: Part, declared: str) -> Any:

@@ -22,9 +22,8 @@ from sdbatch.diffusion.device.transfer import send
 from sdbatch.diffusion.families.components import Components
 from sdbatch.diffusion.pictures.picture_pixels import Pixels
 from sdbatch.diffusion.tasks.task import Need
-from sdbatch.errors import PictureError
 
-__all__ = ["PictureEncoder", "Posterior", "VaeImages", "picture_encoders"]
+__all__ = ["Depth", "PictureEncoder", "Posterior", "VaeImages", "picture_encoders"]
 
 Draw = Callable[..., torch.Tensor]
 
@@ -158,8 +157,21 @@ class _Masks(PictureEncoder):
         return encoded["pixels"] > 0.5
 
 
+@dataclass(frozen=True)
+class Depth:
+    """A picture's estimated depth at the size of the latents.
+
+    Attributes:
+        map: float32 (1, h, w), from -1 to 1; NaN if the depth is constant.
+        is_constant: bool (), on the device, because the host would wait for its value.
+    """
+
+    map: torch.Tensor
+    is_constant: torch.Tensor
+
+
 class _Depths(PictureEncoder):
-    """Estimates a depth map at the size of the latents: float32 (1, h, w), from -1 to 1."""
+    """Estimates a picture's depth."""
 
     def __init__(self, components: Components, pixels: Pixels, cell: int):
         self._estimator = components.parts["depth_estimator"]
@@ -177,15 +189,13 @@ class _Depths(PictureEncoder):
         with torch.autocast(pixels.device.type, dtype=dtype) if is_half else nullcontext():
             return {"depth": self._estimator(pixels.to(dtype)).predicted_depth.float()}
 
-    def result(self, need: Need, encoded: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def result(self, need: Need, encoded: Mapping[str, torch.Tensor]) -> Depth:
         size = [pixels // self._cell for pixels in need.size]
         depth = torch.nn.functional.interpolate(
             encoded["depth"][None, None], size=size, mode="bicubic", align_corners=False
         )[0]
         lowest, highest = depth.amin(), depth.amax()
-        if not bool(highest > lowest):
-            raise PictureError(f"{need.picture.name}: its estimated depth is constant, so it can't be used")
-        return 2.0 * (depth - lowest) / (highest - lowest) - 1.0
+        return Depth(2.0 * (depth - lowest) / (highest - lowest) - 1.0, ~(highest > lowest))
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from sdbatch.diffusion.tasks.image_to_image import ImageToImage
 from sdbatch.diffusion.tasks.image_variation import ImageVariation
 from sdbatch.diffusion.tasks.inpainting import Inpainting
 from sdbatch.diffusion.tasks.instruct_edit import InstructEdit
-from sdbatch.diffusion.tasks.task import Need, Run, Start, Task
+from sdbatch.diffusion.tasks.task import Need, Run, Start, Task, Unusable
 from sdbatch.diffusion.tasks.text_to_image import TextToImage
 from sdbatch.diffusion.tasks.upscaling import Upscaling
 from sdbatch.fields import Declares
 
-__all__ = ["ENGINE_TASKS", "TASKS", "Need", "Run", "Start", "Task", "task_named", "task_of"]
+__all__ = ["ENGINE_TASKS", "TASKS", "Need", "Run", "Start", "Task", "Unusable", "task_named", "task_of"]
 
 _TASKS = (
     TextToImage(),

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.tasks.image_to_image import ImageToImage
-from sdbatch.diffusion.tasks.task import Need, Start
+from sdbatch.diffusion.tasks.task import Need, Start, Unusable
 from sdbatch.fields import FrozenMapping
 
 if TYPE_CHECKING:
+    from sdbatch.diffusion.pictures.picture_encoders import Depth
     from sdbatch.diffusion.samplers.coefficients import Coefficients
     from sdbatch.diffusion.tasks.task import Draw
 
@@ -33,4 +34,8 @@ class DepthToImage(ImageToImage):
         self, request: Request, info: ModelInfo, coefficients: Coefficients, encoded: list[Any], draw: Draw
     ) -> Start:
         start = super().start(request, info, coefficients, encoded, draw)
-        return dataclasses.replace(start, tensors=[{"channels": encoded[1]}])
+        depth: Depth = encoded[1]
+        reason = f"{request.extra['image'].name}: its estimated depth is constant, so it can't be used"
+        return dataclasses.replace(
+            start, tensors=[{"channels": depth.map}], unusable=Unusable(depth.is_constant, reason)
+        )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Draw = Callable[..., torch.Tensor]
 
-__all__ = ["Need", "Run", "Start", "Task"]
+__all__ = ["Need", "Run", "Start", "Task", "Unusable"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,21 @@ class Need:
 
 
 @dataclass(frozen=True)
+class Unusable:
+    """A doubt whether a row's pictures can be used, which only the device can settle.
+
+    If they can't, the row's latents are NaN. The host reads the answer only then, because it has to wait for it.
+
+    Attributes:
+        answer: bool (), on the device: true if they can't be used.
+        reason: why, in words.
+    """
+
+    answer: torch.Tensor
+    reason: str
+
+
+@dataclass(frozen=True)
 class Start:
     """How a row starts, and what it keeps. All tensors are float32 unless stated otherwise.
 
@@ -59,11 +74,13 @@ class Start:
             The last mapping applies to all further lanes.
         keep: a bool mask (1, h, w), true where the row is repainted; and the latents of the picture and the noise
             (C, h, w), which are kept elsewhere, mixed by the factors of the coefficients' `keep`.
+        unusable: whether the row's pictures turn out to be unusable.
     """
 
     latents: torch.Tensor
     tensors: Sequence[Mapping[str, torch.Tensor]] = ()
     keep: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+    unusable: Unusable | None = None
 
     def of_lane(self, lane: int) -> Mapping[str, torch.Tensor]:
         """The tensors that the task adds to a lane of the row, by the lane's number."""
