@@ -39,6 +39,10 @@ from sdbatch.option_kinds import Sizes
 
 __all__ = ["Engine"]
 
+# Submissions before a step, as a multiple of the lanes. A step on a GPU hides those before the next one, but the first
+# would have to wait for thousands of rows.
+SUBMISSIONS = 4
+
 
 class Engine:
     """Runs many different requests through one denoiser at once.
@@ -139,7 +143,7 @@ class Engine:
             self._lanes, self._sampling, self._device, self.family.residency, self._found.out_of_memory
         )
         self._decoder = Decoder(self.family, self._found.decode_batch, self._memory.make_room)
-        self._submitted = 0
+        self._submitted = self._submitted_before = 0
         self._lane_calls = self._lane_calls_used = 0
         self._failed: deque[GeneratedImage] = deque()
         self._rescue = Rescue(self._float32, self._memory.make_room, possible=self.dtype != "fp32")
@@ -151,8 +155,11 @@ class Engine:
 
     @property
     def room(self) -> int:
-        """The number of further requests worth submitting now."""
-        return self._lanes.room
+        """The number of further requests worth submitting before the next step."""
+        room = self._lanes.room
+        if self.family.residency is not None:  # the more texts are encoded at once, the better
+            return room
+        return max(0, min(room, SUBMISSIONS * self.lanes - (self._submitted - self._submitted_before)))
 
     @property
     def idle(self) -> bool:
@@ -252,6 +259,7 @@ class Engine:
                     raise
                 forget(error)
                 self._recover(lane_set, error.row if isinstance(error, NoRoomForRow) else None)
+        self._submitted_before = self._submitted
         return self._results()
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain, islice
+from typing import Any
 
 import torch
 
@@ -210,19 +211,21 @@ class Sampling:
         )
         numbers = send(numbers_of(rows, lane_set.size), self._family.device)
         features = slots.deep_features if lane_set.passes_since_deep else None
-        inputs = *slots.inputs(numbers), slots.conditioning, features
+        run = partial(self._pass, lane_set, *slots.inputs(numbers), slots.conditioning, features)
+        outputs, slots.deep_features = run() if self._graphs is None else self._graphs.beside(run)
+        return outputs, numbers
+
+    def _pass(self, lane_set: LaneSet, *inputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See `Family.denoise`, with what the set's rows add to it."""
         residuals = self._residuals(lane_set, *inputs[:3])
         loras = self._lora_slots.get(lane_set.place)
         if loras is not None:
-            with self._family.loras.applied(loras, slots.conditioning[LORA_SLOT]):
-                outputs, slots.deep_features = self._family.denoise(*inputs, residuals=residuals)
-        elif residuals is not None:
-            outputs, slots.deep_features = self._family.denoise(*inputs, residuals=residuals)
-        elif self._graphs is None:
-            outputs, slots.deep_features = self._family.denoise(*inputs)
-        else:
-            outputs, slots.deep_features = self._graphs(*inputs, place=lane_set.place)
-        return outputs, numbers
+            with self._family.loras.applied(loras, inputs[2][LORA_SLOT]):
+                return self._family.denoise(*inputs, residuals=residuals)
+        if residuals is not None:
+            return self._family.denoise(*inputs, residuals=residuals)
+        run = self._family.denoise if self._graphs is None else partial(self._graphs, place=lane_set.place)
+        return run(*inputs)
 
     def _residuals(self, lane_set: LaneSet, latents, timesteps, conditioning) -> Residuals | None:
         """What the networks of the set's rows add to a pass; None if no lane has a network."""

@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
 from sdbatch.diffusion.accelerate.cuda_graph import CudaGraphs
+from sdbatch.diffusion.device import device_checks
+from sdbatch.diffusion.engine import Engine
+from sdbatch.diffusion.request import Request
+from sdbatch.diffusion.sampling import Sampling
 from sdbatch.errors import RunError
 
 
@@ -32,9 +38,9 @@ class Graph:
 
     def replay(self):
         for function, args, kwargs, out in self.recorder.operations:
-            again = function(*args, **kwargs)
-            if again is not out and again.data_ptr() != out.data_ptr():
-                out.copy_(again)
+            for again, kept in zip(tree_iter(function(*args, **kwargs)), tree_iter(out), strict=True):
+                if again is not kept and again.data_ptr() != kept.data_ptr():
+                    kept.copy_(again)
 
 
 @pytest.fixture
@@ -171,3 +177,81 @@ def test_what_fails_before_a_recording_runs_without_one(cuda):
     output, _ = graphs(*inputs(4, 1.0))
     assert torch.equal(output, torch.full_like(output, 1 + 3 + 1 + 1))
     assert "cuBLAS" in graphs.error and not cuda.pools
+
+
+def shortage(amount: int):
+    """A pass of another kind that fails `amount` times for want of memory."""
+    left = [torch.OutOfMemoryError("CUDA out of memory (pretended)")] * amount
+
+    def run():
+        if left:
+            raise left.pop()
+        return "done"
+
+    return run
+
+
+def test_a_pass_of_another_kind_gets_the_graphs_memory_and_no_lane_is_lost(cuda):
+    graphs = CudaGraphs(denoise)
+    wanted = graphs(*inputs(4, 1.0))[0].clone()
+    assert graphs.beside(shortage(1)) == "done"
+    assert "too little memory" in graphs.error
+    assert torch.equal(graphs(*inputs(4, 1.0))[0], wanted) and len(cuda.pools) == 1  # none is recorded again
+
+
+def test_a_size_that_has_no_room_beside_the_graphs_runs_without_any(cuda):
+    def limited(latents, *others):
+        if latents.shape[-1] == 8 and graphs._graphs:
+            raise torch.OutOfMemoryError("CUDA out of memory (pretended)")
+        return denoise(latents, *others)
+
+    graphs = CudaGraphs(limited)
+    graphs(*inputs(4, 1.0), place="four")
+    output, _ = graphs.beside(lambda: graphs(*inputs(8, 1.0), place="eight"))
+    assert torch.equal(output, torch.full_like(output, 1 + 3 + 1 + 1))
+    assert graphs.error is not None and len(cuda.pools) == 1
+
+
+@pytest.mark.parametrize("recorded, shortages", [(False, 1), (True, 2)])
+def test_without_graphs_to_release_the_shortage_is_the_lanes(cuda, recorded, shortages):
+    graphs = CudaGraphs(denoise)
+    if recorded:
+        graphs(*inputs(4, 1.0))
+    with pytest.raises(torch.OutOfMemoryError):
+        graphs.beside(shortage(shortages))
+
+
+def test_an_engine_with_graphs_runs_short_for_a_second_size_and_keeps_its_lanes(cuda, sd, monkeypatch):
+    engine = Engine(sd, lanes=4, device="cpu")
+    # When the first row has finished, the set of the third is fuller than that of the second.
+    sizes = ((4, 64), (8, 64), (4, 128))
+    rows = [Request("x", seed=i, steps=n, height=side, width=side) for i, (n, side) in enumerate(sizes)]
+    wanted = {image.request.seed: image.pixels for image in engine.generate(rows)}
+    plain = engine.family.denoise
+
+    def limited(latents, *others, **named):
+        if any(shape != latents.shape for _, shape, *_ in engine._sampling._graphs._graphs):
+            raise torch.OutOfMemoryError("CUDA out of memory (pretended)")
+        return plain(latents, *others, **named)
+
+    engine.family.denoise = limited
+    engine._sampling = Sampling(engine.family, cuda_graphs=True)
+    images = list(engine.generate(rows))
+    assert not [image.error for image in images if image.error]
+    assert all(np.array_equal(image.pixels, wanted[image.request.seed]) for image in images)
+    assert engine.lanes == 4 and engine.describe()["out_of_memory"] == []
+    assert "too little memory" in engine._sampling.graph_error and len(cuda.pools) == 1
+
+
+@pytest.mark.parametrize("drift, reason", [(0.0, None), (1e-3, "their bits differ from those without")])
+def test_graphs_whose_bits_differ_are_not_used(cuda, monkeypatch, drift, reason):
+    calls = []
+
+    def drifting(latents, timesteps, conditioning, features=None):
+        calls.append(latents)
+        output = latents + timesteps.view(-1, 1, 1, 1) + conditioning["c"]
+        return output + drift * (len(calls) > 1), None
+
+    monkeypatch.setattr(device_checks, "trial_inputs", lambda family, lanes, shape: inputs(4, 1.0))
+    family = SimpleNamespace(device=torch.device("cuda"), denoise=drifting)
+    assert device_checks.cuda_graph_error(family, 2) == reason

@@ -8,7 +8,8 @@ import random
 import numpy as np
 import pytest
 
-from sdbatch.diffusion.engine import Engine
+from sdbatch.diffusion.engine import SUBMISSIONS, Engine
+from sdbatch.diffusion.lanes import WINDOW
 from sdbatch.diffusion.request import Request
 from sdbatch.errors import ModelError, UsageError
 
@@ -93,6 +94,24 @@ def test_requests_are_pulled_as_they_are_needed(engine):
     # The rows left behind must not come out of the next call.
     assert engine.idle
     assert [image.request.seed for image in engine.generate([Request("b", seed=0, steps=1)])] == [0]
+
+
+def test_the_first_pass_does_not_wait_for_a_window_of_rows(sd):
+    engine, pulled = Engine(sd, lanes=2), []
+    requests = (pulled.append(seed) or Request("a cat", seed=seed, steps=40, sampler="ddim") for seed in range(500))
+    images = engine.generate(requests)
+    seen = []
+    denoise = engine.family.denoise
+
+    def counted(*args, **named):
+        seen.append(len(pulled))
+        return denoise(*args, **named)
+
+    engine.family.denoise = counted
+    next(images)
+    assert seen[:8] == [SUBMISSIONS * 2 * n for n in range(1, 9)]
+    assert set(seen[7:40]) == {WINDOW * 2}  # enough for every size to fill its lanes
+    images.close()
 
 
 def test_nothing_in_nothing_out(engine):

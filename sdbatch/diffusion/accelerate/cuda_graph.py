@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
+from typing import TypeVar
 
 import torch
 
-from sdbatch.diffusion.device.memory import is_out_of_memory
+from sdbatch.diffusion.device.memory import forget, is_out_of_memory, release_cached
 from sdbatch.errors import RunError
 
 __all__ = ["CudaGraphs"]
 
+CUDA = torch.device("cuda")
+Outcome = TypeVar("Outcome")
 Denoise = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
 
@@ -68,6 +71,22 @@ class CudaGraphs:
         if key in self._graphs:
             return self._graphs[key](latents, timesteps, features)
         return self._denoise(latents, timesteps, conditioning, features)
+
+    def beside(self, run: Callable[[], Outcome]) -> Outcome:
+        """Run a pass that may need memory beside the graphs: of a size not yet recorded, or with adapters.
+
+        If there is too little, the graphs are released for good, which changes no bit, and the pass is repeated.
+        """
+        try:
+            return run()
+        except Exception as error:
+            if not self._graphs or not is_out_of_memory(error):
+                raise
+            forget(error)
+        self.forget()
+        self.error = "too little memory beside them for another kind of pass"
+        release_cached(CUDA)
+        return run()
 
     def forget(self, place: Hashable = None) -> None:
         """Release the graphs of a lane set, or all."""
