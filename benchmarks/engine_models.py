@@ -13,8 +13,6 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -81,6 +79,9 @@ def model_folder(name: str) -> Path:
 
 
 def _build(name: str):
+    # Here, because importing diffusers' pipelines prints that transformers has some classes for torchvision only.
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
     torch.manual_seed(0)
     if name not in UNETS:
         import klein_model

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from engine_measure import run_engine
 from gpu_bench import Bench
+from gpu_choices import attention_by_shape
+from gpu_shortage import SHORTAGES
 
 from sdbatch.diffusion.embeddings import Text
 from sdbatch.diffusion.engine import Engine
@@ -46,6 +48,10 @@ def check(bench: Bench) -> None:
     found.add("three processes, same bits", len(set(hashes)) == 1, hashes)
     here, there = pictures(engine, ROWS), in_a_thread(lambda: pictures(engine, ROWS))
     found.add("another thread, same bits", here == there)
+    # Of every size that the rows had: text encoder, denoiser, VAE and CUDA graphs.
+    described = engine.describe()
+    found.add("every network and size, same bits in any place", described["lane_invariant"], described["checks"])
+    attention_by_shape(bench, {})
     with torch.inference_mode():
         family = engine.family
         texts, reversed_texts = (family.encode([Text("prompt", x) for x in s]) for s in ("abcdefgh", "hgfedcba"))
@@ -56,6 +62,9 @@ def check(bench: Bench) -> None:
             found.add(f"decode of {size}², same bits in any place", same)
     if not bench.smoke:
         run_short_of_memory(bench, engine)
+    engine.close()
+    for part in SHORTAGES:
+        found.add(f"out of memory at {part}", line_of_a_process(bench, "shortage", part))
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu", "-p", "no:cacheprovider"]
     command += ["--collect-only"] if bench.smoke else []
     try:
@@ -71,9 +80,24 @@ def bits_of_three_processes(bench: Bench) -> list[str]:
     for extra in ({}, {}, {"TORCHINDUCTOR_DISTORT_BENCHMARKING_RESULT": "inverse"}):
         cache = tempfile.mkdtemp()
         own = {"TORCHINDUCTOR_CACHE_DIR": cache, "TRITON_CACHE_DIR": f"{cache}/triton"}
-        command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "digest", *(["--smoke"] if bench.smoke else [])]
-        running.append(subprocess.Popen(command, env=os.environ | own | extra, stdout=subprocess.PIPE, text=True))
+        environment = os.environ | own | extra
+        running.append(subprocess.Popen(runbook(bench, "digest"), env=environment, stdout=subprocess.PIPE, text=True))
     return [process.communicate()[0].strip() for process in running]
+
+
+def runbook(bench: Bench, *arguments: str) -> list[str | Path]:
+    """The command of another process of the runbook."""
+    return [sys.executable, ROOT / "benchmarks" / "gpu.py", *arguments, *(["--smoke"] if bench.smoke else [])]
+
+
+def line_of_a_process(bench: Bench, *arguments: str) -> str:
+    """The last line that another process of the runbook prints."""
+    command = runbook(bench, *arguments)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=max(30, bench.left))
+    except subprocess.TimeoutExpired:
+        return "did not end in time"
+    return (done.stdout.strip() or done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
 
 
 def in_a_thread(work):

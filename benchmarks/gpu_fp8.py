@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -27,7 +26,7 @@ def against_whole_weights(bench: Bench, model: str, rows: list[Request], lanes: 
     """
     found = bench.found
     if bench.smoke:
-        rows, lanes = [replace(row, steps=2, height=128, width=128) for row in rows[:4]], 8
+        rows, lanes = bench.few(rows), 4
     folder = model_folder(bench.scaled(model))
     rates, pictures = {}, {}
     for quantization in ("none", "fp8"):

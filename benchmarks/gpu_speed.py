@@ -16,7 +16,7 @@ from engine_measure import (
     waiting_share,
 )
 from engine_models import model_folder
-from gpu_bench import Bench, rate
+from gpu_bench import Bench, passes_counted, rate
 from mixed import DIFFUSIONDB, table
 from random_loras import ATTENTION, KOHYA_DEFAULT, lora_file
 
@@ -54,13 +54,15 @@ def uniform(bench: Bench, model: str, rows: list[Request], *, lanes: int | None,
     """
     found = bench.found
     if bench.smoke:
-        rows, lanes, batches = [replace(row, steps=2, height=128, width=128) for row in rows[:4]], 8, (4,)
+        rows, lanes, batches = bench.few(rows), 4, (2,)
     folder = model_folder(bench.scaled(model))
     engine = bench.engine(folder, lanes)
     found.add("engine", engine.describe())
     run_engine(engine, rows[: len(rows) // 2])
-    ours = rate(engine, rows)
+    with passes_counted(engine) as counted:
+        ours = rate(engine, rows)
     found.add("images a second", ours)
+    found.add("passes that found the device dry", f"{counted['dry']} of {counted['passes']}")
     peak = matmul_peak(bench.device, DTYPES[engine.dtype])
     share = denoiser_flops(engine) * lane_calls(rows[0], engine.info) * ours / peak
     found.add("share of the matmul peak", share, f"of {peak / 1e12:.1f} TFLOP/s")
@@ -86,11 +88,11 @@ def uniform(bench: Bench, model: str, rows: list[Request], *, lanes: int | None,
 
 def mixed(bench: Bench) -> None:
     """A table with the mix of settings of DiffusionDB, on the architecture of Stable Diffusion 1.5."""
-    rows = table(8 if bench.smoke else 64, DIFFUSIONDB.split(","))
+    rows = table(4 if bench.smoke else 64, DIFFUSIONDB.split(","))
     if bench.smoke:
-        rows = [replace(row, steps=4) for row in rows]
+        rows = [replace(row, steps=2) for row in rows]
     folder = model_folder(bench.scaled("sd15"))
-    engine = bench.engine(folder, 8 if bench.smoke else 64)
+    engine = bench.engine(folder, 4 if bench.smoke else 64)
     bench.found.add("engine", engine.describe())
     run_engine(engine, rows[:4])
     ours = rate(engine, rows)

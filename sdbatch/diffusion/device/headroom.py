@@ -15,7 +15,7 @@ from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.families.family import Family
 from sdbatch.diffusion.samplers.coefficients import MAX_DEPTH
 
-__all__ = ["available_bytes", "decode_batch", "lanes_that_fit", "releases_text_encoders", "share_gpu"]
+__all__ = ["available_bytes", "decode_batch", "lanes_that_fit", "peak_bytes", "releases_text_encoders", "share_gpu"]
 
 CPU_LANES = 16
 # More lanes than this make no large GPU faster, and the last rows of a run waste them.
@@ -98,13 +98,13 @@ def lanes_that_fit(family: Family) -> int:
 
 def _bytes_of_a_pass(family: Family, lanes: int) -> int:
     inputs = trial_inputs(family, lanes)
-    return _peak(family.device, lambda: family.denoise(*inputs))
+    return peak_bytes(family.device, lambda: family.denoise(*inputs))
 
 
 def _bytes_of_a_decode(family: Family) -> int:
     """Bytes of decoding one picture; a batch takes a multiple."""
     latents = trial_inputs(family, 1)[0]
-    return _peak(family.device, lambda: family.decode(latents))
+    return peak_bytes(family.device, lambda: family.decode(latents))
 
 
 def _bytes_kept_by_a_lane(family: Family) -> int:
@@ -115,8 +115,8 @@ def _bytes_kept_by_a_lane(family: Family) -> int:
     return (kept + (0 if features is None else 2 * features.nbytes)) // 2
 
 
-def _peak(device: torch.device, run: Callable[[], object]) -> int:
-    """Additional bytes at the peak of a call."""
+def peak_bytes(device: torch.device, run: Callable[[], object]) -> int:
+    """Additional bytes at the peak of a call on a CUDA device."""
     run()  # libraries set themselves up in their first call, which does not count
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
