@@ -522,3 +522,19 @@ def build_sana(folder: Path, *, sprint: bool = False) -> Path:
     )
     pipeline.save_pretrained(folder)
     return folder
+
+
+# How a checkpoint of each family of transformers is built.
+FLOWS = {
+    "sd3": build_sd3,
+    "flux": build_flux,
+    "chroma": build_chroma,
+    "flux2-dev": build_flux2_dev,
+    "flux2-klein": lambda folder: build_klein(folder, distilled=False),
+    "z-image": build_z_image,
+    "lumina2": build_lumina_2,
+    "qwen-image": build_qwen_image,
+    "pixart-sigma": build_pixart,
+    "sana": build_sana,
+    "sana-sprint": lambda folder: build_sana(folder, sprint=True),
+}

@@ -16,7 +16,7 @@ from sdbatch.diffusion.accelerate import compilation
 from sdbatch.diffusion.device import calibration
 from sdbatch.diffusion.device.trial import trial_inputs
 from sdbatch.diffusion.engine import Engine
-from sdbatch.diffusion.families import stable_diffusion
+from sdbatch.diffusion.families import stable_diffusion, transformer
 from sdbatch.diffusion.models.inspection import inspect_model
 from sdbatch.diffusion.models.loading import load_family
 from sdbatch.diffusion.request import Request
@@ -213,6 +213,37 @@ def test_one_graph_without_breaks_serves_all_calls_in_all_threads(model, request
     work()
     assert counters["stats"]["unique_graphs"] == compiled
     assert len(pictures) == 6 and all(torch.equal(picture, plain) for picture in pictures)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", flow_checkpoints.FLOWS)
+def test_so_does_one_graph_of_every_transformer(name, tmp_path, monkeypatch):
+    def whole(call, device, sizes, blocks=None):
+        return torch.compile(call, backend="eager", fullgraph=True, dynamic=False)
+
+    monkeypatch.setattr(transformer, "compiled", whole)
+    torch._dynamo.reset()
+    counters.clear()
+    family = load(flow_checkpoints.FLOWS[name](tmp_path / name))
+    own = family.latent_shape(family.info.height, family.info.width)
+    latents, timesteps, conditioning = trial_inputs(family, 4)
+    plain = torch.inference_mode()(family.denoise)(latents, timesteps, conditioning)[0]
+    family.compile([own], 2)
+    outputs = []
+
+    @torch.inference_mode()
+    def work():
+        for order in (torch.arange(4), torch.arange(4).flip(0)):
+            permuted = {name: tensor[order] for name, tensor in conditioning.items()}
+            outputs.append(family.denoise(latents[order], timesteps[order], permuted)[0][order])
+
+    work()
+    graphs = counters["stats"]["unique_graphs"]
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert counters["stats"]["unique_graphs"] == graphs == 1
+    assert len(outputs) == 4 and all(torch.equal(output, plain) for output in outputs)
 
 
 @pytest.fixture

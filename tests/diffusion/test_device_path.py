@@ -6,6 +6,7 @@ The device is `meta`, which has shapes and no values: whatever needs a value fai
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import checkpoints
 import flow_checkpoints
@@ -129,19 +130,6 @@ def run(family: StableDiffusion, rows: list[Request], deep_interval: int = 1) ->
     return pictures
 
 
-FLOWS = {
-    "sd3": flow_checkpoints.build_sd3,
-    "flux": flow_checkpoints.build_flux,
-    "chroma": flow_checkpoints.build_chroma,
-    "flux2-dev": flow_checkpoints.build_flux2_dev,
-    "flux2-klein": lambda folder: flow_checkpoints.build_klein(folder, distilled=False),
-    "z-image": flow_checkpoints.build_z_image,
-    "lumina2": flow_checkpoints.build_lumina_2,
-    "qwen-image": flow_checkpoints.build_qwen_image,
-    "pixart-sigma": flow_checkpoints.build_pixart,
-    "sana": flow_checkpoints.build_sana,
-    "sana-sprint": lambda folder: flow_checkpoints.build_sana(folder, sprint=True),
-}
 FROM_PICTURES = {
     "sd-inpainting": (picture_checkpoints.build_inpainting, "inpainting"),
     "sdxl-inpainting": (picture_checkpoints.build_xl_inpainting, "inpainting"),
@@ -185,14 +173,19 @@ def test_so_do_those_of_the_packaged_model():
     assert run(on_meta("tiny"), ROWS) == len(ROWS)
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", flow_checkpoints.FLOWS)
 def test_so_do_those_of_every_transformer(name, tmp_path):
-    family = whole_on_meta(FLOWS[name](tmp_path / name))
+    family = whole_on_meta(flow_checkpoints.FLOWS[name](tmp_path / name))
     sampler, options = family.info.samplers[0], {"height": 64, "width": 64}
     options |= {"guidance_scale": 5.0} if "guidance_scale" in family.info.uses else {}
     negative = "y" if "negative_prompt" in family.info.uses else ""
     rows = [Request("x", negative, seed=i, steps=2, sampler=sampler, **options) for i in range(3)]
-    assert run(family, rows) == 3
+    if "image-to-image" in family.info.tasks:
+        extra = {"image": Picture(photo(64, 64, 1))}
+        rows.append(replace(rows[0], steps=4, task="image-to-image", extra=extra))
+    assert run(family, rows) == len(rows)
+    family.cache_deep_features()
+    assert run(family, rows, deep_interval=2) == len(rows)
 
 
 @pytest.mark.parametrize("name", FROM_PICTURES)
