@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
 
@@ -81,6 +84,20 @@ def test_tf32_stays_in_the_upcast_decoder_alone(model, dtype, allowed, request, 
         family.decode(torch.zeros(1, 4, 8, 8))
     assert seen == [allowed] and not torch.backends.cudnn.allow_tf32
     assert describe_numerics(CUDA, tf32_decoder=family.tf32_decoder)["float32"].startswith("TF32") is allowed
+
+
+@pytest.mark.parametrize(
+    "dtype, vae, decoder", [("fp16", None, "float32"), ("fp16", "fix", "float16"), ("bf16", None, "bfloat16")]
+)
+def test_a_vae_in_half_precision_is_an_option(sdxl, tmp_path, dtype, vae, decoder):
+    """A VAE whose configuration says that it does not overflow (`--vae madebyollin/sdxl-vae-fp16-fix`), or bf16."""
+    swapped = shutil.copytree(sdxl / "vae", tmp_path / "fix")
+    config = json.loads((swapped / "config.json").read_text())
+    (swapped / "config.json").write_text(json.dumps(config | {"force_upcast": False}))
+    info = inspect_model(sdxl, vae=swapped if vae else None)
+    family = load_family(info, dtype, torch.device("cpu"))
+    assert family.vae.dtype == getattr(torch, decoder)
+    assert family.tf32_decoder is (decoder == "float32")
 
 
 @torch.inference_mode()
