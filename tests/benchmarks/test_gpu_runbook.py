@@ -45,7 +45,9 @@ def test_every_stage_runs_without_ray_and_keeps_what_it_found(tmp_path):
         assert found["none, same bytes alone"] and found["fp8, same bytes alone"]
         assert found["mean difference of the pictures, of 255 (random weights)"] > 0
     check = {finding["name"]: finding["value"] for finding in stages["check"]["findings"]}
-    assert [value for name, value in check.items() if "same bits" in name and "×" not in name] == [True] * 7
+    same = {name: value for name, value in check.items() if "same bits" in name and "×" not in name}
+    assert same.pop("every network and size, same bits in any place") is not False  # None: the machine is too slow
+    assert list(same.values()) == [True] * 6
     for part in ("lanes", "decode", "graphs"):
         assert check[f"out of memory at {part}"] == "no error; afterwards the same bits"  # a CPU has no limit to set
     assert done.stdout.rstrip().endswith(markdown(tmp_path)) and "Never run on a GPU" in markdown(tmp_path)
