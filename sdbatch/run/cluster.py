@@ -15,7 +15,7 @@ import yaml
 
 from sdbatch.errors import RunError
 from sdbatch.plan.capacity import Capacity, NodeGroup
-from sdbatch.run.ray_internals import mute_task_output, own_signal_handlers, without_idle_services
+from sdbatch.run.ray_internals import mute_task_output, own_signal_handlers, quick_local_start
 
 __all__ = ["connected", "free_resources", "live_nodes", "survey"]
 
@@ -43,8 +43,8 @@ def connected(address: str | None) -> Iterator[None]:
         os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
     _check_that_something_listens(target)
     try:
-        services = without_idle_services() if local else contextlib.nullcontext()
-        with _native_stderr_muted(), own_signal_handlers(deferred=bool(local)), services:
+        start = quick_local_start() if local else contextlib.nullcontext()
+        with _native_stderr_muted(), own_signal_handlers(deferred=bool(local)), start:
             ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR, **local)
     except Exception as exc:  # Ray raises plain ones, such as that a node of its own took too long to start
         reason = " ".join(str(exc).split())

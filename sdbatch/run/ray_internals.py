@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import ray
@@ -13,16 +15,20 @@ import ray
 from sdbatch.errors import RunError
 
 try:
+    from ray._private import services as _services
     from ray._private import utils as _utils
     from ray._private import worker as _worker
     from ray._private.node import Node as _Node
+    from ray._private.state import GlobalState
     from ray.data._internal.execution.execution_callback import ExecutionCallback
 except ImportError as error:
     raise RunError(
         f"Ray {ray.__version__} lacks an internal that sdbatch needs ({error}); use one named in pyproject.toml"
     ) from error
 
-__all__ = ["ExecutionCallback", "mute_task_output", "own_signal_handlers", "without_idle_services"]
+__all__ = ["ExecutionCallback", "mute_task_output", "own_signal_handlers", "quick_local_start"]
+
+REGISTRATION_SECONDS = 30
 
 
 def mute_task_output() -> None:
@@ -82,22 +88,44 @@ def _keep_handler(handler: Any) -> None:
 
 
 @contextlib.contextmanager
-def without_idle_services() -> Iterator[None]:
-    """For the block, a Ray that is started lacks its API server, its autoscaler's monitor and its log monitor.
+def quick_local_start() -> Iterator[None]:
+    """For the block, have Ray start on this machine only what a run there uses, without waiting for seconds to pass.
 
-    A run on one machine uses none of them. Ray has no option that leaves them out: even with include_dashboard=False it
-    waits for the server at the start and for the autoscaler's monitor at the end, and with log_to_driver=False the logs
-    are still watched.
+    Ray has no options for this. Even with include_dashboard=False it waits for its API server at the start and for its
+    autoscaler's monitor at the end, watches the logs, and gives each node an agent with a web server. It then asks
+    once a second whether the node has come.
     """
-    kept = {name: getattr(_Node, name) for name in ("start_api_server", "start_monitor", "start_log_monitor")}
-    for name in kept:
-        setattr(_Node, name, _start_nothing)
+    changes: list[tuple[Any, str, Callable[..., Any]]] = [
+        (_Node, "start_api_server", _start_nothing),
+        (_Node, "start_monitor", _start_nothing),
+        (_Node, "start_log_monitor", _start_nothing),
+        (_utils, "get_dashboard_dependency_error", _no_dashboard),
+        (_services, "get_node", partial(_node_once_registered, _services.get_node)),
+    ]
+    before = [getattr(owner, name) for owner, name, _ in changes]
+    for owner, name, changed in changes:
+        setattr(owner, name, changed)
     try:
         yield
     finally:
-        for name, start in kept.items():
-            setattr(_Node, name, start)
+        for (owner, name, _), kept in zip(changes, before, strict=True):
+            setattr(owner, name, kept)
 
 
 def _start_nothing(node: Any, **options: Any) -> None:
     """Start no process."""
+
+
+def _no_dashboard() -> ImportError:
+    """Have Ray take itself for one that was installed without its dashboard, whose agents are small."""
+    return ImportError("sdbatch starts Ray without its dashboard")
+
+
+def _node_once_registered(get_node: Callable[..., Any], gcs_address: str, node_id: str) -> Any:
+    """Wait for the node to be known, or for Ray's own time, and return what Ray's function returns."""
+    state = GlobalState()
+    state._initialize_global_state(_services._get_gcs_client_options(gcs_address))
+    ends = time.monotonic() + REGISTRATION_SECONDS
+    while time.monotonic() < ends and not any(node["NodeID"] == node_id for node in state.node_table()):
+        time.sleep(0.02)
+    return get_node(gcs_address, node_id)
