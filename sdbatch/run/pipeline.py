@@ -41,6 +41,8 @@ from sdbatch.storage.claims import Busy, Claims
 __all__ = ["Progress", "generate"]
 
 POLL_SECONDS = 0.5
+# The first worker waits until OUT is ready for it.
+OPENING_POLL_SECONDS = 0.1
 WORTH_SAYING_SECONDS = 20.0
 MAX_PLANS = 5
 
@@ -244,7 +246,7 @@ class _Attended:
         """Run until all shards are made. Raises `RunError` if that fails."""
         started = time.monotonic()
         try:
-            while (finished := self._execution.take(POLL_SECONDS)) is not None:
+            while (finished := self._execution.take(self._poll_seconds())) is not None:
                 for stats in finished:
                     self._report.add(stats)
                     self._report.made += stats.images
@@ -260,6 +262,9 @@ class _Attended:
             self._report.totals = self._snapshot.totals
             self._report.engines = self._snapshot.engines
             self._report.findings = self._snapshot.findings
+
+    def _poll_seconds(self) -> float:
+        return OPENING_POLL_SECONDS if self._opened is None else POLL_SECONDS
 
     def _look_around(self) -> None:
         try:
