@@ -35,8 +35,8 @@ def _free_on_host() -> int:
     found = re.search(r"^MemAvailable:\s*(\d+) kB$", _content(MEMINFO), re.MULTILINE)
     free = int(found[1]) << 10 if found else 0
     for limit, used in GROUPS:
-        if (most := _content(limit)).isdigit() and (now := _content(used)).isdigit():
-            free = min(free, int(most) - int(now))
+        if (maximum := _content(limit)).isdigit() and (now := _content(used)).isdigit():
+            free = min(free, int(maximum) - int(now))
     return max(0, free)
 
 
