@@ -23,6 +23,7 @@ SHAPE = (1, 4, 16, 16)
 def tabulated(
     coefficients: Coefficients, latents: np.ndarray, outputs: np.ndarray, noise: list[np.ndarray]
 ) -> np.ndarray:
+    """x' = Σₖ aₖ·x₍ₖ₎ + Σₖ bₖ·m₍ₖ₎ + s·z, call by call, in float64."""
     xs, ms = [latents], []
     for i in range(coefficients.calls):
         ms.insert(0, outputs[i])

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,8 @@ except ImportError as error:
 __all__ = ["ExecutionCallback", "mute_task_output", "own_signal_handlers", "quick_local_start"]
 
 REGISTRATION_SECONDS = 30
+# An owner, the name of its function, and what takes its place.
+Change = tuple[Any, str, Callable[..., Any]]
 
 
 def mute_task_output() -> None:
@@ -66,16 +68,13 @@ def own_signal_handlers(*, deferred: bool) -> Iterator[None]:
             signal.raise_signal(number)
         received.append(number)
 
-    replace = _utils.set_sigterm_handler
-    if signal.SIGTERM in handlers:
-        _utils.set_sigterm_handler = _keep_handler
     if deferred:
         for number in handlers:
             signal.signal(number, defer)
     try:
-        yield
+        with _replaced([(_utils, "set_sigterm_handler", _keep_handler)] if signal.SIGTERM in handlers else []):
+            yield
     finally:
-        _utils.set_sigterm_handler = replace
         # Also if none was deferred: Ray's C++ core has replaced SIGTERM's handler behind Python's back.
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -95,13 +94,20 @@ def quick_local_start() -> Iterator[None]:
     autoscaler's monitor at the end, watches the logs, and gives each node an agent with a web server. It then asks
     once a second whether the node has come.
     """
-    changes: list[tuple[Any, str, Callable[..., Any]]] = [
+    changes: list[Change] = [
         (_Node, "start_api_server", _start_nothing),
         (_Node, "start_monitor", _start_nothing),
         (_Node, "start_log_monitor", _start_nothing),
         (_utils, "get_dashboard_dependency_error", _no_dashboard),
         (_services, "get_node", partial(_node_once_registered, _services.get_node)),
     ]
+    with _replaced(changes):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(changes: Sequence[Change]) -> Iterator[None]:
+    """For the block, replace functions of Ray."""
     before = [getattr(owner, name) for owner, name, _ in changes]
     for owner, name, changed in changes:
         setattr(owner, name, changed)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
+from benchmarks.engine_samplers import tabulated
 from sdbatch.diffusion.samplers.catalogue import SAMPLERS
 from sdbatch.diffusion.samplers.coefficients import MAX_DEPTH, compile_coefficients
 from sdbatch.diffusion.samplers.schedulers import build_scheduler, start, step
@@ -14,17 +15,17 @@ from sdbatch.errors import SamplerError
 
 CONFIG = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 
+SHAPE = (1, 4, 8, 8)
 
-def follow(coefficients, xs0, outputs, noise) -> np.ndarray:
-    """x' = Σₖ aₖ·x₍ₖ₎ + Σₖ bₖ·m₍ₖ₎ + s·z, call by call, in float64."""
-    xs, ms = [xs0], []
-    for i in range(coefficients.calls):
-        ms.insert(0, outputs[i])
-        terms = [
-            coefficients.x[i, k] * xs[k] + coefficients.m[i, k] * ms[k] for k in range(min(i, coefficients.depth) + 1)
-        ]
-        xs.insert(0, sum(terms) + coefficients.noise[i] * noise[i])
-    return xs[0]
+
+def follow_draws(coefficients) -> tuple[np.ndarray, torch.Tensor]:
+    """`tabulated` with the start latents and noise of seed 3; also returns the model outputs (calls, *SHAPE)."""
+    draws = torch.Generator().manual_seed(3)
+    # As a row's generator does it: float32, the start latents first, then call by call.
+    latents = torch.randn(SHAPE, generator=draws).double()
+    outputs = torch.randn(coefficients.calls, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    noise = [torch.randn(SHAPE, generator=draws) if draw else torch.zeros(SHAPE) for draw in coefficients.draws]
+    return tabulated(coefficients, latents.numpy(), outputs.numpy(), [z.double().numpy() for z in noise]), outputs
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -33,18 +34,9 @@ def test_a_table_follows_its_scheduler(sampler, prediction_type):
     for steps in (1, 2, 3, 7, 20):
         scheduler = build_scheduler(sampler, CONFIG | {"prediction_type": prediction_type})
         coefficients = compile_coefficients(scheduler, steps)
-        shape = (1, 4, 8, 8)
-        draws = torch.Generator().manual_seed(3)
-        # As a row's generator does it: float32, the start latents first, then call by call.
-        latents = torch.randn(shape, generator=draws).double()
-        outputs = torch.randn(
-            coefficients.calls, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
-        )
-        noise = [torch.randn(shape, generator=draws) if draw else torch.zeros(shape) for draw in coefficients.draws]
-        followed = follow(coefficients, latents.numpy(), outputs.numpy(), [z.double().numpy() for z in noise])
-
+        followed, outputs = follow_draws(coefficients)
         generator = torch.Generator().manual_seed(3)
-        expected = torch.randn(shape, generator=generator)
+        expected = torch.randn(SHAPE, generator=generator)
         for i, t in enumerate(start(scheduler, steps)):
             scheduler.scale_model_input(expected, t)
             expected = step(scheduler, outputs[i].float(), t, expected, generator)

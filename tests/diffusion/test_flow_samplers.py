@@ -6,7 +6,7 @@ import flow_references
 import numpy as np
 import pytest
 import torch
-from test_coefficients import follow
+from test_coefficients import SHAPE, follow_draws
 
 from sdbatch.diffusion.families import FAMILIES
 from sdbatch.diffusion.families.flow import evenly_spaced, shift_by_tokens
@@ -27,17 +27,9 @@ def test_a_table_follows_its_scheduler(sampler, config):
     for steps in (2, 4, 9, 28):
         schedule = {"sigmas": evenly_spaced(steps), **shift_by_tokens(1024, config)}
         coefficients = compile_coefficients(build_scheduler(sampler, config), steps, **schedule)
-        shape = (1, 4, 8, 8)
-        draws = torch.Generator().manual_seed(3)
-        latents = torch.randn(shape, generator=draws).double()
-        outputs = torch.randn(
-            coefficients.calls, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
-        )
-        noise = [torch.randn(shape, generator=draws) if draw else torch.zeros(shape) for draw in coefficients.draws]
-        followed = follow(coefficients, latents.numpy(), outputs.numpy(), [z.double().numpy() for z in noise])
-
+        followed, outputs = follow_draws(coefficients)
         generator = torch.Generator().manual_seed(3)
-        expected = torch.randn(shape, generator=generator)
+        expected = torch.randn(SHAPE, generator=generator)
         scheduler = build_scheduler(sampler, config)
         for i, t in enumerate(start(scheduler, steps, **schedule)):
             expected = step(scheduler, outputs[i].float(), t, expected, generator)

@@ -81,7 +81,7 @@ def test_the_whole_denoiser_is_never_on_the_device(quantization, build, tmp_path
     device = torch.device("meta")
     options = {"compile": "off", "compile_sizes": "", "deep_cache": 1, "merged": (), "find_adapter": None}
     options = Options(quantization=quantization, release_text_encoders="off", **options)
-    whole = size(load_family(info, "fp32", torch.device("cpu")).denoiser)
+    whole = load_family(info, "fp32", torch.device("cpu")).denoiser
     families, peaks = [], []
     quantize, move = QUANTIZERS[quantization], torch.nn.Module.to
 
@@ -105,14 +105,9 @@ def test_the_whole_denoiser_is_never_on_the_device(quantization, build, tmp_path
     monkeypatch.setattr(torch.nn.Module, "to", spied)
     family = prepared_family(info, "fp32", device, options)
     assert all(x.device == device for x in (*family.denoiser.parameters(), *family.denoiser.buffers()))
-    assert len(peaks) > 20 and there() == size(family.denoiser) < whole
-    largest = max(layer.weight.nbytes for layer in load_layers(info))
-    assert max(peaks) <= there() + largest
-
-
-def load_layers(info) -> list[torch.nn.Module]:
-    denoiser = load_family(info, "fp32", torch.device("cpu")).denoiser
-    return [layer for layer in denoiser.modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)]
+    assert len(peaks) > 20 and there() == size(family.denoiser) < size(whole)
+    layers = [layer for layer in whole.modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)]
+    assert max(peaks) <= there() + max(layer.weight.nbytes for layer in layers)
 
 
 def test_an_unknown_one_is_refused(sd):
