@@ -39,8 +39,9 @@ See COMMAND --help for its options. Exit status: 0 success, 1 partial success, 2
 """
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, from `timeout`, `ray job stop` or Kubernetes: it ends a command as Ctrl-C does."""
+# The signals that ended the command. An exception cannot tell them apart: where Ray waits in C++, it drops what the
+# handler of a signal raises, and raises a KeyboardInterrupt of its own.
+_received: set[int] = set()
 
 
 def console(argv: Sequence[str] | None = None) -> NoReturn:
@@ -61,7 +62,9 @@ def console(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _terminate(number: int, frame: Any) -> NoReturn:
-    raise Terminated
+    """SIGTERM, from `timeout`, `ray job stop` or Kubernetes: it ends a command as Ctrl-C does."""
+    _received.add(number)
+    raise KeyboardInterrupt
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except SdbatchError as error:
             print(f"sdbatch: error: {printable(str(error))}", file=sys.stderr)
             return error.exit_status
-        except KeyboardInterrupt as exc:
-            what = "terminated" if isinstance(exc, Terminated) else "interrupted"
+        except KeyboardInterrupt:
+            what = "terminated" if signal.SIGTERM in _received else "interrupted"
             print(f"\nsdbatch: {what}; run the same command again to resume", file=sys.stderr)
             return 3
         except Exception as exc:  # the last resort of all commands: people get a line, and we a traceback

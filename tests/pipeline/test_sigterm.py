@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,23 @@ PHASES: dict[str, Callable[[Path], bool]] = {
     "sampling": lambda out: (out / "run.json").exists(),
     "writing": lambda out: any(out.glob("0*/*.png")),
 }
+
+# A command that waits in Ray's C++ core, which raises a KeyboardInterrupt of its own after any signal.
+WAITING = """
+import sys
+import ray
+from sdbatch.cli import command
+from sdbatch.run.cluster import connected
+
+def wait(arguments):
+    with connected(arguments[0]):
+        never = ray.remote(resources={"what no node has": 1})(lambda: None).remote()
+        print("waiting", flush=True)
+        ray.get(never)
+
+command._run = wait
+command.console()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +76,16 @@ def test_a_run_that_is_asked_to_end_ends_and_is_resumed(
     stand_in_command("generate", prompts, out, *SETTINGS)
     assert content(out) == undisturbed
     assert markers(out).items() >= left.items()
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")], ids=["SIGTERM", "SIGINT"]
+)
+def test_a_command_that_waits_for_ray_tells_which_signal_ended_it(ray_session, number, told):
+    command = (sys.executable, "-c", WAITING, ray_session)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "waiting\n"
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 3 and printed == f"\nsdbatch: {told}; run the same command again to resume\n"
