@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 import flow_checkpoints
@@ -79,7 +80,7 @@ def test_only_the_batch_that_was_warmed_up_is_decoded_by_compiled_code(sd, monke
 
         return counted
 
-    monkeypatch.setattr(stable_diffusion, "compiled", compiled)
+    monkeypatch.setattr(compilation, "compiled", compiled)
     family.compile([(4, 8, 8)], 2)
     for shape in ((2, 4, 8, 8), (1, 4, 8, 8), (2, 4, 8, 16)):
         family.decode(torch.zeros(shape))
@@ -186,7 +187,8 @@ def test_one_graph_without_breaks_serves_all_calls_in_all_threads(model, request
     def whole(call, device, sizes, blocks=None):
         return torch.compile(call, backend="eager", fullgraph=True, dynamic=False)
 
-    monkeypatch.setattr(stable_diffusion, "compiled", whole)
+    for module in (stable_diffusion, compilation):
+        monkeypatch.setattr(module, "compiled", whole)
     torch._dynamo.reset()
     family = load("tiny" if model == "tiny" else request.getfixturevalue(model))
     own = family.latent_shape(family.info.height, family.info.width)
@@ -217,33 +219,64 @@ def test_one_graph_without_breaks_serves_all_calls_in_all_threads(model, request
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", flow_checkpoints.FLOWS)
-def test_so_does_one_graph_of_every_transformer(name, tmp_path, monkeypatch):
+def test_so_do_those_of_every_transformer(name, tmp_path, monkeypatch):
     def whole(call, device, sizes, blocks=None):
         return torch.compile(call, backend="eager", fullgraph=True, dynamic=False)
 
-    monkeypatch.setattr(transformer, "compiled", whole)
+    for module in (transformer, compilation):
+        monkeypatch.setattr(module, "compiled", whole)
     torch._dynamo.reset()
     counters.clear()
     family = load(flow_checkpoints.FLOWS[name](tmp_path / name))
     own = family.latent_shape(family.info.height, family.info.width)
     latents, timesteps, conditioning = trial_inputs(family, 4)
-    plain = torch.inference_mode()(family.denoise)(latents, timesteps, conditioning)[0]
+    to_decode = torch.linspace(-1, 1, 2 * math.prod(own)).view(2, *own)
+    with torch.inference_mode():
+        plain = family.denoise(latents, timesteps, conditioning)[0]
+        plain_picture = family.decode(to_decode)
+    family.device = torch.device("cuda")
     family.compile([own], 2)
-    outputs = []
+    family.device = torch.device("cpu")
+    outputs, pictures = [], []
 
     @torch.inference_mode()
     def work():
         for order in (torch.arange(4), torch.arange(4).flip(0)):
             permuted = {name: tensor[order] for name, tensor in conditioning.items()}
             outputs.append(family.denoise(latents[order], timesteps[order], permuted)[0][order])
+            pictures.append(family.decode(to_decode))
 
     work()
     graphs = counters["stats"]["unique_graphs"]
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert counters["stats"]["unique_graphs"] == graphs == 1
+    assert counters["stats"]["unique_graphs"] == graphs == 2
     assert len(outputs) == 4 and all(torch.equal(output, plain) for output in outputs)
+    assert len(pictures) == 4 and all(torch.equal(picture, plain_picture) for picture in pictures)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "sana" else pytest.mark.long) for name in flow_checkpoints.FLOWS]
+)
+def test_blocks_of_the_decoder_of_every_transformer_can_be_compiled_instead(name, tmp_path, monkeypatch):
+    plain_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda call, **_: plain_compile(call, backend="eager", fullgraph=True))
+    torch._dynamo.reset()
+    counters.clear()
+    family = load(flow_checkpoints.FLOWS[name](tmp_path / name))
+    own = family.latent_shape(family.info.height, family.info.width)
+    latents = torch.linspace(-1, 1, 2 * math.prod(own)).view(2, *own)
+    plain = torch.inference_mode()(family.decode)(latents)
+    family.device = torch.device("cuda")
+    family.compile([own], 2, blocks=True)
+    family.device = torch.device("cpu")
+    graphs = set()
+    for _ in range(2):
+        assert torch.equal(torch.inference_mode()(family.decode)(latents), plain)
+        graphs.add(counters["stats"]["unique_graphs"])
+    blocks = [block for block in family.vae.decoder.modules() if isinstance(block, family.decoder_blocks)]
+    assert graphs <= set(range(1, len(blocks) + 1)) and len(graphs) == 1
 
 
 @pytest.fixture

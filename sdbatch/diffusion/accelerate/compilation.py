@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["CompiledBlocks", "CompiledShapes", "compiled", "keep_compiled"]
+__all__ = ["CompiledBlocks", "CompiledShapes", "compiled", "compiled_decoder", "keep_compiled"]
 
 # Compiler processes per worker: the node's other workers compile at the same time.
 COMPILE_THREADS = 8
@@ -55,6 +55,27 @@ class CompiledShapes:
     def at(self, shape: Sequence[int], uncompiled: Callable[..., Any]) -> Callable[..., Any]:
         """The call to use at this shape."""
         return self.call if self.call is not None and tuple(shape) in self._shapes else uncompiled
+
+
+def compiled_decoder(
+    vae: Any,
+    device: torch.device,
+    shapes: Collection[tuple[int, int, int]],
+    batch: int,
+    blocks: tuple[type[torch.nn.Module], ...] | None = None,
+) -> CompiledShapes:
+    """A VAE's `decode`, compiled on CUDA for `batch` latents of these shapes; elsewhere it stays uncompiled.
+
+    Without compilation, group norms copy channels_last to another layout and back.
+
+    Args:
+        shapes: latents (C, h, w) as the engine has them; the VAE's own may be packed otherwise.
+        blocks: compile the decoder's blocks of these classes instead of the whole.
+    """
+    if device.type != "cuda":
+        return CompiledShapes()
+    repeated = None if blocks is None else [block for block in vae.decoder.modules() if isinstance(block, blocks)]
+    return CompiledShapes(compiled(vae.decode, device, len(shapes), repeated), [(batch, *shape) for shape in shapes])
 
 
 class CompiledBlocks:

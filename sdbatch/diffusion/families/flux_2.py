@@ -70,15 +70,14 @@ class Flux2(Transformer):
         )[0]
         return velocity.transpose(1, 2).reshape(latents.shape)
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+    def unscale(self, latents: torch.Tensor) -> torch.Tensor:
         norm = self.vae.bn
         variance = norm.running_var.float().view(1, -1, 1, 1)
         std = torch.sqrt(variance + self.vae.config.batch_norm_eps)
         latents = latents * std + norm.running_mean.float().view(1, -1, 1, 1)
         batch, channels, height, width = latents.shape
         latents = latents.view(batch, channels // 4, 2, 2, height, width).permute(0, 1, 4, 2, 5, 3)
-        latents = latents.reshape(batch, channels // 4, 2 * height, 2 * width)
-        return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
+        return latents.reshape(batch, channels // 4, 2 * height, 2 * width)
 
 
 class Flux2Klein(Flux2):

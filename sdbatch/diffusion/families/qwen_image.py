@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageResidualBlock
 
 from sdbatch.diffusion.device.transfer import send
 from sdbatch.diffusion.embeddings import Text
@@ -71,6 +72,8 @@ def _forward(
 class QwenImage(Transformer):
     """Runs QwenImagePipeline."""
 
+    decoder_blocks = (QwenImageResidualBlock,)
+
     def __init__(self, checkpoint: Checkpoint):
         super().__init__(checkpoint)
         checkpoint.parts["tokenizer"].padding_side = "right"
@@ -133,6 +136,8 @@ class QwenImage(Transformer):
         return guided.where(factors == 0, unpack(guided_tokens * lengths, guided.shape))
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        latents = latents / (1.0 / self._std) + self._mean
-        # To the transformer, a picture is a video of one frame.
-        return self.vae.decode(latents[:, :, None].to(self.vae.dtype), return_dict=False)[0][:, :, 0]
+        return super().decode(latents)[:, :, 0]
+
+    def unscale(self, latents: torch.Tensor) -> torch.Tensor:
+        # To the VAE, a picture is a video of one frame.
+        return (latents / (1.0 / self._std) + self._mean)[:, :, None]

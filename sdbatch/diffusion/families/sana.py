@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, SanaPipeline
+from diffusers.models.autoencoders.autoencoder_dc import EfficientViTBlock, ResBlock
 
 from sdbatch.diffusion.embeddings import Text
 from sdbatch.diffusion.families.family import Checkpoint, Named
@@ -25,6 +26,7 @@ class Sana(Transformer):
         pipeline: the class that has the instructions before a prompt.
     """
 
+    decoder_blocks = (ResBlock, EfficientViTBlock)
     pipeline: type[DiffusionPipeline] = SanaPipeline
 
     def __init__(self, checkpoint: Checkpoint):
@@ -62,8 +64,8 @@ class Sana(Transformer):
         predicted = run(latents, timestep=timesteps, return_dict=False, **conditioning)[0]
         return predicted[:, : latents.shape[1]]
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor, return_dict=False)[0]
+    def unscale(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents.to(self.vae.dtype) / self.vae.config.scaling_factor
 
     def _encode(self, contents: Sequence[str], length: int) -> dict[str, torch.Tensor]:
         """Hidden states and mask of the first token and the last ones, `max_tokens` in all."""

@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 
 from sdbatch.diffusion.accelerate.attention import TextProjection, fuse_self_attention
-from sdbatch.diffusion.accelerate.compilation import CompiledShapes, compiled
+from sdbatch.diffusion.accelerate.compilation import CompiledShapes, compiled, compiled_decoder
 from sdbatch.diffusion.accelerate.cpu import use_onednn
 from sdbatch.diffusion.accelerate.deep_cache import DeepCache
 from sdbatch.diffusion.adapters.ip_adapter_nets import sets_of
@@ -212,15 +212,12 @@ class StableDiffusion(Family):
         self._deep_cache = DeepCache(self.denoiser)
 
     def compile(self, shapes: Collection[tuple[int, int, int]], decode_batch: int, *, blocks: bool = False) -> None:
-        def repeated(network: torch.nn.Module) -> list[torch.nn.Module] | None:
-            return [module for module in network.modules() if isinstance(module, REPEATED)] if blocks else None
-
-        network, sizes = self._deep_cache or self.denoiser, len(shapes)
-        self._compiled = CompiledShapes(compiled(network, self.device, sizes, repeated(self.denoiser)), shapes)
-        if self.device.type == "cuda":
-            # Uncompiled group norms copy channels_last to another layout and back.
-            decode = compiled(self.vae.decode, self.device, sizes, repeated(self.vae.decoder))
-            self._compiled_decode = CompiledShapes(decode, [(decode_batch, *shape) for shape in shapes])
+        repeated = [block for block in self.denoiser.modules() if isinstance(block, REPEATED)] if blocks else None
+        call = compiled(self._deep_cache or self.denoiser, self.device, len(shapes), repeated)
+        self._compiled = CompiledShapes(call, shapes)
+        self._compiled_decode = compiled_decoder(
+            self.vae, self.device, shapes, decode_batch, REPEATED if blocks else None
+        )
 
     def decompile(self) -> None:
         self._compiled = self._compiled_decode = CompiledShapes()

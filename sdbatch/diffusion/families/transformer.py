@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import Any, Self
 
 import torch
+from diffusers.models.resnet import ResnetBlock2D
 
 from sdbatch.diffusion.accelerate.block_cache import BlockCache
-from sdbatch.diffusion.accelerate.compilation import CompiledShapes, compiled
+from sdbatch.diffusion.accelerate.compilation import CompiledShapes, compiled, compiled_decoder
 from sdbatch.diffusion.adapters.lora_files import lora_model
 from sdbatch.diffusion.adapters.residuals import Residuals
 from sdbatch.diffusion.adapters.row_loras import RowLoras
@@ -34,12 +35,14 @@ class Transformer(Family):
     Attributes:
         prompt_tokenizer: the name of the tokenizer whose token count decides whether a prompt is truncated.
         block_lists: the names of the transformer's lists of blocks, in order.
+        decoder_blocks: the classes of the repeated blocks of the VAE's decoder, none of them inside another.
         text_modules: prefixes of the names of the transformer's weights that `encode` uses.
         network: the callable that runs, and is compiled: the transformer, or a family's own forward of its layers.
     """
 
     prompt_tokenizer = "tokenizer"
     block_lists: tuple[str, ...] = ("transformer_blocks",)
+    decoder_blocks: tuple[type[torch.nn.Module], ...] = (ResnetBlock2D,)
     text_modules: tuple[str, ...] = ()
 
     def __init__(self, checkpoint: Checkpoint):
@@ -51,7 +54,7 @@ class Transformer(Family):
         self.dtype = checkpoint.dtype
         self.network = self.network_of(self.denoiser)
         self._block_cache: BlockCache | None = None
-        self._compiled = CompiledShapes()
+        self._compiled = self._compiled_decode = CompiledShapes()
         if IMAGE_TO_IMAGE in self.info.tasks:
             self.encoders["image"] = self.picture_encoder()
 
@@ -160,17 +163,24 @@ class Transformer(Family):
         """
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        decode = self._compiled_decode.at(latents.shape, self.vae.decode)
+        return decode(self.unscale(latents).to(self.vae.dtype), return_dict=False)[0]
+
+    def unscale(self, latents: torch.Tensor) -> torch.Tensor:
+        """The latents of the VAE for those of the passes, float32 (B, C, h, w)."""
         config = self.vae.config
-        latents = latents / config.scaling_factor + (config.shift_factor or 0.0)
-        return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
+        return latents / config.scaling_factor + (config.shift_factor or 0.0)
 
     def compile(self, shapes: Collection[tuple[int, int, int]], decode_batch: int, *, blocks: bool = False) -> None:
         repeated = [block for name in self.block_lists for block in getattr(self.denoiser, name)] if blocks else None
         call = compiled(self._block_cache or self.network, self.device, len(shapes), repeated)
         self._compiled = CompiledShapes(call, shapes)
+        self._compiled_decode = compiled_decoder(
+            self.vae, self.device, shapes, decode_batch, self.decoder_blocks if blocks else None
+        )
 
     def decompile(self) -> None:
-        self._compiled = CompiledShapes()
+        self._compiled = self._compiled_decode = CompiledShapes()
 
     def chat(self, text: str, **options: Any) -> str:
         """A text as a user's message, in the chat template of the model's tokenizer."""
