@@ -27,6 +27,7 @@ from sdbatch.diffusion.models.added_tokens import add_tokens
 from sdbatch.diffusion.models.inspection import INDEX, ModelInfo
 from sdbatch.diffusion.models.lean_imports import import_transformers_on_demand
 from sdbatch.diffusion.models.quiet_libraries import quiet_libraries
+from sdbatch.diffusion.models.text_masks import mask_every_batch
 from sdbatch.diffusion.pictures.processor_class import processor_class
 from sdbatch.errors import ModelError, RunError, UsageError
 
@@ -147,7 +148,10 @@ def _part(part: Part, index: Mapping[str, Any], info: ModelInfo, dtype: str, dev
             return processor_class(declared).from_pretrained(info.folder / part.name)
         (weights,) = (weights for weights in info.weights if weights.part == part.name)
         cls = _network_class(part, declared)
-        return _module(cls, info.folder, weights, part.of_transformers, DTYPES[dtype], device)
+        module = _module(cls, info.folder, weights, part.of_transformers, DTYPES[dtype], device)
+        if part.sort == "text_encoder":
+            mask_every_batch(module)
+        return module
 
 
 def _network_class(part: Part, declared: str) -> Any:
