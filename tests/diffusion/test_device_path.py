@@ -13,13 +13,18 @@ import flow_checkpoints
 import picture_checkpoints
 import pytest
 import torch
+from control_checkpoints import build_controlnet, build_union
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from ip_adapter_checkpoints import build_ip_adapters
+from lora_checkpoints import build_loras, build_transformer_loras
 from picture_rows import mask, photo
+from t2i_adapter_checkpoints import WIDTHS, build_t2i_adapter
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from sdbatch.diffusion.accelerate.quantization import QUANTIZERS
+from sdbatch.diffusion.adapters.net_loading import row_nets
 from sdbatch.diffusion.decoding import to_pixels
 from sdbatch.diffusion.device import transfer
 from sdbatch.diffusion.embeddings import Text
@@ -214,6 +219,114 @@ def test_so_do_those_that_start_from_pictures(model, request):
         Request("c", seed=2, steps=4, sampler="euler_a", task="image-to-image"),
     ]
     assert run(on_meta(request.getfixturevalue(model)), rows) == 3
+
+
+def encode_texts(family: Family, rows: list[Request]) -> None:
+    """Encode the texts of rows in batches of one shape, as `Embeddings` does, and prepare what lanes get of them."""
+    work = Sampling(family)
+    with torch.inference_mode(), NoHostScalars(), NoCrossings():
+        for row in rows:
+            shape = family.latent_shape(row.height or 64, row.width or 64)
+            family.conditioning(row, work._embeddings.get(family.texts(row)), shape)
+
+
+@pytest.mark.parametrize("model", ["sd", "sdxl"])
+def test_texts_are_encoded_without_crossing(model, request, tmp_path):
+    folder = request.getfixturevalue(model)
+    files = list(map(str, build_loras(tmp_path / "loras", folder).values()))
+    family = load_family(inspect_model(folder), "bf16", META)
+    rows = [
+        *ROWS,
+        Request("a (red:1.3) cat", "a [blue] dog", extra={"prompt_syntax": "a1111"}),
+        *(Request("a", extra={"lora": [file]}) for file in files),
+    ]
+    for row in rows:
+        family.load_loras(row)
+    encode_texts(family, rows)
+
+
+@pytest.mark.parametrize("name", flow_checkpoints.FLOWS)
+def test_so_are_those_of_every_transformer(name, tmp_path):
+    family = load_family(inspect_model(flow_checkpoints.FLOWS[name](tmp_path / name)), "bf16", META)
+    encode_texts(family, [Request("x", sampler=family.info.samplers[0]), Request("a long text " * 20)])
+
+
+def with_nets(family: StableDiffusion, rows: list[Request]) -> StableDiffusion:
+    """The family with the networks of the rows, loaded already."""
+    family.nets = row_nets(family.info, family.denoiser, lambda: 1 << 40)
+    for row in rows:
+        family.nets.encoders(row)
+    return family
+
+
+@pytest.mark.parametrize("model", ["sd", "sdxl"])
+def test_so_do_those_with_loras(model, request, tmp_path):
+    folder = request.getfixturevalue(model)
+    files = list(map(str, build_loras(tmp_path / "loras", folder).values()))
+    family = on_meta(folder)
+    loras = [files[:1], files[1:2], files[2:], [f"{files[0]}:0.5", f"{files[2]}:-1"], files[:1]]
+    rows = [replace(row, extra={"lora": lora}) for row, lora in zip(ROWS, loras, strict=True)]
+    for row in rows:
+        family.load_loras(row)
+    assert run(family, rows + ROWS) == 2 * len(ROWS)
+
+
+@pytest.mark.parametrize("name", ["flux", "z-image"])
+def test_so_do_those_with_loras_of_a_transformer(name, tmp_path):
+    folder = flow_checkpoints.FLOWS[name](tmp_path / name)
+    files = list(map(str, build_transformer_loras(tmp_path, folder, kohya=False).values()))
+    family = whole_on_meta(folder)
+    rows = [Request("x", seed=i, steps=2, height=64, width=64, extra={"lora": file}) for i, file in enumerate(files)]
+    rows = [replace(row, sampler=family.info.samplers[0]) for row in rows]
+    for row in rows:
+        family.load_loras(row)
+    assert run(family, rows) == len(rows)
+
+
+@pytest.mark.parametrize("model", ["sd", "sdxl"])
+def test_so_do_those_with_controlnets(model, request, tmp_path):
+    folder = request.getfixturevalue(model)
+    net = str(build_controlnet(tmp_path / "net", folder, 1))
+    pooled = str(build_controlnet(tmp_path / "pooled", folder, 2, global_pool_conditions=True))
+    image = Picture(photo(64, 64, 1))
+    ways = [
+        {"controlnet": net, "control_image": image},
+        {"controlnet": (net, pooled), "control_image": (image, image), "control_guidance_end": (0.5, 1.0)},
+        {"controlnet": net, "control_image": image, "guess_mode": True},
+    ]
+    rows = [replace(row, extra=way) for row, way in zip(ROWS, ways, strict=False)]
+    assert run(with_nets(on_meta(folder), rows), rows + ROWS) == len(rows + ROWS)
+
+
+def test_so_do_those_with_a_controlnet_union(sdxl, tmp_path):
+    net, image = str(build_union(tmp_path / "net", sdxl, 1)), Picture(photo(64, 64, 1))
+    ways = [
+        {"controlnet": net, "control_image": image, "control_mode": 0},
+        {"controlnet": (net, net), "control_image": (image, image), "control_mode": (1, 2)},
+    ]
+    rows = [replace(row, extra=way) for row, way in zip(ROWS, ways, strict=False)]
+    assert run(with_nets(on_meta(sdxl), rows), rows + ROWS) == len(rows + ROWS)
+
+
+def test_so_do_those_with_image_prompts(sd, tmp_path):
+    image = Picture(photo(64, 64, 1))
+    paths = map(str, build_ip_adapters(tmp_path / "models", sd).values())
+    rows = [
+        replace(row, extra={"ip_adapter": path, "ip_adapter_image": image, "ip_adapter_scale": 0.6})
+        for row, path in zip(ROWS, paths, strict=False)
+    ]
+    assert run(with_nets(on_meta(sd), rows), rows + ROWS) == len(rows + ROWS)
+
+
+def test_so_do_those_with_t2i_adapters(tmp_path):
+    blocks = ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")
+    up_blocks = ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D")
+    folder = checkpoints.build_sd(
+        tmp_path / "sd", block_out_channels=WIDTHS, down_block_types=blocks, up_block_types=up_blocks
+    )
+    net, image = str(build_t2i_adapter(tmp_path / "net", "full_adapter", 1)), Picture(photo(64, 64, 1))
+    rows = [replace(ROWS[0], extra={"t2i_adapter": net, "adapter_image": image})]
+    assert run(with_nets(on_meta(folder), rows), rows + ROWS) == len(rows + ROWS)
 
 
 @pytest.mark.parametrize("quantization", QUANTIZERS)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from sdbatch.diffusion.adapters.ip_adapter_rows import image_prompts_of
 from sdbatch.diffusion.adapters.loaded_nets import LoadedNets
+from sdbatch.diffusion.device.transfer import send
 from sdbatch.diffusion.pictures.picture_encoders import PictureEncoder
 from sdbatch.diffusion.pictures.processor_class import processor_class
 from sdbatch.diffusion.request import Request
@@ -89,7 +90,7 @@ class IpAdapters:
                 made = features["nothing" if lane else "shown"]
                 name = f"image prompt {i} of {len(made)}"
                 named[name] = made
-                named[name + SCALE] = torch.tensor(prompt.scale, device=made.device)
+                named[name + SCALE] = send(torch.tensor(prompt.scale), made.device)
         return found
 
     def _encoder(self, name: str) -> _Features:

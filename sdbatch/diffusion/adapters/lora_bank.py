@@ -26,7 +26,7 @@ class Factors:
     """The change of a layer's weight by a file: `up` · `down` · `scale`.
 
     Attributes:
-        down: (rank, in) or (rank, in, kh, kw), on the CPU, in the model's dtype.
+        down: (rank, in) or (rank, in, kh, kw), in the model's dtype; on the host, as the bank has them.
         up: (out, rank).
         scale: alpha / rank. It is applied between the two: multiplied into `up` in half precision, it would cost 2%.
     """

@@ -13,7 +13,8 @@ from sdbatch.diffusion.adapters.lora_files import MAX_RANK, LoraModel
 from sdbatch.diffusion.adapters.lora_layers import Current, Gathered, lora_twin
 from sdbatch.diffusion.adapters.lora_names import Layer
 from sdbatch.diffusion.adapters.lora_rows import Lora, loras_of
-from sdbatch.diffusion.adapters.lora_slots import LoraSlots, Place, Weighted, filled
+from sdbatch.diffusion.adapters.lora_slots import LoraSlots, Place, Weighted, filled, on_device
+from sdbatch.diffusion.device.transfer import send
 from sdbatch.diffusion.embeddings import Text
 from sdbatch.diffusion.request import Request
 from sdbatch.errors import AdapterError
@@ -121,9 +122,22 @@ class RowLoras:
         Args:
             in_use: the rows of these lanes, this one included.
         """
-        loras = _by_layer([(lora, lora.weight) for lora in loras_of(request)], self.bank, self._part)
+        loras = self.additions(
+            ((lora, lora.weight) for lora in loras_of(request)), self._part, self._in_slots.__contains__
+        )
         slot = slots.slot(self.key(request), {self.key(other) for other in in_use}, loras)
-        return torch.tensor(slot, device=self._like.device)
+        return send(torch.tensor(slot), self._like.device)
+
+    def additions(
+        self, loras: Iterable[tuple[Lora, float]], part: str, is_wanted: Callable[[Layer], bool]
+    ) -> dict[str, list[Weighted]]:
+        """What weighted files add to the wanted layers of one part of the model, by layer, on the host."""
+        found: dict[str, list[Weighted]] = {}
+        for lora, weight in loras:
+            for layer, factors in self.bank.factors(lora.path).items():
+                if layer[0] == part and is_wanted(layer):
+                    found.setdefault(layer[1], []).append((factors, weight))
+        return found
 
     @contextmanager
     def applied(self, slots: LoraSlots, lanes: torch.Tensor) -> Iterator[None]:
@@ -161,7 +175,9 @@ class RowLoras:
         for i, part in enumerate(self._encoders if rank else ()):
             of_denoiser = part == self._part
             loras = [
-                _by_layer([(lora, lora.weight if of_denoiser else lora.te_weight) for lora in lane], self.bank, part)
+                self.additions(
+                    ((lora, lora.weight if of_denoiser else lora.te_weight) for lora in lane), part, self._is_in_texts
+                )
                 for lane in lanes
             ]
             self._text_currents[i].source = _Texts(self._text_places[i], loras, rank, self._encoders[part])
@@ -199,8 +215,9 @@ class _Texts:
         rank: int,
         encoder: torch.nn.Module,
     ):
-        self._places, self._lanes, self._rank = places, lanes, rank
+        self._places, self._rank = places, rank
         self._like = next(encoder.parameters())
+        self._lanes = [on_device(lane, self._like.device) for lane in lanes]
         self._changed = {name for lane in lanes for name in lane}
 
     def gathered(self, layer: str) -> Gathered | None:
@@ -208,16 +225,6 @@ class _Texts:
         if self._changed.isdisjoint(place.parts):
             return None
         return filled(place, self._rank, self._lanes, self._like)
-
-
-def _by_layer(loras: Iterable[tuple[Lora, float]], bank: LoraBank, wanted: str) -> dict[str, list[Weighted]]:
-    """The additions of weighted files to one part of the model, by layer."""
-    found: dict[str, list[Weighted]] = {}
-    for lora, weight in loras:
-        for (part, name), factors in bank.factors(lora.path).items():
-            if part == wanted:
-                found.setdefault(name, []).append((factors, weight))
-    return found
 
 
 def _bucket(rank: int, paths: Sequence[str]) -> int:

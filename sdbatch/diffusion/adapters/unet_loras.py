@@ -9,6 +9,7 @@ import torch
 from sdbatch.diffusion.accelerate.attention import TextProjection
 from sdbatch.diffusion.adapters.lora_files import LoraModel
 from sdbatch.diffusion.adapters.lora_rows import loras_of
+from sdbatch.diffusion.adapters.lora_slots import on_device
 from sdbatch.diffusion.adapters.row_loras import RowLoras
 from sdbatch.diffusion.request import Request
 
@@ -35,10 +36,10 @@ class UNetLoras(RowLoras):
     def keys_values(self, request: Request, hidden_states: torch.Tensor) -> torch.Tensor:
         """The keys and values of a row's text (tokens, dim), as from `TextProjection`, with the row's LoRAs."""
         made = self._text(hidden_states)
-        for lora in loras_of(request):
-            factors = self.bank.factors(lora.path)
-            for name, part in self._text.names.items():
-                if (own := factors.get(("unet", name))) is not None:
-                    down, up = (tensor.to(made.device) for tensor in (own.down.flatten(1), own.up))
-                    made[:, part] += (hidden_states @ down.t() * (own.scale * lora.weight)) @ up.t()
+        weighted_files = ((lora, lora.weight) for lora in loras_of(request))
+        loras = self.additions(weighted_files, "unet", lambda layer: layer[1] in self._text.names)
+        for layer, weighted in on_device(loras, made.device).items():
+            part = self._text.names[layer]
+            for own, weight in weighted:
+                made[:, part] += (hidden_states @ own.down.flatten(1).t() * (own.scale * weight)) @ own.up.t()
         return made

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-__all__ = ["receive", "send"]
+__all__ = ["receive", "send", "send_together"]
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -12,6 +14,15 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cpu":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def send_together(tensors: Sequence[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+    """Copy host tensors of one dtype to the device, as views of a single copy."""
+    if device.type == "cpu" or not tensors:
+        return list(tensors)
+    sent = send(torch.cat([tensor.flatten() for tensor in tensors]), device)
+    parts = sent.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def receive(tensor: torch.Tensor) -> torch.Tensor:
