@@ -37,6 +37,12 @@ class Bench:
             return LIMIT_SECONDS
         return LIMIT_SECONDS - (time.monotonic() - self._started)
 
+    def has_time(self, what: str, seconds: float = 60) -> bool:
+        """Whether this many seconds are left; if not, the findings say what is left out."""
+        if self.left < seconds:
+            self.found.add(what, "left out: the stage's time is over")
+        return self.left >= seconds
+
     def scaled(self, model: str) -> str:
         """The architecture to measure; in smoke mode a small one of its kind."""
         if not self.smoke:

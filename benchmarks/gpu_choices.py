@@ -73,6 +73,8 @@ def attention_by_shape(bench: Bench, kernels: dict[str, SDPBackend]) -> None:
         query = torch.randn(lanes, queries, heads * width, device=bench.device, dtype=dtype)
         key, value = wide[..., : heads * width], wide[..., heads * width : 2 * heads * width]
         query, key, value = (x.unflatten(-1, (heads, width)).transpose(1, 2) for x in (query, key, value))
+        if not bench.has_time(f"{heads} heads of {width}, {queries} × {keys}"):
+            continue
         exact = F.scaled_dot_product_attention(*(x[:2].float() for x in (query, key, value)))
         own = SDPBackend(torch._fused_sdp_choice(query, key, value)).name.lower()
         for name, backends in {f"torch's own, {own}": list(KERNELS.values()), **kernels}.items():
@@ -97,6 +99,8 @@ def convolutions(bench: Bench) -> None:
         total: Counter[str] = Counter()
         differs, variant = 0.0, []
         for (inputs, outputs, side), count in pointwise_shapes(model).items():
+            if not bench.has_time(f"{model}, 1×1 convolutions", 90):
+                return  # the sums of a part of the shapes would say nothing
             if bench.smoke:
                 lanes, side = 2, max(1, side // 16)
             x = torch.randn(lanes, inputs, side, side, device=bench.device, dtype=dtype)
@@ -162,32 +166,38 @@ def lanes(bench: Bench) -> None:
 
 
 def vae(bench: Bench) -> None:
-    """Decoding with Stable Diffusion XL's VAE in float32, which it needs under fp16, in fp16, and in bf16."""
+    """Decoding: Stable Diffusion XL's VAE in float32, which it needs under fp16, in fp16, and in bf16; FLUX.2's."""
     folder, fp16 = model_folder(bench.scaled("sdxl")), "fp32" if bench.smoke else "fp16"
-    exact: torch.Tensor | None = None
     with one_that_fits_half_precision(folder) as half:
-        for name, model, dtype in (
-            ("float32 (default with fp16)", folder, fp16),
-            ("fp16 (--vae madebyollin/sdxl-vae-fp16-fix)", half, fp16),
-            ("bf16 (--dtype bf16)", folder, "bf16"),
-        ):
-            family = load_family(inspect_model(model), dtype, torch.device(bench.device))
-            batch, shape = 2 if bench.smoke else 4, family.latent_shape(family.info.height, family.info.width)
-            latents = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(bench.device)
-            for is_compiled in (False,) if bench.smoke else (False, True):
-                if is_compiled:
-                    family.compile([shape], batch)
-                with torch.inference_mode():
-                    pixels = family.decode(latents).float()
-                    exact = pixels if exact is None else exact
-                    decode = partial(family.decode, latents)
-                    found = {"ms a picture": milliseconds(bench, decode) / batch}
-                    if not bench.smoke:
-                        found["GiB beside the weights"] = peak_bytes(family.device, decode) / 2**30
-                found["mean difference, of 255"] = float((pixels - exact).abs().mean() * 127.5)
-                bench.found.add(f"{name}{', compiled' if is_compiled else ''}", found)
-            del family, pixels, decode
-            bench.release()
+        exact = decodes(bench, "float32 (default with fp16)", folder, fp16)
+        decodes(bench, "fp16 (--vae madebyollin/sdxl-vae-fp16-fix)", half, fp16, exact)
+        decodes(bench, "bf16 (--dtype bf16)", folder, "bf16", exact)
+    decodes(bench, "FLUX.2 klein, bf16", model_folder(bench.scaled("klein")), "bf16")
+
+
+def decodes(bench: Bench, name: str, model: Path, dtype: str, exact: torch.Tensor | None = None) -> torch.Tensor:
+    """Time and memory of a model's decoder, compiled or not, and how far it is from the first one; returns that."""
+    family = load_family(inspect_model(model), dtype, torch.device(bench.device))
+    batch, shape = 2 if bench.smoke else 4, family.latent_shape(family.info.height, family.info.width)
+    latents = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(bench.device)
+    for is_compiled in (False,) if bench.smoke else (False, True):
+        what = f"{name}{', compiled' if is_compiled else ''}"
+        if exact is not None and not bench.has_time(what):
+            break
+        if is_compiled:
+            family.compile([shape], batch)
+        with torch.inference_mode():
+            pixels = family.decode(latents).float()
+            exact = pixels if exact is None else exact
+            decode = partial(family.decode, latents)
+            found = {"ms a picture": milliseconds(bench, decode) / batch}
+            if not bench.smoke:
+                found["GiB beside the weights"] = peak_bytes(family.device, decode) / 2**30
+        found["mean difference, of 255"] = float((pixels - exact).abs().mean() * 127.5)
+        bench.found.add(what, found)
+    del family, decode
+    bench.release()
+    return exact
 
 
 @contextmanager
