@@ -40,11 +40,11 @@ def against_whole_networks(bench: Bench, model: str, rows: list[Request], lanes:
             found.add(f"{compile}, seconds until the engine has started", starts[compile])
             run_engine(engine, rows[: len(rows) // 2])
             rates[compile] = rate(engine, rows)
-            found.add(f"{compile}, images a second", rates[compile])
+            found.add(f"{compile}, images per second", rates[compile])
             found.add("engine", engine.describe())
             engine.close()
     found.add("compiling: blocks ÷ whole networks", (starts["blocks"] - starts["off"]) / (starts["on"] - starts["off"]))
-    found.add("images a second: blocks ÷ whole networks", rates["blocks"] / rates["on"])
+    found.add("images per second: blocks ÷ whole networks", rates["blocks"] / rates["on"])
 
 
 BLOCKS_STAGES: dict[str, Callable[[Bench], None]] = {

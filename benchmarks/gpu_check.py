@@ -46,7 +46,7 @@ def check(bench: Bench) -> None:
     found.add("engine", engine.describe())
     hashes = bits_of_three_processes(bench)
     found.add("three processes, same bits", len(set(hashes)) == 1, hashes)
-    here, there = pictures(engine, ROWS), in_a_thread(lambda: pictures(engine, ROWS))
+    here, there = pictures(engine, ROWS), in_thread(lambda: pictures(engine, ROWS))
     found.add("another thread, same bits", here == there)
     # Of every size that the rows had: text encoder, denoiser, VAE and CUDA graphs.
     described = engine.describe()
@@ -64,7 +64,7 @@ def check(bench: Bench) -> None:
         run_short_of_memory(bench, engine)
     engine.close()
     for part in SHORTAGES:
-        found.add(f"out of memory at {part}", line_of_a_process(bench, "shortage", part))
+        found.add(f"out of memory at {part}", line_from_process(bench, "shortage", part))
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu", "-p", "no:cacheprovider"]
     command += ["--collect-only"] if bench.smoke else []
     try:
@@ -90,7 +90,7 @@ def runbook(bench: Bench, *arguments: str) -> list[str | Path]:
     return [sys.executable, ROOT / "benchmarks" / "gpu.py", *arguments, *(["--smoke"] if bench.smoke else [])]
 
 
-def line_of_a_process(bench: Bench, *arguments: str) -> str:
+def line_from_process(bench: Bench, *arguments: str) -> str:
     """The last line that another process of the runbook prints."""
     command = runbook(bench, *arguments)
     try:
@@ -100,7 +100,7 @@ def line_of_a_process(bench: Bench, *arguments: str) -> str:
     return (done.stdout.strip() or done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
 
 
-def in_a_thread(work):
+def in_thread(work):
     made = []
     thread = threading.Thread(target=lambda: made.append(work()))
     thread.start()

@@ -161,7 +161,7 @@ def lanes(bench: Bench) -> None:
                 family.denoise(*inputs)
                 spent[count] = milliseconds(bench, lambda inputs=inputs: family.denoise(*inputs)) / count
         how = "compiled" if is_compiled else "not compiled"
-        bench.found.add(f"{how}, ms a lane's pass", {f"{count} lanes:": each for count, each in spent.items()})
+        bench.found.add(f"{how}, ms per lane and pass", {f"{count} lanes:": each for count, each in spent.items()})
         bench.found.add(f"{how}, speed: {counts[0]} lanes ÷ {counts[1]}", spent[counts[1]] / spent[counts[0]])
 
 
@@ -190,7 +190,7 @@ def decodes(bench: Bench, name: str, model: Path, dtype: str, exact: torch.Tenso
             pixels = family.decode(latents).float()
             exact = pixels if exact is None else exact
             decode = partial(family.decode, latents)
-            found = {"ms a picture": milliseconds(bench, decode) / batch}
+            found = {"ms per picture": milliseconds(bench, decode) / batch}
             if not bench.smoke:
                 found["GiB beside the weights"] = peak_bytes(family.device, decode) / 2**30
         found["mean difference, of 255"] = float((pixels - exact).abs().mean() * 127.5)

@@ -43,13 +43,13 @@ def against_whole_weights(bench: Bench, model: str, rows: list[Request], lanes: 
         started = time.perf_counter()
         pictures[quantization] = run_engine(engine, rows)
         rates[quantization] = len(rows) / (time.perf_counter() - started)
-        found.add(f"{quantization}, images a second", rates[quantization])
+        found.add(f"{quantization}, images per second", rates[quantization])
         alone = run_engine(engine, rows[-1:])[rows[-1].seed]
         found.add(f"{quantization}, same bytes alone", np.array_equal(alone, pictures[quantization][rows[-1].seed]))
         if not bench.smoke:
             found.add(f"{quantization}, peak memory, GiB", torch.cuda.max_memory_allocated() / 2**30)
         engine.close()
-    found.add("fp8 ÷ whole weights, images a second", rates["fp8"] / rates["none"])
+    found.add("fp8 ÷ whole weights, images per second", rates["fp8"] / rates["none"])
     differences = [np.abs(pictures["fp8"][row.seed].astype(int) - pictures["none"][row.seed]).mean() for row in rows]
     found.add("mean difference of the pictures, of 255 (random weights)", float(np.mean(differences)))
 

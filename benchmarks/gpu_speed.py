@@ -61,7 +61,7 @@ def uniform(bench: Bench, model: str, rows: list[Request], *, lanes: int | None,
     run_engine(engine, rows[: len(rows) // 2])
     with passes_counted(engine) as counted:
         ours = rate(engine, rows)
-    found.add("images a second", ours)
+    found.add("images per second", ours)
     found.add("passes that found the device dry", f"{counted['dry']} of {counted['passes']}")
     peak = matmul_peak(bench.device, DTYPES[engine.dtype])
     share = denoiser_flops(engine) * lane_calls(rows[0], engine.info) * ours / peak
@@ -76,12 +76,12 @@ def uniform(bench: Bench, model: str, rows: list[Request], *, lanes: int | None,
     engine.close()
     best = 0.0
     for size in batches:
-        if not bench.has_time(f"diffusers, batches of {size}, images a second", 150):
+        if not bench.has_time(f"diffusers, batches of {size}, images per second", 150):
             break
         diffusers(rows[:size])
         theirs = size / seconds(lambda size=size: diffusers(rows[:size]))
         best = max(best, theirs)
-        found.add(f"diffusers, batches of {size}, images a second", theirs)
+        found.add(f"diffusers, batches of {size}, images per second", theirs)
     if best:
         found.add("Engine ÷ diffusers at its best", ours / best)
 
@@ -96,7 +96,7 @@ def mixed(bench: Bench) -> None:
     bench.found.add("engine", engine.describe())
     run_engine(engine, rows[:4])
     ours = rate(engine, rows)
-    bench.found.add("images a second", ours)
+    bench.found.add("images per second", ours)
     diffusers = Diffusers(folder, engine, compiled=False)  # compiled, each size of a group would cost a minute
     groups: dict[tuple, list[Request]] = {}
     for row in rows:
@@ -115,7 +115,7 @@ def lora(bench: Bench) -> None:
     found.add("engine", engine.describe())
     run_engine(engine, rows[: lanes // 4])
     plain = rate(engine, rows)
-    found.add("without LoRA, images a second", plain)
+    found.add("without LoRA, images per second", plain)
     with_lora: dict[str, list[Request]] = {}
     for name, targets in (("attention", ATTENTION), ("kohya's default layers", KOHYA_DEFAULT)):
         files = [lora_file(folder, targets, rank=16, seed=seed) for seed in range(8)]
@@ -154,7 +154,7 @@ def rate_of_groups(bench: Bench, groups, run, total: int) -> float:
         run(group)
         done += len(group)
     theirs = done / (time.perf_counter() - started)
-    bench.found.add("diffusers, once a group, images a second", theirs, f"{done} of {total} rows")
+    bench.found.add("diffusers, once a group, images per second", theirs, f"{done} of {total} rows")
     return theirs
 
 

@@ -79,7 +79,7 @@ def main() -> None:
     print(f"largest pixel difference {difference} of 255")
     for name, taken in seconds.items():
         per_step, per_lane = taken / row_steps * 1e3, taken / lanes * 1e3
-        print(f"{name:10} {len(rows) / taken:7.2f} images/s, {per_step:.2f} ms a row-step, {per_lane:.2f} a lane")
+        print(f"{name:10} {len(rows) / taken:7.2f} images/s, {per_step:.2f} ms per row-step, {per_lane:.2f} per lane")
     print(f"Engine ÷ diffusers: {seconds['diffusers'] / seconds['Engine']:.2f}")
     report_device(engine, rows, seconds["Engine"])
 

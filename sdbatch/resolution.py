@@ -69,8 +69,8 @@ def unused_because(field: Field, task: str, model: ModelInfo) -> str | None:
     """Why rows of this task on this model cannot use the field; None if they can."""
     if field.name in {used.name for used in fields_of(task, model)}:
         return None
-    is_of_a_task = field.name in {own.name for known in TASKS for own in known.fields}
+    is_task_field = field.name in {own.name for known in TASKS for own in known.fields}
     is_left_to_the_model = field.name in {used.name for used in fields_of(task)}
-    if is_of_a_task or (field.name in COMMON and not is_left_to_the_model):
+    if is_task_field or (field.name in COMMON and not is_left_to_the_model):
         return f"{task} does not use it"
     return f"{model.title} does not use it"

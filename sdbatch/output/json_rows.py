@@ -14,7 +14,7 @@ import pyarrow.types as pt
 
 __all__ = ["python_rows", "to_json"]
 
-ROWS_AT_A_TIME = 256
+ROWS_PER_PIECE = 256
 
 
 def python_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
@@ -23,8 +23,8 @@ def python_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
     Invalid bytes of a string that is not UTF-8 are replaced; a value that Python lacks, like the year
     20,000, becomes None.
     """
-    for start in range(0, table.num_rows, ROWS_AT_A_TIME):
-        piece = table.slice(start, ROWS_AT_A_TIME)
+    for start in range(0, table.num_rows, ROWS_PER_PIECE):
+        piece = table.slice(start, ROWS_PER_PIECE)
         columns = [_python(column) for column in piece.columns]
         for values in zip(*columns, strict=True):
             yield dict(zip(table.column_names, values, strict=True))

@@ -57,7 +57,7 @@ def _pieces(
                 yield start, head.select(needed)
                 start += rows
                 continue
-            size = _rows_at_a_time(store, parquet.metadata.row_group(number))
+            size = _rows_per_read(store, parquet.metadata.row_group(number))
             batches = parquet.iter_batches(size, row_groups=[number], columns=needed, use_threads=False)
             # Arrow treats a name as a path prefix, and may return more columns than requested.
             yield from ((start + at, batch) for at, batch in numbered(batches, needed))
@@ -72,7 +72,7 @@ def numbered(batches: Iterable[pa.RecordBatch], needed: list[str]) -> Iterator[t
         at += batch.num_rows
 
 
-def _rows_at_a_time(store: Store, group: pq.RowGroupMetaData) -> int:
+def _rows_per_read(store: Store, group: pq.RowGroupMetaData) -> int:
     """The number of rows to decode at a time, so that even a malicious file takes little memory.
 
     A dictionary of one long text, and a thousand rows that refer to it, take few bytes in a file.

@@ -35,7 +35,7 @@ class Snapshot:
 
     Attributes:
         workers: counters (images, failed, …) of each live worker since its start, by name.
-        totals: their sums, including workers that are gone; also how many shards were `begun` and workers `started`.
+        totals: their sums, including workers that are gone; also `started_shards` and `started_workers`.
         lost_workers: number of deaths in the ledger.
         problems: messages of the workers, without duplicates.
         avoided_nodes: nodes where no further worker should be started.
@@ -165,7 +165,7 @@ class Coordinator:
             totals.update(state.counters)
         return Snapshot(
             workers=heard,
-            totals=dict(totals) | {"begun": self._started_shards, "started": self._started_workers},
+            totals=dict(totals) | {"started_shards": self._started_shards, "started_workers": self._started_workers},
             lost_workers=self._ledger.lost_workers,
             problems=list(self._problems),
             avoided_nodes=self._avoided(),

@@ -278,7 +278,7 @@ class _Attended:
             raise RunError(f"no worker can start: {snapshot.hopeless}")
         if snapshot.broken is not None:
             raise RunError(f"the run broke: {snapshot.broken}")
-        if self._opened is None and snapshot.totals["started"]:
+        if self._opened is None and snapshot.totals["started_workers"]:
             self._open(snapshot.engines[0])
         now = time.monotonic()
         if snapshot.workers:

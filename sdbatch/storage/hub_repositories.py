@@ -18,7 +18,7 @@ CREATE_ATTEMPTS = 8
 LONGEST_PAUSE_S = 2.0
 DOWNLOAD_TIMEOUT_S = 30
 QUOTA = (
-    "the Hugging Face hub allows 128 commits an hour to one repository; run the same command again in an hour, "
+    "the Hugging Face hub allows 128 commits per hour to one repository; run the same command again in an hour, "
     "or use larger shards"
 )
 
@@ -28,7 +28,7 @@ class HubFileSystem(HfFileSystem):
 
     Differs from huggingface_hub's own file system, for repositories: it keeps no listings, which would hide files that
     other processes have written since; it reads a small file in one request; several files are written and removed
-    in one commit (`commit`), as the hub allows 128 commits an hour; a file can be created exclusively. Buckets
+    in one commit (`commit`), as the hub allows 128 commits per hour; a file can be created exclusively. Buckets
     (`hf://buckets/…`) have no commits.
     """
 

@@ -58,13 +58,13 @@ def test_the_section_names_the_card_or_says_that_there_was_none(tmp_path, smoke)
     assert "no machine with one was there" in markdown(tmp_path)
     findings = [
         {"name": "engine", "value": {"device_name": "NVIDIA H100"}, "detail": None},
-        {"name": "images a second", "value": 3.456, "detail": None},
+        {"name": "images per second", "value": 3.456, "detail": None},
     ]
     content = {"stage": "sd15", "smoke": smoke, "findings": findings}
     (tmp_path / "sd15.json").write_text(json.dumps(content))
     section = markdown(tmp_path)
     assert section.startswith("## Never run on a GPU" if smoke else "## On a GPU: NVIDIA H100")
-    assert "| images a second | 3.46 |" in section
+    assert "| images per second | 3.46 |" in section
 
 
 def test_a_product_is_the_convolution_and_knows_no_neighbours():

@@ -70,7 +70,7 @@ def test_nodes_come_for_a_run_and_go_after_it(address, start):
     (end,) = events(run.finish(), "end")
     assert end["ok"] == ROWS
     assert len(markers(run.out)) == 12
-    assert end["totals"]["started"] == 2
+    assert end["totals"]["started_workers"] == 2
     wait_for(lambda: gpu_nodes() == [], 120)
 
 

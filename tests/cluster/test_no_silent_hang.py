@@ -58,7 +58,7 @@ def test_a_shard_that_kills_its_worker_fails_alone_after_its_third_death(cluster
     assert all("ended the worker process 3 times" in row["error"] for row in failed)
     assert end["ok"] == ROWS - SHARD
     # Every shard once, the deadly one three more times, and its neighbours at its first two deaths.
-    assert end["totals"]["begun"] <= ROWS // SHARD + 3 + 2
+    assert end["totals"]["started_shards"] <= ROWS // SHARD + 3 + 2
 
 
 def test_a_shard_that_hangs_has_its_worker_started_again(cluster, start):

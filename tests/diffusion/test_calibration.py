@@ -36,7 +36,7 @@ def steps(monkeypatch):
     checks.at_the_start = lambda lanes, batch: step("checks")(None, lanes)
     monkeypatch.setattr(calibration, "pin_numerics", lambda device: state.done.append(("numerics", device.type)))
     monkeypatch.setattr(calibration, "lanes_that_fit", lambda family: 32)
-    monkeypatch.setattr(calibration, "attention_of_a_pass", step("attention", FOUND))
+    monkeypatch.setattr(calibration, "pass_attention", step("attention", FOUND))
     monkeypatch.setattr(calibration, "warm_up", step("warm-up"))
     monkeypatch.setattr(calibration, "DeviceChecks", lambda family: checks)
     monkeypatch.setattr(calibration, "cuda_graph_error", step("graphs"))
@@ -68,9 +68,9 @@ def test_a_gpu_for_which_two_lanes_are_too_many_is_named(steps, name):
         steps.calibrate()
 
 
-def test_the_attention_of_a_pass_is_that_of_unet_and_decoder(sd):
+def test_the_pass_attention_is_that_of_unet_and_decoder(sd):
     family = load_family(inspect_model(sd), "fp32", torch.device("cpu"))
-    found = calibration.attention_of_a_pass(family, 4)
+    found = calibration.pass_attention(family, 4)
     heads = family.denoiser.config.attention_head_dim
     assert any(shape.startswith(f"{heads} heads of") for shape in found)
     assert any(shape.startswith("1 heads of") for shape in found)  # the VAE's

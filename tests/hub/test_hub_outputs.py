@@ -44,7 +44,7 @@ def test_a_shard_is_a_commit(hub, table, stand_in_command: Command):
     options = ["--storage-options", hub.options]
     hub.commits_left = 2  # run.json, and a shard
     said = stand_in_command("generate", table, OUT, "--shard-size", 3, *options, status=3).stderr
-    assert "allows 128 commits an hour" in said and "again in an hour" in said
+    assert "allows 128 commits per hour" in said and "again in an hour" in said
     assert len(repository.commits) == 1 + 2
     hub.commits_left = None
     said = stand_in_command("generate", table, OUT, "--shard-size", 3, *options, status=1).stdout

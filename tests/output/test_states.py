@@ -1,4 +1,4 @@
-"""What the commands say of an OUT in each state: not there, just begun, replaced and not yet made, only failed rows."""
+"""What the commands say of an OUT in each state: not there, new, replaced and not yet made, only failed rows."""
 
 from __future__ import annotations
 

@@ -79,8 +79,8 @@ def test_inputs_that_have_all_moved_are_found_in_one_pass(tmp_path: Path, monkey
     files = list_inputs(str(tmp_path / "in"))
     settings = RunSettings()
     elsewhere = [dataclasses.replace(file, path=f"/elsewhere/{os.path.basename(file.path)}") for file in files]
-    begun, moved = (new_record(settings, {}, found, check_table(found, settings), 4) for found in (files, elsewhere))
+    started, moved = (new_record(settings, {}, found, check_table(found, settings), 4) for found in (files, elsewhere))
     calls, traits = [], continuation._traits
     monkeypatch.setattr(continuation, "_traits", lambda entry: calls.append(1) or traits(entry))
-    assert [entry["path"] for entry in continued(begun, moved).inputs] == [entry["path"] for entry in moved.inputs]
+    assert [entry["path"] for entry in continued(started, moved).inputs] == [entry["path"] for entry in moved.inputs]
     assert len(calls) == 2 * FILES

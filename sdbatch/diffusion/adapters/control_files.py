@@ -51,7 +51,7 @@ SHARED: Mapping[str, tuple[object, object]] = {
     "addition_time_embed_dim": (None, None),
     "projection_class_embeddings_input_dim": (None, None),
 }
-OF_A_UNION = {"num_control_type": 6, "num_trans_channel": 320, "num_proj_channel": 320}
+UNION_DEFAULTS = {"num_control_type": 6, "num_trans_channel": 320, "num_proj_channel": 320}
 NEEDED = ("conv_in.weight", "controlnet_cond_embedding.conv_in.weight", "controlnet_mid_block.weight")
 
 
@@ -71,7 +71,7 @@ def inspect_controlnet(folder: Path, info: ModelInfo) -> NetFolder:
 def modes_of(found: NetFolder) -> int:
     """The number of modes of a ControlNet Union; 0 for a plain net."""
     is_union = found.config.get("_class_name") in UNIONS
-    return found.config.get("num_control_type", OF_A_UNION["num_control_type"]) if is_union else 0
+    return found.config.get("num_control_type", UNION_DEFAULTS["num_control_type"]) if is_union else 0
 
 
 def _check_union(found: NetFolder) -> None:
@@ -83,7 +83,7 @@ def _check_union(found: NetFolder) -> None:
             raise AdapterError(f"{config.source}: {key} {value} is not supported in a ControlNet Union")
     width = config.get("block_out_channels", SHARED["block_out_channels"][0])[0]
     for key in ("num_trans_channel", "num_proj_channel"):
-        if (value := config.get(key, OF_A_UNION[key])) != width:
+        if (value := config.get(key, UNION_DEFAULTS[key])) != width:
             raise AdapterError(f"{config.source}: its {key} is {value}, its first block has {width} channels")
     if "task_embedding" not in found.headers:
         raise AdapterError(f"{found.folder / found.weights.files[0]}: lacks task_embedding, which a Union has")

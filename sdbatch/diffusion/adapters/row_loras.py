@@ -37,7 +37,7 @@ class RowLoras:
         network: the denoiser; a UNet with fused self-attention.
         like: a tensor of its device and dtype.
         encoders: the networks that encode texts, by part of the model; the denoiser itself if it has such layers.
-        once_a_text: layers of the denoiser that depend on the text alone and run outside of passes.
+        once_per_text: layers of the denoiser that depend on the text alone and run outside of passes.
 
     Attributes:
         slot_bytes: bytes for the slots of one lane set.
@@ -49,14 +49,14 @@ class RowLoras:
         network: torch.nn.Module,
         like: torch.Tensor,
         encoders: Mapping[str, torch.nn.Module] | None = None,
-        once_a_text: Collection[str] = (),
+        once_per_text: Collection[str] = (),
     ):
         self._network = network
         self._part = model.denoiser
         self._encoders = encoders or {}
         self._like = like
         self.bank = LoraBank(model, like.dtype)
-        self._places = _places(network, once_a_text)
+        self._places = _places(network, once_per_text)
         self._in_slots = {(self._part, name) for place in self._places.values() for name in place.parts}
         self._ranks: dict[tuple[str, ...], tuple[int, int]] = {}
         self._current = Current()
@@ -235,11 +235,11 @@ def _bucket(rank: int, paths: Sequence[str]) -> int:
     return next(bucket for bucket in BUCKETS if rank <= bucket)
 
 
-def _places(network: torch.nn.Module, once_a_text: Collection[str]) -> dict[str, Place]:
+def _places(network: torch.nn.Module, once_per_text: Collection[str]) -> dict[str, Place]:
     """The layers that a pass of the denoiser runs."""
     found = {}
     for name, module in network.named_modules():
-        if name not in once_a_text and (place := _place(module, _parts(name))):
+        if name not in once_per_text and (place := _place(module, _parts(name))):
             found[name] = place
     return found
 

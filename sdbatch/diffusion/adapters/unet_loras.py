@@ -30,7 +30,7 @@ class UNetLoras(RowLoras):
         self, model: LoraModel, unet: torch.nn.Module, text: TextProjection, encoders: Sequence[torch.nn.Module]
     ):
         parts = {f"text_encoder_{i + 1}" if i else "text_encoder": encoder for i, encoder in enumerate(encoders)}
-        super().__init__(model, unet, text.linear.weight, parts, once_a_text=set(text.names))
+        super().__init__(model, unet, text.linear.weight, parts, once_per_text=set(text.names))
         self._text = text
 
     def keys_values(self, request: Request, hidden_states: torch.Tensor) -> torch.Tensor:

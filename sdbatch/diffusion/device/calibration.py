@@ -63,7 +63,7 @@ def calibrate(
     """
     pin_numerics(family.device)
     memory = _Memory(family, lanes_that_fit(family) if lanes is None else lanes)
-    attention = memory.enough_for(attention_of_a_pass) if family.device.type == "cuda" else None
+    attention = memory.enough_for(pass_attention) if family.device.type == "cuda" else None
     compiled, compile_error, graph_error = "off", None, "compile is off"
     if compile in ("on", "blocks") or (compile == "auto" and family.device.type != "cpu"):
         must, blocks = compile != "auto", compile == "blocks"
@@ -161,7 +161,7 @@ def warm_up(
 
 
 @torch.inference_mode()
-def attention_of_a_pass(family: Family, lanes: int) -> dict[str, str]:
+def pass_attention(family: Family, lanes: int) -> dict[str, str]:
     """The attention kernels of a pass of the UNet and of a decode, by shape, before compilation."""
     shape = family.latent_shape(family.info.height, family.info.width)
     with attention_backends() as found:

@@ -78,8 +78,8 @@ def lanes_that_fit(family: Family) -> int:
     if device.type == "cpu":
         return CPU_LANES
     try:
-        two, four = (_bytes_of_a_pass(family, lanes) for lanes in (2, 4))
-        a_picture = _bytes_of_a_decode(family)
+        two, four = (_pass_bytes(family, lanes) for lanes in (2, 4))
+        a_picture = _decode_bytes(family)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -87,7 +87,7 @@ def lanes_that_fit(family: Family) -> int:
         release_cached(device)
         return 2
     a_pass = max(1, (four - two) // 2)
-    a_lane = a_pass + _bytes_kept_by_a_lane(family)
+    a_lane = a_pass + _lane_bytes(family)
     once = max(0, two - 2 * a_pass)
     planned = available_bytes(device) * MEMORY_SHARE
     for lanes in range(MAX_LANES, 2, -2):
@@ -96,18 +96,18 @@ def lanes_that_fit(family: Family) -> int:
     return 2
 
 
-def _bytes_of_a_pass(family: Family, lanes: int) -> int:
+def _pass_bytes(family: Family, lanes: int) -> int:
     inputs = trial_inputs(family, lanes)
     return peak_bytes(family.device, lambda: family.denoise(*inputs))
 
 
-def _bytes_of_a_decode(family: Family) -> int:
+def _decode_bytes(family: Family) -> int:
     """Bytes of decoding one picture; a batch takes a multiple."""
     latents = trial_inputs(family, 1)[0]
     return peak_bytes(family.device, lambda: family.decode(latents))
 
 
-def _bytes_kept_by_a_lane(family: Family) -> int:
+def _lane_bytes(family: Family) -> int:
     """Conditioning, for which a CUDA graph takes no second copy, latents, and deep features, which it does copy."""
     latents, timesteps, conditioning = trial_inputs(family, 2)
     kept = sum(tensor.nbytes for tensor in conditioning.values()) + LATENTS_PER_LANE * latents.nbytes

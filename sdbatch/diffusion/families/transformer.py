@@ -70,16 +70,16 @@ class Transformer(Family):
     def loras(self) -> RowLoras:
         """Created for the first row that has any."""
         model, like = lora_model(self.info), torch.empty(0, device=self.device, dtype=self.dtype)
-        once_a_text = self.once_a_text()
+        once_per_text = self.once_per_text()
         # To encode texts, the transformer's own layers get their LoRAs in another copy of it than the passes use.
-        encoders = {model.denoiser: self.denoiser} if once_a_text else {}
-        return RowLoras(model, self.denoiser, like, encoders, once_a_text)
+        encoders = {model.denoiser: self.denoiser} if once_per_text else {}
+        return RowLoras(model, self.denoiser, like, encoders, once_per_text)
 
     def release_text_encoders(self) -> None:
         encoders = [part for name, part in self.parts.items() if name.startswith("text_encoder")]
         self.residency = Residency(encoders, self.denoiser, self.text_modules, self.device)
 
-    def once_a_text(self) -> set[str]:
+    def once_per_text(self) -> set[str]:
         """Layers of the transformer that run when texts are encoded, and in no pass."""
         return set()
 

@@ -42,7 +42,7 @@ class ZImage(Transformer):
     def network_of(self, transformer: torch.nn.Module) -> Callable[..., Any]:
         return partial(self._forward, transformer)
 
-    def once_a_text(self) -> set[str]:
+    def once_per_text(self) -> set[str]:
         return {name for name, _ in self.denoiser.named_modules() if name.startswith(self.text_modules)}
 
     def texts(self, request: Request) -> list[Text]:
