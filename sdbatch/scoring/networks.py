@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 
+from sdbatch.diffusion.models.text_masks import mask_every_batch
 from sdbatch.errors import ModelError
 from sdbatch.scoring.scorer_weights import weights_hash
 
@@ -30,6 +31,7 @@ def load_network(cls: Any, config_cls: Any, folder: Path, device: str) -> torch.
         raise _unusable(folder, exc) from exc
     if report["missing_keys"]:
         raise ModelError(f"{folder}: its weights lack {sorted(report['missing_keys'])[0]}")
+    mask_every_batch(model)
     return model.to(device).eval().requires_grad_(False)
 
 

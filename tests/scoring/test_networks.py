@@ -133,6 +133,24 @@ def test_scores_do_not_depend_on_what_is_scored_beside(clip, model, pictures, co
         assert np.array_equal(values(scorer, pictures[:count], name), values(scorer, pictures, name)[:count])
 
 
+def test_long_prompts_are_masked_alike_in_any_company(clip, pictures, monkeypatch):
+    scorer = Clip(clip, "cpu")
+    attention, masked = torch.nn.functional.scaled_dot_product_attention, []
+
+    def spy(query, key, value, attn_mask=None, *args, **options):
+        masked.append((query.shape[2], attn_mask is not None))
+        return attention(query, key, value, attn_mask, *args, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    long = Request(prompt="a red circle on a blue square " * 40)
+    kernels = []
+    for requests in ([long] * 8, [long, *REQUESTS[:7]]):
+        masked.clear()
+        scorer.score(pictures[:8], requests)
+        kernels.append(list(masked))
+    assert kernels[0] == kernels[1]
+
+
 def test_nsfw_is_what_diffusers_checker_decides(model, pictures):
     scorer = Nsfw(model / "safety_checker", model / "feature_extractor", "cpu")
     checker = StableDiffusionSafetyChecker.from_pretrained(model / "safety_checker").eval()
