@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import sys
 import psutil
 import pytest
 
+from tests.conftest import REPOSITORY
+from tests.outputs import write_table
 from tests.processes import wait_for
 
 SCRIPT = """
@@ -60,6 +63,31 @@ def test_sigterm_while_it_starts_ends_it_with_the_status_of_any_other_time(tmp_p
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 3 and "terminated; run the same command again" in printed
     assert not psutil.wait_procs(list(started.values()), timeout=30)[1]
+
+
+@pytest.mark.slow
+def test_a_run_has_no_actors_of_ray_data_and_survives_the_loss_of_a_worker(tmp_path, environment):
+    prompts = write_table(tmp_path / "p.parquet", {"prompt": ["a red circle"] * 24})
+    command = (sys.executable, "-m", "tests.stand_in", "generate", prompts, tmp_path / "out", "--shard-size", "4")
+    slow = {"PYTHONPATH": str(REPOSITORY), "SDBATCH_STAND_IN": json.dumps({"step_seconds": 0.05})}
+    process = subprocess.Popen(
+        [*command, "--actors", "1", "--lanes", "2", "--steps", "10"], stderr=subprocess.PIPE, env=environment | slow
+    )
+    seen: set[str] = set()
+
+    def worker_of_a_finished_shard() -> psutil.Process | None:
+        children = psutil.Process(process.pid).children(recursive=True)
+        named = {child: " ".join(command_of(child)) for child in children}
+        seen.update(re.match(r"ray::(\w+)", name)[1] for name in named.values() if name.startswith("ray::"))
+        done = any(tmp_path.glob("out/*_stats.json"))
+        return next((child for child, name in named.items() if done and "MapWorker" in name), None)
+
+    wait_for(worker_of_a_finished_shard)
+    worker_of_a_finished_shard().kill()
+    _, printed = process.communicate(timeout=120)
+    assert process.returncode == 0 and b"1 lost worker" in printed
+    assert {"Coordinator", "MapWorker"} <= seen
+    assert not {name for name in seen if re.search("Stats|Autoscal|Location", name)}
 
 
 def command_of(process: psutil.Process) -> list[str]:

@@ -15,7 +15,12 @@ import yaml
 
 from sdbatch.errors import RunError
 from sdbatch.plan.capacity import Capacity, NodeGroup
-from sdbatch.run.ray_internals import mute_task_output, own_signal_handlers, quick_local_start
+from sdbatch.run.ray_internals import (
+    mute_task_output,
+    own_signal_handlers,
+    quick_local_start,
+    without_helper_actors,
+)
 
 __all__ = ["connected", "free_resources", "live_nodes", "survey"]
 
@@ -55,7 +60,8 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
         raise
     try:
-        yield
+        with without_helper_actors() if local else contextlib.nullcontext():
+            yield
     finally:
         ray.shutdown()
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import ray
 
@@ -20,13 +21,22 @@ try:
     from ray._private import worker as _worker
     from ray._private.node import Node as _Node
     from ray._private.state import GlobalState
+    from ray.data._internal.cluster_autoscaler import AutoscalingCoordinator, rate_based_cluster_autoscaler
     from ray.data._internal.execution.execution_callback import ExecutionCallback
+    from ray.data._internal.execution.operators import actor_pool_map_operator
+    from ray.data._internal.stats import _StatsManager
 except ImportError as error:
     raise RunError(
         f"Ray {ray.__version__} lacks an internal that sdbatch needs ({error}); use one named in pyproject.toml"
     ) from error
 
-__all__ = ["ExecutionCallback", "mute_task_output", "own_signal_handlers", "quick_local_start"]
+__all__ = [
+    "ExecutionCallback",
+    "mute_task_output",
+    "own_signal_handlers",
+    "quick_local_start",
+    "without_helper_actors",
+]
 
 REGISTRATION_SECONDS = 30
 # An owner, the name of its function, and what takes its place.
@@ -135,3 +145,63 @@ def _node_once_registered(get_node: Callable[..., Any], gcs_address: str, node_i
     while time.monotonic() < ends and not any(node["NodeID"] == node_id for node in state.node_table()):
         time.sleep(0.02)
     return get_node(gcs_address, node_id)
+
+
+@contextlib.contextmanager
+def without_helper_actors() -> Iterator[None]:
+    """For the block, have Ray Data start none of its own actors, on a Ray of one machine.
+
+    There are three: for its dashboard's statistics, for the autoscaler, and for the nodes of its workers. Each takes a
+    process, and together they delay the first worker by 1.5 seconds on two cores.
+    """
+    changes: list[Change] = [
+        (_StatsManager, "gen_dataset_id_from_stats_actor", _unique_name),
+        (_StatsManager, "register_dataset_to_stats_actor", _record_nothing),
+        (_StatsManager, "update_execution_metrics", _record_nothing),
+        (_StatsManager, "update_iteration_metrics", _record_nothing),
+        (rate_based_cluster_autoscaler, "DefaultAutoscalingCoordinator", _OneMachine),
+        (actor_pool_map_operator, "get_or_create_actor_location_tracker", _Locations),
+        (actor_pool_map_operator, "get_actor_locations", _no_news),
+    ]
+    with _replaced(changes):
+        yield
+
+
+def _unique_name() -> str:
+    return uuid4().hex
+
+
+def _record_nothing(*args: Any, **named: Any) -> None:
+    """Record no statistics."""
+
+
+def _no_news(actors: Sequence[str]) -> dict[str, str]:
+    """The new nodes of workers that have moved: none. Ray Data knows where each has started."""
+    return {}
+
+
+class _OneMachine(AutoscalingCoordinator):
+    """Grants a dataset all that the machine has. There is no autoscaler to ask for more."""
+
+    def __init__(self, **options: Any) -> None:
+        """Take the options of the class that this one replaces."""
+
+    def request_resources(self, resources: Sequence[Any], expire_after_s: float, **options: Any) -> None:
+        """Request nothing."""
+
+    def cancel_request(self) -> None:
+        """There is none."""
+
+    def get_reserved_resources(self) -> dict[str, dict[str, float]]:
+        return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+
+class _Locations:
+    """Takes the place of the actor that workers tell their nodes."""
+
+    @property
+    def update_actor_location(self) -> _Locations:
+        return self
+
+    def remote(self, *args: Any) -> None:
+        """Keep nothing."""
