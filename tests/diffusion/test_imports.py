@@ -39,11 +39,29 @@ def test_a_unet_brings_in_no_transformers():
     assert found == "['diffusers.models.transformers.dual_transformer_2d']"
 
 
+def test_scipys_statistics_are_executed_at_their_first_use_and_whole_to_all_threads():
+    code = """
+import threading
+from sdbatch.diffusion import Engine
+Engine(lanes=2, compile='off')
+import scipy.stats
+assert "scipy.stats._stats_py" not in sys.modules
+found = []
+threads = [threading.Thread(target=lambda: found.append(scipy.stats.beta.ppf(0.5, 0.6, 0.6))) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert [round(value, 9) for value in found] == [0.5] * 8
+from scipy.stats import norm, qmc
+assert norm.cdf(0) == 0.5 and not hasattr(scipy.stats, "no such name") and "beta" in dir(scipy.stats)
+"""
+    assert loaded(code, ["scipy.stats._stats_py"]) == "['scipy.stats._stats_py']"
+
+
 def test_the_package_of_transformers_gives_every_name_of_its_own():
     code = """
 import importlib, diffusers
-from sdbatch.diffusion.models.lean_imports import PACKAGE, exported, import_transformers_on_demand
-import_transformers_on_demand()
+from sdbatch.diffusion.models.lean_imports import PACKAGE, exported, import_on_demand
+import_on_demand()
 package = importlib.import_module(PACKAGE)
 names = exported(open(package.__file__).read())
 assert len(names) > 50 and "FluxTransformer2DModel" in names

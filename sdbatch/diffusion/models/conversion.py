@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from sdbatch.diffusion.checkpoints.single_files import TEXT, UNET, VAE, SingleFile
 from sdbatch.diffusion.device.memory import is_out_of_memory
-from sdbatch.diffusion.models.lean_imports import import_transformers_on_demand
+from sdbatch.diffusion.models.lean_imports import import_on_demand
 from sdbatch.diffusion.models.quiet_libraries import quiet_libraries
 from sdbatch.errors import ModelError, RunError
 
@@ -36,7 +36,7 @@ def add_weights(file: SingleFile, folder: Path, pipeline: str, parts: Sequence[s
         ModelError: the file's tensors do not match the configurations.
         RunError: it does not fit into memory.
     """
-    import_transformers_on_demand()
+    import_on_demand()
     whole = _exact(file.dtypes(UNET, VAE, *TEXT) if parts else file.dtypes(""))
     try:
         with quiet_libraries():

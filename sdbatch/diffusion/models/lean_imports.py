@@ -1,7 +1,8 @@
-"""Imports the classes of diffusers' package `transformers` on demand.
+"""Imports on demand what diffusers imports for all models and few of them use.
 
-A UNet's module needs one of its classes, but the package imports a hundred, which takes a quarter of a worker's
-start. Here the package's names are read from its `__init__.py`, and each class is imported at its first use.
+Of its package `transformers` a UNet needs one class, but the package imports a hundred, which takes a quarter of a
+worker's start. Here the package's names are read from its `__init__.py`, and each class is imported at its first use.
+Its schedulers import `scipy.stats` for one kind of sigmas; here it is executed at its first use.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -16,22 +18,30 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-__all__ = ["import_transformers_on_demand"]
+__all__ = ["import_on_demand"]
 
 PACKAGE = "diffusers.models.transformers"
+STATISTICS = "scipy.stats"
 
 
-def import_transformers_on_demand() -> None:
-    """Let `diffusers.models.transformers` import its classes one by one, if it has not been imported yet."""
-    if PACKAGE not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+def import_on_demand() -> None:
+    """From now on, import `scipy.stats` and the classes of `diffusers.models.transformers` when they are first used.
+
+    What has been imported already stays as it is.
+    """
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(MetaPathFinder):
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != PACKAGE:
+        if name not in (PACKAGE, STATISTICS):
             return None
         spec = PathFinder.find_spec(name, path)
+        if name == STATISTICS:
+            if spec is not None and spec.loader is not None:
+                spec.loader = _AtFirstUse(spec.loader)
+            return spec
         names = exported(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else None
         if spec is None or names is None:
             return None
@@ -52,6 +62,34 @@ class _OnDemand(Loader):
             value = getattr(importlib.import_module(f"{PACKAGE}.{self._names[name]}"), name)
             setattr(module, name, value)
             return value
+
+        module.__dict__["__getattr__"] = attribute
+
+
+class _AtFirstUse(Loader):
+    """A module that is executed when one of its attributes is first read.
+
+    The `LazyLoader` of importlib does so at any second import, which reads the module's `__spec__`.
+    """
+
+    def __init__(self, loader: Loader):
+        self._loader = loader
+        self._lock = threading.RLock()
+        self._is_started = False
+
+    def exec_module(self, module: ModuleType) -> None:
+        def attribute(name: str) -> Any:
+            with self._lock:  # other threads wait until the module is whole
+                if not self._is_started:
+                    self._is_started = True
+                    try:
+                        self._loader.exec_module(module)
+                    except BaseException:
+                        self._is_started = False
+                        raise
+            if name not in module.__dict__:
+                raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+            return module.__dict__[name]
 
         module.__dict__["__getattr__"] = attribute
 

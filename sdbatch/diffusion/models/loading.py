@@ -25,7 +25,7 @@ from sdbatch.diffusion.families.declaration import Part
 from sdbatch.diffusion.families.family import Checkpoint, Family
 from sdbatch.diffusion.models.added_tokens import add_tokens
 from sdbatch.diffusion.models.inspection import INDEX, ModelInfo
-from sdbatch.diffusion.models.lean_imports import import_transformers_on_demand
+from sdbatch.diffusion.models.lean_imports import import_on_demand
 from sdbatch.diffusion.models.quiet_libraries import quiet_libraries
 from sdbatch.diffusion.models.text_masks import mask_every_batch
 from sdbatch.diffusion.pictures.processor_class import processor_class
@@ -94,7 +94,7 @@ def load_family(
         ModelError: a part can't be read, or weights and configuration do not match.
         RunError: it does not fit into the device's memory.
     """
-    import_transformers_on_demand()
+    import_on_demand()
     index = read_config(info.folder / INDEX)
     family = family_named(info.family)
     with quiet_libraries():
