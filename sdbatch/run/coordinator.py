@@ -131,6 +131,10 @@ class Coordinator:
         self._started_shards += 1
         self._ledger.begin(shard, node)
 
+    def has_started(self, shard: int) -> bool:
+        """Whether a worker of this run has started the shard, however that ended."""
+        return self._ledger.has_started(shard)
+
     def end(self, shard: int, node: str, given_up: bool) -> None:
         self._ledger.end(shard)
         if not given_up:

@@ -22,6 +22,9 @@ TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*m")
 OUR_ERROR = re.compile(r"sdbatch\.errors\.\w+: ")
 NAMED_ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit): ")
 
+Finished = tuple[ShardStats, bool]
+"""The statistics of a finished shard, and whether this run made it."""
+
 
 class _Stop(ExecutionCallback):
     """Ends an execution on request. Ray Data takes classes, not objects, so the flag is shared."""
@@ -34,7 +37,7 @@ class _Stop(ExecutionCallback):
 
 
 class Execution:
-    """Runs the graph in its own thread and passes on each shard's statistics as it finishes.
+    """Runs the graph in its own thread and passes on the shards as they finish.
 
     One at a time per process.
     """
@@ -43,24 +46,24 @@ class Execution:
         _Stop.requested.clear()
         dataset.context.custom_execution_callback_classes.append(_Stop)
         self._dataset = dataset
-        self._finished: queue.SimpleQueue[ShardStats | None] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="dataset", daemon=True)
         self._thread.start()
 
-    def take(self, seconds: float) -> list[ShardStats] | None:
+    def take(self, seconds: float) -> list[Finished] | None:
         """The shards finished since the last call, after at most `seconds`; None when the dataset has ended.
 
         Raises:
             RunError: a worker or a read task failed for good; the message says why.
         """
-        taken: list[ShardStats] = []
+        taken: list[Finished] = []
         try:
             while True:
-                stats = self._finished.get(timeout=seconds if not taken else 0)
-                if stats is None:
+                finished = self._finished.get(timeout=seconds if not taken else 0)
+                if finished is None:
                     break
-                taken.append(stats)
+                taken.append(finished)
         except queue.Empty:
             return taken
         if self._error is not None:
@@ -83,8 +86,9 @@ class Execution:
     def _run(self) -> None:
         try:
             for batch in self._dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-                for number, content in zip(batch["shard"].to_pylist(), batch["stats"].to_pylist(), strict=True):
-                    self._finished.put(ShardStats.from_json(content, marker_name(number)))
+                for shard in batch.to_pylist():
+                    stats = ShardStats.from_json(shard["stats"], marker_name(shard["shard"]))
+                    self._finished.put((stats, shard["is_made"]))
         except BaseException as exc:  # raised again by `take`, in the driver's thread
             self._error = exc
         finally:

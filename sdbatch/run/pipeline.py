@@ -247,9 +247,9 @@ class _Attended:
         started = time.monotonic()
         try:
             while (finished := self._execution.take(self._poll_seconds())) is not None:
-                for stats in finished:
+                for stats, is_made in finished:
                     self._report.add(stats)
-                    self._report.made += stats.images
+                    self._report.made += stats.images if is_made else 0
                 self._look_around()
             self._look_around()
         except RunError:

@@ -85,7 +85,11 @@ class Worker:
         try:
             self._wait_until_open()
             stats = self._finished(shard)
-            if stats is None:
+            if stats is not None:
+                # By another run into OUT at the same time, unless a worker of this run was lost after the marker.
+                is_made = ray.get(self._coordinator.has_started.remote(shard.number))
+            else:
+                is_made = True
                 with self._guard.working():
                     stats = self._make(shard, pieces, table)
         except SdbatchError as exc:
@@ -94,7 +98,7 @@ class Worker:
             raise
         except Exception as exc:
             self._end(exc)
-        return {"shard": [shard.number], "stats": [stats.to_json()]}
+        return {"shard": [shard.number], "stats": [stats.to_json()], "is_made": [is_made]}
 
     def _end(self, exc: Exception) -> NoReturn:
         """Report the error and end this process, whose device may be unusable; Ray starts another.

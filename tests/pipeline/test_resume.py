@@ -91,3 +91,14 @@ def test_two_runs_at_once_on_one_output_do_no_harm(prompts, tmp_path, stand_in_c
     stand_in_command("generate", prompts, tmp_path / "alone", *command[3:])
     assert content(out) == content(tmp_path / "alone")
     assert "0 bad" in stand_in_command("verify", out).stdout
+
+
+def test_shards_that_another_run_has_made_meanwhile_are_not_counted_as_made(prompts, tmp_path, ray_session):
+    arguments = ("generate", prompts, tmp_path / "out", *SETTINGS, *ONE, "--lanes", "2")
+    first = stand_in_process(*arguments, address=ray_session, step_seconds=0.5)
+    wait_for(lambda: any(tmp_path.glob("out/*_stats.json")))
+    second = stand_in_process(*arguments, address=ray_session, start_seconds=18.0)
+    printed = first.communicate(timeout=120)[0], second.communicate(timeout=120)[0]
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "48 of 48 images are in" in printed[0] and ", 48 of them made now" in printed[0]
+    assert "48 of 48 images are in" in printed[1] and ", 0 of them made now" in printed[1]

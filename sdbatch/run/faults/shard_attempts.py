@@ -21,6 +21,7 @@ class Ledger:
     def __init__(self) -> None:
         self._in_progress: dict[int, str] = {}
         self._deaths: dict[int, int] = {}
+        self._started: set[int] = set()
 
     def deaths(self, shard: int, node_alive: Callable[[str], bool]) -> int:
         """How often `shard` has lost its worker, including a start that has not ended."""
@@ -31,6 +32,11 @@ class Ledger:
 
     def begin(self, shard: int, node: str) -> None:
         self._in_progress[shard] = node
+        self._started.add(shard)
+
+    def has_started(self, shard: int) -> bool:
+        """Whether this run has started the shard, however that ended."""
+        return shard in self._started
 
     def end(self, shard: int) -> None:
         self._in_progress.pop(shard, None)
