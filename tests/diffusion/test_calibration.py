@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import flow_checkpoints
 import pytest
 import torch
 
@@ -75,6 +76,12 @@ def test_the_pass_attention_is_that_of_unet_and_decoder(sd):
     assert any(shape.startswith(f"{heads} heads of") for shape in found)
     assert any(shape.startswith("1 heads of") for shape in found)  # the VAE's
     assert all(isinstance(kernel, str) for kernel in found.values())
+
+
+@pytest.mark.parametrize("name", flow_checkpoints.FLOWS)
+def test_so_it_is_for_every_transformer(name, tmp_path):
+    family = load_family(inspect_model(flow_checkpoints.FLOWS[name](tmp_path / name)), "fp32", torch.device("cpu"))
+    assert calibration.pass_attention(family, 4)
 
 
 def test_a_gpu_is_described_by_all_that_its_bits_depend_on(monkeypatch, tmp_path):

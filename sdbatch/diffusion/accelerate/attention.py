@@ -38,11 +38,15 @@ class _AttentionSpy(TorchFunctionMode):
         self._found = found
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         if function is F.scaled_dot_product_attention:
-            query, key, value = args[:3]
-            shape = f"{query.shape[1]} heads of {query.shape[3]}, {query.shape[2]} × {key.shape[2]}"
-            self._found[shape] = SDPBackend(torch._fused_sdp_choice(query, key, value)).name.lower()
-        return function(*args, **(kwargs or {}))
+            self._note(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    def _note(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args, **kwargs) -> None:
+        shape = f"{query.shape[1]} heads of {query.shape[3]}, {query.shape[2]} × {key.shape[2]}"
+        # With the mask, if there is one: it decides about the kernel, too.
+        self._found[shape] = SDPBackend(torch._fused_sdp_choice(query, key, value, *args, **kwargs)).name.lower()
 
 
 def fuse_self_attention(unet: torch.nn.Module) -> None:
