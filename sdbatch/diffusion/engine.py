@@ -266,7 +266,8 @@ class Engine:
         """Release the memory; the engine can't be used afterwards."""
         self._drop_everything()
         self._rescue.close()
-        self.family = self._sampling = self._decoder = self._memory = None
+        # Each of them leads to the model.
+        self.family = self._found = self._sampling = self._decoder = self._memory = self._rescue = None
         release_cached(self._device)
 
     def _admit(self, lane_set: LaneSet) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import weakref
 
 import numpy as np
 import pytest
@@ -112,6 +113,15 @@ def test_the_first_pass_does_not_wait_for_a_window_of_rows(sd):
     assert seen[:8] == [SUBMISSIONS * 2 * n for n in range(1, 9)]
     assert set(seen[7:40]) == {WINDOW * 2}  # enough for every size to fill its lanes
     images.close()
+
+
+@pytest.mark.parametrize("deep_cache", [1, 2])
+def test_a_closed_engine_holds_no_model(sd, deep_cache):
+    engine = Engine(sd, lanes=2, deep_cache=deep_cache)
+    by_seed(engine.generate([Request("a cat", steps=2)]))
+    networks = [weakref.ref(network) for network in (engine.family.denoiser, engine.family.vae)]
+    engine.close()
+    assert [network() for network in networks] == [None, None]
 
 
 def test_nothing_in_nothing_out(engine):
