@@ -163,7 +163,9 @@ def denoiser_flops(engine: Engine) -> int:
     timesteps = torch.zeros(1, device=family.device)
     # The operator of linear layers on a CPU (sdbatch/diffusion/accelerate/cpu.py), which torch's counter does not know.
     known = {torch.ops.mkldnn._linear_pointwise: _linear_flops}
-    with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=known) as counter:
+    # Under the counter Dynamo would give up on compiled code for good, also on that of diffusers' pipeline.
+    uncompiled = torch.compiler.set_stance("force_eager")
+    with uncompiled, torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=known) as counter:
         family.denoise(latents, timesteps, {name: tensor[None] for name, tensor in named.items()})
     return counter.get_total_flops()
 

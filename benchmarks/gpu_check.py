@@ -25,6 +25,8 @@ __all__ = ["check", "digest"]
 ROOT = Path(__file__).resolve().parent.parent
 # Fractions of the device's memory to which `tiny` is limited, so that memory runs out.
 SCARCE = (0.012, 0.008, 0.006, 0.005, 0.004)
+# Without the fixtures of other tests, which need Ray.
+GPU_TESTS = (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--noconftest", "tests/gpu", "-p", "no:cacheprovider")
 ROWS = [Request("a red circle", seed=i, steps=2 + i % 3, height=s, width=s) for i, s in enumerate((64, 128, 96) * 4)]
 
 
@@ -65,8 +67,7 @@ def check(bench: Bench) -> None:
     engine.close()
     for part in SHORTAGES:
         found.add(f"out of memory at {part}", line_from_process(bench, "shortage", part))
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu", "-p", "no:cacheprovider"]
-    command += ["--collect-only"] if bench.smoke else []
+    command = [*GPU_TESTS, *(["--collect-only"] if bench.smoke else [])]
     try:
         tests = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=max(30, bench.left))
         found.add("tests/gpu", tests.stdout.strip().splitlines()[-1], tests.stdout[-4000:])

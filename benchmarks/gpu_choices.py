@@ -195,7 +195,8 @@ def decodes(bench: Bench, name: str, model: Path, dtype: str, exact: torch.Tenso
                 found["GiB beside the weights"] = peak_bytes(family.device, decode) / 2**30
         found["mean difference, of 255"] = float((pixels - exact).abs().mean() * 127.5)
         bench.found.add(what, found)
-    del family, decode
+        del decode
+    del family
     bench.release()
     return exact
 

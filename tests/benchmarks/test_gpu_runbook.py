@@ -11,26 +11,33 @@ import pytest
 import torch
 
 from benchmarks.gpu_report import markdown
+from sdbatch.diffusion.accelerate.compilation import CompiledShapes
+from sdbatch.diffusion.engine import Engine
+from sdbatch.diffusion.request import Request
 from tests.conftest import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 
-from gpu_choices import KERNELS, as_product, pointwise_shapes
+from engine_measure import denoiser_flops, run_engine
+from engine_models import model_folder
+from gpu_bench import Bench
+from gpu_check import GPU_TESTS
+from gpu_choices import KERNELS, as_product, decodes, pointwise_shapes
 
-# The runbook in a process where ray cannot be imported.
-GUARD = """
-import runpy, sys
-sys.modules["ray"] = None
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+
+@pytest.fixture
+def bare(tmp_path) -> dict[str, str]:
+    """An environment in whose processes ray cannot be imported."""
+    (tmp_path / "absent").mkdir()
+    (tmp_path / "absent" / "ray.py").write_text("raise ImportError('ray is absent')")
+    return os.environ | {"PYTHONPATH": f"{tmp_path / 'absent'}{os.pathsep}{REPOSITORY}"}
 
 
 @pytest.mark.long
-def test_every_stage_runs_without_ray_and_keeps_what_it_found(tmp_path):
+def test_every_stage_runs_without_ray_and_keeps_what_it_found(tmp_path, bare):
     runbook = REPOSITORY / "benchmarks" / "gpu.py"
-    command = [sys.executable, "-c", GUARD, runbook, "--smoke", "--out", tmp_path]
-    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    command = [sys.executable, runbook, "--smoke", "--out", tmp_path]
+    environment = bare | {"OMP_NUM_THREADS": "2"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=1800, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     stages = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
@@ -51,6 +58,38 @@ def test_every_stage_runs_without_ray_and_keeps_what_it_found(tmp_path):
     for part in ("lanes", "decode", "graphs"):
         assert check[f"out of memory at {part}"] == "no error; afterwards the same bits"  # a CPU has no limit to set
     assert done.stdout.rstrip().endswith(markdown(tmp_path)) and "Never run on a GPU" in markdown(tmp_path)
+
+
+def test_the_tests_on_a_gpu_are_found_without_ray(bare):
+    command = [*GPU_TESTS, "--collect-only"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=bare, cwd=REPOSITORY)
+    assert done.returncode == 0 and "test_cuda_graphs_change_no_bit" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_stage_whose_time_is_over_ends(tmp_path, monkeypatch):
+    bench, tiny = Bench("vae", tmp_path, smoke=True), model_folder("tiny")
+    exact = decodes(bench, "float32", tiny, "fp32")
+    monkeypatch.setattr(Bench, "left", 0.0)
+    assert decodes(bench, "again", tiny, "fp32", exact) is exact
+    found = {finding["name"]: finding["value"] for finding in bench.found._content["findings"]}
+    assert found["again"] == "left out: the stage's time is over"
+
+
+def test_operations_are_counted_and_compiled_code_is_used_after_that():
+    calls = []
+
+    def backend(graph, _):
+        return lambda *inputs: calls.append(1) or graph(*inputs)
+
+    engine = Engine("tiny", lanes=2, device="cpu", compile="off")
+    network = torch.compile(engine.family.denoiser.forward, dynamic=False, backend=backend)
+    engine.family._compiled = CompiledShapes(network, [engine.family.latent_shape(64, 64)])
+    rows = [Request("a red circle", seed=0, steps=2, guidance_scale=1.0)]
+    run_engine(engine, rows)
+    once = len(calls)
+    assert once and denoiser_flops(engine) > 0 and len(calls) == once
+    run_engine(engine, rows)
+    assert len(calls) == 2 * once
 
 
 @pytest.mark.parametrize("smoke", [False, True])
