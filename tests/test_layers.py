@@ -27,8 +27,8 @@ LAYERS = (
     "diffusion.checkpoints diffusion.samplers",
     "diffusion.byte_cache diffusion.engine_choices diffusion.accelerate diffusion.embeddings diffusion.lanes"
     " diffusion.pictures.picture diffusion.request diffusion.device.gpu_room diffusion.device.hardware"
-    " diffusion.device.memory diffusion.device.numerics diffusion.device.residency diffusion.device.transfer"
-    " diffusion.slots diffusion.syntax",
+    " diffusion.device.memory diffusion.device.numerics diffusion.device.residency diffusion.device.side_streams"
+    " diffusion.device.transfer diffusion.slots diffusion.syntax",
     "diffusion.adapters.net_settings",
     "diffusion.adapters.control_fields diffusion.adapters.control_rows diffusion.adapters.ip_adapter_rows"
     " diffusion.adapters.t2i_adapter_rows",

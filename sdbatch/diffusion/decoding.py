@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from sdbatch.diffusion.device.memory import forget, is_out_of_memory, release_cached
+from sdbatch.diffusion.device.side_streams import side_stream
 from sdbatch.diffusion.device.transfer import receive
 from sdbatch.diffusion.families.family import Family
 from sdbatch.diffusion.lanes import Row
@@ -52,7 +53,7 @@ class Decoder:
         self._waiting: dict[tuple[int, ...], list[Decoded]] = {}
         self._waited: dict[tuple[int, ...], int] = {}
         self._running: deque[_Running] = deque()
-        self._stream = torch.cuda.Stream(family.device) if family.device.type == "cuda" else None
+        self._stream = side_stream(family.device, "decoding") if family.device.type == "cuda" else None
 
     @property
     def idle(self) -> bool:

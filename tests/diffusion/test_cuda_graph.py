@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_iter
 
 from sdbatch.diffusion.accelerate.cuda_graph import CudaGraphs
 from sdbatch.diffusion.device import device_checks
+from sdbatch.diffusion.device.side_streams import side_stream
 from sdbatch.diffusion.engine import Engine
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.sampling import Sampling
@@ -44,14 +46,15 @@ class Graph:
 
 
 @pytest.fixture
-def cuda(monkeypatch) -> SimpleNamespace:
-    """Streams that do nothing; `pools` that graphs were recorded into; `end` is called as a recording ends."""
-    state = SimpleNamespace(pools=[], end=lambda: None, handles=0)
-    stream = SimpleNamespace(wait_stream=lambda other: None)
+def cuda(monkeypatch) -> Iterator[SimpleNamespace]:
+    """Streams that do nothing; `pools` and `streams` of recordings; `end` is called as a recording ends."""
+    state = SimpleNamespace(pools=[], streams=[], end=lambda: None, handles=0)
+    current = SimpleNamespace(wait_stream=lambda other: None)
 
     @contextlib.contextmanager
-    def graph(recorded, pool=None, capture_error_mode="global"):
+    def graph(recorded, pool=None, stream=None, capture_error_mode="global"):
         state.pools.append(pool)
+        state.streams.append(stream)
         try:
             with recorded.recorder:
                 yield
@@ -66,13 +69,15 @@ def cuda(monkeypatch) -> SimpleNamespace:
         "CUDAGraph": Graph,
         "graph": graph,
         "graph_pool_handle": handle,
-        "current_stream": lambda device: stream,
-        "Stream": lambda device: stream,
+        "current_stream": lambda device: current,
+        "Stream": lambda device: SimpleNamespace(device=device, wait_stream=lambda other: None),
         "stream": lambda stream: contextlib.nullcontext(),
     }
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
-    return state
+    side_stream.cache_clear()
+    yield state
+    side_stream.cache_clear()
 
 
 SCRATCH = torch.zeros(3, 1 << 12)
@@ -118,6 +123,13 @@ def test_a_pool_that_was_given_back_is_not_used_again(cuda):
     graphs.forget()
     graphs(*inputs(4, 1.0))
     assert cuda.pools[-1] == 2
+
+
+def test_all_sizes_of_all_engines_are_recorded_on_one_stream_of_their_device(cuda):
+    for size in (4, 8, 16):
+        CudaGraphs(denoise)(*inputs(size, 1.0))
+    assert len(cuda.streams) == 3 and len(set(map(id, cuda.streams))) == 1
+    assert cuda.streams[0].device == inputs(4, 1.0)[0].device
 
 
 def test_lane_sets_of_one_shape_have_graphs_of_their_own(cuda):

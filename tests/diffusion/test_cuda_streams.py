@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -10,13 +11,14 @@ import torch
 
 from sdbatch.diffusion import decoding
 from sdbatch.diffusion.decoding import Decoder
+from sdbatch.diffusion.device.side_streams import side_stream
 from sdbatch.diffusion.sampling import RUN_AHEAD, Sampling
 
 CUDA = torch.device("cuda")
 
 
 @pytest.fixture
-def events(monkeypatch) -> list:
+def events(monkeypatch) -> Iterator[list]:
     """All events in the order of their making. The device reaches one when it is `reached` or waited for."""
     made = []
 
@@ -45,7 +47,9 @@ def events(monkeypatch) -> list:
     }
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
-    return made
+    side_stream.cache_clear()
+    yield made
+    side_stream.cache_clear()
 
 
 def test_at_most_two_passes_are_queued_and_no_core_waits_for_them(events):
@@ -55,6 +59,12 @@ def test_at_most_two_passes_are_queued_and_no_core_waits_for_them(events):
         sampling._keep_in_step()
         assert len(events) == count and all(event.blocking for event in events)
         assert [event.waits for event in events] == [1] * max(0, count - RUN_AHEAD) + [0] * min(count, RUN_AHEAD)
+
+
+def test_decoders_of_one_device_share_a_stream(events, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: SimpleNamespace(device=device))
+    family = SimpleNamespace(device=CUDA, decode=None)
+    assert Decoder(family, batch=2)._stream is Decoder(family, batch=4)._stream
 
 
 def test_pictures_are_collected_when_the_device_is_done_and_no_core_waits(events, monkeypatch):

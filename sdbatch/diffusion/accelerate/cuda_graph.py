@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 
 from sdbatch.diffusion.device.memory import forget, is_out_of_memory, release_cached
+from sdbatch.diffusion.device.side_streams import side_stream
 from sdbatch.errors import RunError
 
 __all__ = ["CudaGraphs"]
@@ -110,7 +111,7 @@ class _Graph:
         self._inputs = [latents.clone(), timesteps.clone()]
         self._features = None if features is None else features.clone()
         run = partial(denoise, *self._inputs, conditioning, self._features)
-        current, side = torch.cuda.current_stream(latents.device), torch.cuda.Stream(latents.device)
+        current, side = torch.cuda.current_stream(latents.device), side_stream(latents.device, "recording")
         side.wait_stream(current)
         with torch.cuda.stream(side):
             output, made = run()  # libraries set themselves up in their first call, which must not be recorded
@@ -119,12 +120,15 @@ class _Graph:
         self._made = torch.empty_like(made) if features is None and made is not None else None
         del output, made
         self._graph = torch.cuda.CUDAGraph()
-        self._record(run, pool)
+        self._record(run, pool, side)
 
-    def _record(self, run: Callable[[], tuple[torch.Tensor, torch.Tensor | None]], pool: object) -> None:
+    def _record(
+        self, run: Callable[[], tuple[torch.Tensor, torch.Tensor | None]], pool: object, side: torch.cuda.Stream
+    ) -> None:
         try:
-            # Other threads copy pictures and allocate pinned memory meanwhile, which must not fail the recording.
-            with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+            # Other threads copy pictures and allocate pinned memory meanwhile, which must not fail the recording. By
+            # itself torch would record on a stream of the current device, which need not be that of the latents.
+            with torch.cuda.graph(self._graph, pool=pool, stream=side, capture_error_mode="thread_local"):
                 output, made = run()
                 self._output.copy_(output)
                 if self._made is not None:
