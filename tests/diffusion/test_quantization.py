@@ -52,6 +52,19 @@ def test_pictures_are_those_of_rounded_weights(sd, deep_cache):
         assert not off, f"pixels off by more than 2 of 255: {off}"
 
 
+@pytest.mark.parametrize("magnitude", [1.0, 1e-2, 1e-3, 1e-4, 1e-5, 1e-7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_no_weight_is_off_by_more_than_a_step(dtype, magnitude):
+    layer = torch.nn.Linear(64, 512, bias=False).requires_grad_(False)
+    layer.weight.copy_(torch.randn(512, 64, generator=torch.Generator().manual_seed(0)) * magnitude)
+    layer.weight[0] = 0
+    weight, finest = layer.to(dtype).weight.float().clone(), torch.finfo(dtype)
+    QUANTIZERS["int8"](layer, set(), torch.device("cpu"))
+    # The scale is in the weights' own dtype: 127 times it is off by up to 127 halves of the smallest number there.
+    step = weight.abs().amax(dim=1, keepdim=True) / 127 + 64 * finest.tiny * finest.eps
+    assert ((layer.weight.float() - weight).abs() <= step).all()
+
+
 def size(denoiser: torch.nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*denoiser.parameters(), *denoiser.buffers()))
 

@@ -52,10 +52,13 @@ class _Int8(torch.nn.Module):
         return kept.to(scale.dtype) * scale
 
     def right_inverse(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        largest = weight.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True)
-        # A channel of zeros would have a scale of 0.
-        scale = (largest / LARGEST_INT8).where(largest > 0, 1)
-        return (weight / scale).round().to(torch.int8), scale
+        # In float32: in half precision, 127 times the rounded scale can be so far below the largest weight that this
+        # one becomes 128, which int8 takes for -128.
+        wide = weight.float()
+        scale = (wide.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True) / LARGEST_INT8).to(weight.dtype)
+        # That of a channel of zeros, or in half precision of nearly so, is 0.
+        scale = scale.where(scale > 0, 1)
+        return (wide / scale.float()).round().clamp(-LARGEST_INT8, LARGEST_INT8).to(torch.int8), scale
 
 
 @torch.no_grad()
