@@ -77,6 +77,9 @@ class StandInEngine:
         self._used += len(rows)
         return [self._image(index, request) for index, request in rows]
 
+    def make_room(self) -> bool:
+        return False
+
     def _image(self, index: int, request: Request) -> GeneratedImage:
         if self._info is not None and (reason := validate(request, self._info)):
             return GeneratedImage(request, index, None, reason)

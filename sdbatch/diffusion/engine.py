@@ -262,6 +262,12 @@ class Engine:
         self._submitted_before = self._submitted
         return self._results()
 
+    def make_room(self) -> bool:
+        """Release memory of a GPU for others, at the cost of lanes; returns whether there was any to release."""
+        if self._device.type == "cpu":
+            return False
+        return self._rescue.close() or self._memory.make_room()
+
     def close(self) -> None:
         """Release the memory; the engine can't be used afterwards."""
         self._drop_everything()

@@ -129,7 +129,7 @@ class JudgedEngine:
         found: list[dict[str, Score]] = [{} for _ in images]
         errors: list[str | None] = [None] * len(images)
         for declaration, scorer in self._scorers:
-            for i, (scores, error) in enumerate(scored(declaration, scorer, images)):
+            for i, (scores, error) in enumerate(scored(declaration, scorer, images, self._make_room)):
                 found[i] |= scores
                 errors[i] = errors[i] or error
         decided = []
@@ -139,6 +139,15 @@ class JudgedEngine:
             elif (end := self._decided(row, replace(image, scores=scores, attempt=row.attempt))) is not None:
                 decided.append(end)
         return decided
+
+    def _make_room(self, error: BaseException) -> bool:
+        """After a scorer's error: whether it lacked memory, and the engine has released some of the device's."""
+        from sdbatch.diffusion.device.memory import forget, is_out_of_memory  # imports torch, which a driver lacks
+
+        if not is_out_of_memory(error):
+            return False
+        forget(error)
+        return self._engine.make_room()
 
     def _decided(self, row: _Row, image: GeneratedImage) -> GeneratedImage | None:
         """The row's image if this attempt is the last one; otherwise None, and the row is submitted again."""
@@ -199,17 +208,27 @@ def blurred(pixels: np.ndarray) -> np.ndarray:
 
 
 def scored(
-    declaration: Declaration, scorer: Scorer, images: Sequence[GeneratedImage]
+    declaration: Declaration,
+    scorer: Scorer,
+    images: Sequence[GeneratedImage],
+    make_room: Callable[[BaseException], bool] = lambda error: False,
 ) -> list[tuple[Mapping[str, Score], str | None]]:
-    """Scores of pictures, or the reasons for missing ones. A picture that a scorer fails on affects no other."""
+    """Scores of pictures, or the reasons for missing ones. A picture that a scorer fails on affects no other.
+
+    Args:
+        make_room: called with a scorer's error; returns whether another try may succeed.
+    """
     try:
         return [(_checked(declaration, scores), None) for scores in _called(scorer, images)]
     except BaseException as exc:  # scorers may be user code, which may even exit
         if isinstance(exc, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             raise
-        if len(images) == 1:
+        again = make_room(exc)
+        if len(images) == 1 and not again:
             return [({}, f"scorer {declaration.name}: {in_one_line(exc)}")]
-    return [outcome for image in images for outcome in scored(declaration, scorer, [image])]
+    if again:
+        return scored(declaration, scorer, images, make_room)
+    return [outcome for image in images for outcome in scored(declaration, scorer, [image], make_room)]
 
 
 def _called(scorer: Scorer, images: Sequence[GeneratedImage]) -> list[Mapping[str, Any]]:

@@ -90,6 +90,20 @@ def test_decoding_gets_memory_from_the_lanes_before_a_row_fails(sd):
     assert any(text.startswith("8 lanes halved to 4") for text in said)
 
 
+def test_others_get_memory_from_the_lanes_of_a_gpu(sd):
+    engine = Engine(sd, lanes=8)
+    assert not engine.make_room() and engine.lanes == 8  # a CPU's is not the engine's
+    for one in REQUESTS:
+        engine.submit(one)
+    images = engine.step()
+    engine._device = torch.device("cuda")
+    assert engine.make_room() and engine.lanes == 4
+    assert not engine.make_room()  # until rows are in lanes again
+    while not engine.idle:
+        images += engine.step()
+    assert len(images) == len(REQUESTS) and not [image.error for image in images if image.error]
+
+
 @pytest.mark.parametrize("rescuable", [True, False])
 def test_a_rescue_without_memory_ends_no_engine(sd, rescuable):
     """Its engine reports the shortage by an error of its own, as when its weights do not fit."""

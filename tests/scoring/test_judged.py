@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from sdbatch.diffusion import Engine, Request
 from sdbatch.errors import UsageError
@@ -126,6 +127,30 @@ def test_a_scorer_that_raises_or_gives_no_number_costs_its_row_alone(engine):
     assert images[2].error == "scorer level: ValueError: level is nan"
     assert [image.accepted for image in images] == [None, True, None, True]
     assert [image.pixels is None for image in images] == [True, False, True, False]
+
+
+class Greedy(Level):
+    """Takes memory that the engine must release first, as many times as `shortages` says."""
+
+    def __init__(self, shortages):
+        self.shortages = shortages
+
+    def score(self, pictures, requests):
+        if self.shortages:
+            self.shortages -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory (pretended)")
+        return super().score(pictures, requests)
+
+
+def test_a_scorer_without_memory_gets_the_engines_before_a_picture_is_lost(engine, monkeypatch):
+    released = []
+    monkeypatch.setattr(engine, "make_room", lambda: released.append(1) or len(released) <= 2)
+    images, _ = run(engine, [request(prompt) for prompt in PROMPTS], KeepPolicy(), [(LEVEL, Greedy(2))])
+    assert len(released) == 2 and not [image.error for image in images if image.error]
+    # Nothing left to release: each picture is tried alone, and those that fail again say so.
+    images, _ = run(engine, [request(prompt) for prompt in PROMPTS], KeepPolicy(), [(LEVEL, Greedy(2))])
+    errors = [image.error for image in images if image.error]
+    assert errors == ["scorer level: OutOfMemoryError: CUDA out of memory (pretended)"]
 
 
 def test_a_row_that_the_engine_refuses_fails_as_ever(engine):
