@@ -8,14 +8,13 @@ from typing import Any
 
 from sdbatch.bounds import Whole
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
-from sdbatch.diffusion.engine_choices import COMPILES, DEVICES, DTYPES, QUANTIZATIONS
+from sdbatch.diffusion.engine_choices import COMPILES, DEVICES, DTYPES, LANES_ON_CPU, QUANTIZATIONS
 from sdbatch.errors import UsageError
 from sdbatch.option_kinds import Sizes
-from sdbatch.settings import NUMBERS, RunSettings
+from sdbatch.settings import NUMBERS, RUN_FIELDS, RunSettings
 
-__all__ = ["LANES_ON_CPU", "EngineSettings", "resolve_engine"]
+__all__ = ["EngineSettings", "resolve_engine"]
 
-LANES_ON_CPU = 16
 # The possible values once resolved; only lanes may still be unknown.
 CHOICES = {
     "device": tuple(name for name in DEVICES if name != "auto"),
@@ -24,6 +23,8 @@ CHOICES = {
     "quantization": QUANTIZATIONS,
 }
 THREADS = Whole(1, 100_000)
+# The settings of outputs from before each was one.
+BEFORE = {field.name: field.before for field in RUN_FIELDS if field.kept_in == "engine"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +45,9 @@ class EngineSettings:
     lanes: int | None
     threads: int | None
     compile: str
-    quantization: str = "none"
-    deep_cache: int = 1
-    compile_sizes: str = ""
+    quantization: str = BEFORE["quantization"]
+    deep_cache: int = BEFORE["deep_cache"]
+    compile_sizes: str = BEFORE["compile_sizes"]
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -80,16 +81,18 @@ def resolve_engine(
         device=device,
         dtype=_chosen("dtype", settings.dtype, recorded, "fp32" if on_cpu else model.defaults["dtype"]),
         lanes=_chosen("lanes", settings.lanes, recorded, LANES_ON_CPU if on_cpu else None),
-        threads=_chosen("cpus-per-actor", _threads(settings), recorded, 1, name="threads") if on_cpu else None,
+        threads=_threads(settings, recorded) if on_cpu else None,
         compile=_chosen("compile", settings.compile, recorded, "off" if on_cpu else "on"),
-        quantization=_chosen("quantization", settings.quantization, recorded, "none"),
-        deep_cache=_chosen("deep-cache", settings.deep_cache, recorded, 1),
-        compile_sizes=_chosen("compile-sizes", settings.compile_sizes, recorded, ""),
+        quantization=_chosen("quantization", settings.quantization, recorded, settings.value("quantization")),
+        deep_cache=_chosen("deep-cache", settings.deep_cache, recorded, settings.value("deep_cache")),
+        compile_sizes=_chosen("compile-sizes", settings.compile_sizes, recorded, settings.value("compile_sizes")),
     )
 
 
-def _threads(settings: RunSettings) -> int | None:
-    return None if settings.cpus_per_actor is None else max(1, int(settings.cpus_per_actor))
+def _threads(settings: RunSettings, recorded: EngineSettings | None) -> int:
+    threads = max(1, int(settings.value("cpus_per_actor")))
+    given = None if settings.cpus_per_actor is None else threads
+    return int(_chosen("cpus-per-actor", given, recorded, threads, name="threads"))
 
 
 def _chosen(option: str, wanted: Any, recorded: EngineSettings | None, default: Any, name: str | None = None) -> Any:

@@ -79,6 +79,8 @@ class Field:
             default are the attribute's.
         default: the value if neither the user nor the family sets one; None if there is none.
         of_family: other defaults, by the name of the family.
+        fallback: what an omitted value means, where it may not be filled in: the metadata then has none, and an OUT
+            that is continued has its own.
         help: the option's help text.
         group: the option's heading in `--help`.
         metavar: the name of the option's value in `--help`.
@@ -106,6 +108,7 @@ class Field:
     name: str = ""
     default: Any = None
     of_family: Mapping[str, Any] = FrozenMapping()
+    fallback: Any = None
     help: str = ""
     group: str = ""
     metavar: str | None = None
@@ -139,6 +142,11 @@ class Field:
     def names(self) -> tuple[str, ...]:
         """The column names of this setting, without `last_aliases`."""
         return (self.name, *self.exact_aliases, *self.aliases)
+
+    @property
+    def effective_default(self) -> Any:
+        """The value that an omitted one stands for, whether or not it is filled in."""
+        return self.fallback if self.default is None else self.default
 
     def default_of(self, family: str) -> Any:
         """The default for models of that family."""

@@ -11,7 +11,7 @@ from sdbatch.diffusion.request import COMMON, TEXT_TO_IMAGE
 from sdbatch.diffusion.tasks import ENGINE_TASKS, TASKS
 from sdbatch.errors import UsageError
 from sdbatch.fields import Field
-from sdbatch.settings import COMPRESSIONS, ROW_OPTIONS, RunSettings
+from sdbatch.settings import ROW_OPTIONS, RunSettings
 
 __all__ = ["refuse_unused", "resolved", "task_name", "unused_because", "with_compression", "with_task"]
 
@@ -38,7 +38,7 @@ def with_compression(settings: RunSettings, before: str | None = None) -> RunSet
     given, image_format = settings.compression, settings.image_format
     if given is not None and (image_format == "jpeg" or (image_format == "webp" and settings.image_quality)):
         raise UsageError(f"--compression {given}: JPEG and lossy WebP have --image-quality instead; omit it")
-    return dataclasses.replace(settings, compression=given or before or COMPRESSIONS[0])
+    return dataclasses.replace(settings, compression=given or before or settings.value("compression"))
 
 
 def task_name(settings: RunSettings) -> str:

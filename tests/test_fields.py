@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -189,6 +190,17 @@ def test_an_output_from_before_a_field_existed(tmp_path, made, declare):
     assert made(prompts, out, tone="cold") == before
     declare(fields=(Field(name="tone", kind=Text(), default="warm"),))
     assert "--tone" in command("plan", prompts, out, status=2).stderr
+
+
+def test_a_default_is_stated_from_its_declaration_alone():
+    """A help text may explain a default ("auto: …"), but does not write it down again."""
+    again = []
+    for field in all_fields():
+        default = field.effective_default
+        plain = f"{default:g}" if isinstance(default, float) else str(default)
+        if re.search(rf"default:? {re.escape(plain)}([;,]|$)", field.help):
+            again.append(f"{field.option}: {field.help}")
+    assert again == []
 
 
 def test_a_name_that_is_taken_is_no_name_for_a_field(declare):

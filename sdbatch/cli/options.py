@@ -47,7 +47,6 @@ GROUPS = {
     WORKERS: None,
     MONITORING: None,
 }
-SELF_EXPLANATORY = ("model", "seed")  # options whose help already states the default
 PROMPTS_HELP = (
     "a table (Parquet, CSV, TSV, JSON Lines, JSON, Excel, Arrow, .txt), a folder or glob of them, local or s3://…; "
     "or one prompt"
@@ -149,7 +148,7 @@ def _reading(name: str, parse: Callable[[str, str], Any]) -> Callable[[str], Any
 
 def described(field: Field) -> str:
     """The field's help, with its default unless the help already states it."""
-    if "default" in field.help or field.name in SELF_EXPLANATORY:
+    if "default" in field.help:
         return field.help
     stated = _stated_defaults(field)
     return "; ".join(part for part in (field.help, stated) if part)
@@ -159,9 +158,10 @@ def _stated_defaults(field: Field) -> str:
     """The common default, or that of each family that has its own."""
     families: dict[Any, list[str]] = {}
     if not field.per_row:
-        return f"default {_plain(field.default)}" * _is_worth_saying(field.default)
+        default = field.effective_default
+        return f"default {_plain(default)}" * _is_worth_saying(default)
     for family in FAMILIES:
-        default = family.defaults.get(field.name, field.default_of(family.name))
+        default = family.defaults.get(field.name, field.of_family.get(family.name, field.effective_default))
         families.setdefault(default, []).append(family.name)
     worth = {value: names for value, names in families.items() if _is_worth_saying(value)}
     if len(families) == 1:

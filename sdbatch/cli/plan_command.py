@@ -202,7 +202,7 @@ def _work(
     calls = sum(forecast.calls_to_do.values())
     images = counted(forecast.good_to_do, "image")
     yield f"\nto do   {images}, {counted(calls, 'call')} of the model (two per step with guidance)"
-    if (settings.deep_cache or 1) > 1:
+    if settings.value("deep_cache") > 1:
         yield f"        all layers run in a row's first call, then in one of {settings.deep_cache} (--deep-cache)"
     if forecast.control_calls_to_do:
         yield f"        and {forecast.control_calls_to_do:,} calls of ControlNets"
@@ -245,7 +245,7 @@ def _weights(plan: Plan, settings: RunSettings) -> str:
     from sdbatch.diffusion.families import family_named
 
     recorded = plan.record.engine
-    quantization = settings.quantization or ("none" if recorded is None else recorded.quantization)
+    quantization = settings.quantization or (recorded.quantization if recorded else settings.value("quantization"))
     dtypes = ("fp32", str(plan.model.defaults["dtype"])) if settings.dtype == "auto" else (settings.dtype,)
     bytes_in = {dtype: weight_bytes(plan.model, dtype, quantization) for dtype in dtypes}
     sizes = " or ".join(f"{size(weights.together)} in {dtype}" for dtype, weights in bytes_in.items())

@@ -8,15 +8,12 @@ from typing import Any
 
 from sdbatch.diffusion import families
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
-from sdbatch.diffusion.families.declaration import Declaration
+from sdbatch.diffusion.families.declaration import UNGUIDED, Declaration
 from sdbatch.diffusion.request import COMMON, ROW_FIELDS
 from sdbatch.diffusion.tasks import TASKS, Task
 from sdbatch.fields import Declares, Field, merged
 
 __all__ = ["FAMILIES", "FamilyDeclaration", "defaults_of", "fields_of", "named_fields", "own_fields"]
-
-ESSENTIAL = frozenset({"prompt", "seed", "sampler", "steps", "height", "width"})
-"""The fields of all rows, whatever the model."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ def named_fields(task: str, family: str) -> tuple[Field, ...]:
 def fields_of(task: str, model: ModelInfo | None = None) -> tuple[Field, ...]:
     """The fields that rows of this task on this model can use; without a model, those of the task."""
     declared = [*_tasks(task), *_of_model(model)]
-    unused = {name for known in declared if known.uses is not None for name in COMMON - {*known.uses, *ESSENTIAL}}
+    unused = {name for known in declared if known.uses is not None for name in COMMON - {*known.uses, *UNGUIDED}}
     return *(field for field in ROW_FIELDS if field.name not in unused), *merged(declared)
 
 

@@ -12,8 +12,9 @@ from sdbatch.diffusion.adapters.lora_rows import Loras
 from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
 from sdbatch.diffusion.declarations import fields_of
 from sdbatch.diffusion.families import family_named
+from sdbatch.diffusion.families.declaration import UNGUIDED
 from sdbatch.diffusion.pictures.picture import Picture
-from sdbatch.diffusion.request import COMMON, Request
+from sdbatch.diffusion.request import COMMON, ROW_FIELDS, Request
 from sdbatch.diffusion.samplers.catalogue import EVERY_SAMPLER, resolve
 from sdbatch.diffusion.tasks import ENGINE_TASKS, TASKS, task_of
 from sdbatch.errors import SamplerError, UsageError
@@ -22,8 +23,8 @@ from sdbatch.option_kinds import Sizes
 
 __all__ = ["check_area", "check_compile_sizes", "validate"]
 
-# Settings that some families do not use.
-OPTIONAL = ("negative_prompt", "guidance_rescale", "guidance_start", "guidance_stop")
+# The common settings that some families do not use. The guidance scale is no error: every request has one.
+OPTIONAL = [field.name for field in ROW_FIELDS if field.name not in UNGUIDED | {"guidance_scale"}]
 # Attention grows with the square of the area: one row of such a size would hold up everything else for hours.
 MAX_AREA_FACTOR = 16
 MAX_AREA_FLOOR = 1024 * 1024
@@ -146,7 +147,7 @@ def check_area(height: int, width: int, info: ModelInfo) -> str | None:
 
 
 def _unused(request: Request, info: ModelInfo) -> str | None:
-    """The reason for a setting that the family does not use. The guidance scale is no error: every request has one."""
+    """The reason for a setting that the family does not use."""
     plain = Request(prompt="")
     for name in OPTIONAL:
         if name not in info.uses and getattr(request, name) != getattr(plain, name):

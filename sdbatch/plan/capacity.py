@@ -95,8 +95,7 @@ def pool_size(settings: RunSettings, device: str, shards: int, capacity: Capacit
         UsageError: a worker fits neither on a node of the cluster nor on one that its autoscaler could start.
     """
     gpus = settings.gpus_per_actor if settings.gpus_per_actor is not None else float(device == "cuda")
-    cpus = settings.cpus_per_actor if settings.cpus_per_actor is not None else 1.0
-    worker = WorkerResources(cpus, gpus)
+    worker = WorkerResources(settings.value("cpus_per_actor"), gpus)
     if capacity.ever(worker) == 0 and not capacity.silent_autoscaler:
         raise UsageError(
             f"{capacity.compared_with(worker)}; lower --cpus-per-actor or --gpus-per-actor, or add larger nodes"

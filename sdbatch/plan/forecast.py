@@ -9,9 +9,9 @@ from random import Random
 from typing import Generic, TypeVar
 
 from sdbatch.diffusion import ModelInfo, Request
+from sdbatch.diffusion.engine_choices import LANES_ON_CPU
 from sdbatch.diffusion.lanes import Lanes
 from sdbatch.diffusion.samplers.catalogue import resolve
-from sdbatch.engine_settings import LANES_ON_CPU
 from sdbatch.plan.picture_sizes import PictureSizes, expected_fill, known_size, look_at
 from sdbatch.plan.planning import Plan
 from sdbatch.plan.row_judge import RowJudge, without_loras

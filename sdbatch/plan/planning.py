@@ -118,8 +118,8 @@ def make_plan(prompts: str | GivenTable, out: str, settings: RunSettings) -> Pla
     check_defaults(settings, model, columns)
     if settings.release_text_encoders == "on":
         family_named(model.family).check_release()
-    check_compile_sizes(settings.compile_sizes or "", model)
-    if (settings.deep_cache or 1) > 1:
+    check_compile_sizes(settings.value("compile_sizes"), model)
+    if settings.value("deep_cache") > 1:
         check_deep_cache(model)
         refuse_adapters(columns, settings)
     keep_policy(settings, carried=columns.schema)  # refuses invalid scoring options

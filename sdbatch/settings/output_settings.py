@@ -37,8 +37,9 @@ class OutputSettings:
         of_the_run(
             Choice(COMPRESSIONS),
             "how PNG and lossless WebP are compressed; small makes WebP 8 to 40% smaller in 15 times the time, "
-            "but not PNGs of photographs; default: fast",
+            "but not PNGs of photographs",
             OUTPUT,
+            fallback=COMPRESSIONS[0],
             before="small",
         ),
     ] = None

@@ -93,7 +93,7 @@ class RunSettings(WorkerSettings, ScoreSettings, AdapterSettings, OutputSettings
         return getattr(self, name) if name in _ROW_NAMES else self.extra.get(name)
 
     def value(self, name: str) -> Any:
-        """The value of a setting that all rows have; its default if not given."""
+        """The value of a setting that is an attribute; if it is not given, the declared default."""
         given = getattr(self, name)
         return _DEFAULTS[name] if given is None else given
 
@@ -103,7 +103,7 @@ RUN_FIELDS = declared_in(RunSettings)
 ROW_OPTIONS = tuple(setting for setting in ROW_FIELDS if setting.name != "prompt")
 """The settings of all rows for which a run can set a default."""
 _ROW_NAMES = frozenset(setting.name for setting in ROW_OPTIONS)
-_DEFAULTS = {setting.name: setting.default for setting in ROW_OPTIONS}
+_DEFAULTS = {setting.name: setting.effective_default for setting in (*ROW_OPTIONS, *RUN_FIELDS)}
 
 NUMBERS: Mapping[str, Whole | Number] = {
     setting.name: setting.kind for setting in (*ROW_OPTIONS, *RUN_FIELDS) if isinstance(setting.kind, Whole | Number)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from sdbatch.bounds import Number, Whole
-from sdbatch.diffusion.engine_choices import COMPILES, DEVICES, DTYPES, QUANTIZATIONS, SWITCHES
+from sdbatch.diffusion.engine_choices import COMPILES, DEVICES, DTYPES, LANES_ON_CPU, QUANTIZATIONS, SWITCHES
 from sdbatch.kinds import Choice, Flag, Text
 from sdbatch.option_kinds import Pair, Sizes
 from sdbatch.settings.setting_groups import APPROXIMATIONS, MONITORING, WORKERS, of_the_run, unimportant
@@ -36,9 +36,10 @@ class WorkerSettings:
         float | None,
         of_the_run(
             Number(0.001, 100_000),
-            "default: 1; on a CPU also the number of threads of its model",
+            "on a CPU also the number of threads of its model",
             WORKERS,
             metavar="N",
+            fallback=1.0,
             kept_in="engine",
         ),
     ] = None
@@ -46,7 +47,8 @@ class WorkerSettings:
         int | None,
         of_the_run(
             Whole(2, 65_536),
-            "batch size of the denoiser; pictures are reproducible only with the same number",
+            "batch size of the denoiser; pictures are reproducible only with the same number; "
+            f"default: {LANES_ON_CPU} on a CPU, measured on a GPU",
             WORKERS,
             metavar="L",
             kept_in="engine",
@@ -81,6 +83,7 @@ class WorkerSettings:
             WORKERS,
             metavar="WxH,…",
             kept_in="engine",
+            fallback="",
             before="",
         ),
     ] = None
@@ -98,9 +101,10 @@ class WorkerSettings:
         of_the_run(
             Choice(QUANTIZATIONS),
             "int8: weights of the denoiser in eight bits, for less memory; fp8: its linear layers, not its "
-            "convolutions, also multiply in eight bits, on GPUs of compute capability 8.9 or newer; default none",
+            "convolutions, also multiply in eight bits, on GPUs of compute capability 8.9 or newer",
             APPROXIMATIONS,
             kept_in="engine",
+            fallback="none",
             before="none",
         ),
     ] = None
@@ -108,10 +112,11 @@ class WorkerSettings:
         int | None,
         of_the_run(
             Whole(1, 1_000_000),
-            "inner layers of the denoiser on every N-th call of a row only: faster; default 1",
+            "inner layers of the denoiser on every N-th call of a row only: faster",
             APPROXIMATIONS,
             metavar="N",
             kept_in="engine",
+            fallback=1,
             before=1,
         ),
     ] = None

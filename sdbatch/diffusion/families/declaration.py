@@ -44,7 +44,8 @@ CONFIG_FILES = {
 }
 # With fewer, deep-cache has nothing to skip.
 FEWEST_BLOCKS = 2
-# The settings of rows without guidance by a second output of the denoiser, and of those with it.
+# The common settings that rows of every family have, and those of rows with guidance by a second output of the
+# denoiser.
 UNGUIDED = frozenset({"prompt", "seed", "sampler", "steps", "height", "width"})
 GUIDED = UNGUIDED | {"guidance_scale", "guidance_start", "guidance_stop"}
 

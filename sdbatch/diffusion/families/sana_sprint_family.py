@@ -49,18 +49,18 @@ class SanaSprintFamily(SanaFamily):
             name="max_timesteps",
             kind=Number(0.001, LARGEST_ANGLE),
             default=LARGEST_ANGLE,
-            help="Sana-Sprint: the noise level of the first step, an angle; 1.5708 is pure noise",
+            help=f"Sana-Sprint: the noise level of the first step, an angle; {LARGEST_ANGLE:g} is pure noise",
             group=ROWS,
             metavar="ANGLE",
         ),
         Field(
             name="intermediate_timesteps",
             kind=Number(0.001, LARGEST_ANGLE),
-            help="Sana-Sprint: the noise level of the second of 2 steps, an angle; only for rows of 2 steps; "
-            "default 1.3",
+            fallback=INTERMEDIATE_ANGLE,
+            help="Sana-Sprint: the noise level of the second of 2 steps, an angle; only for rows of 2 steps",
             group=ROWS,
             metavar="ANGLE",
-            null_text="1.3 with 2 steps",
+            null_text=f"{INTERMEDIATE_ANGLE} with 2 steps",
         ),
     )
     defaults: Mapping[str, object] = {"sampler": "scm", "steps": 2, "guidance_scale": 4.5, "dtype": "bf16"}
