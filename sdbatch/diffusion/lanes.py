@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 __all__ = ["LaneSet", "Lanes", "Row", "halved", "lanes_at"]
@@ -126,7 +126,7 @@ class LaneSet:
 class _Queue:
     """Waiting rows of one set in order of submission, by number of lanes."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._rows: dict[int, deque[Row]] = {1: deque(), 2: deque(), 3: deque()}
 
     @property
@@ -157,7 +157,7 @@ class _Queue:
         """The oldest row of each number of lanes."""
         return [rows[0] for rows in self._rows.values() if rows]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Row]:
         return heapq.merge(*self._rows.values(), key=lambda row: row.index)
 
 
@@ -231,7 +231,7 @@ class Lanes:
         Oldest first, so that a shard's rows finish together; but longest first once the window is no longer full,
         which means that the work is ending: a long row that starts last would run alone.
         """
-        admitted = []
+        admitted: list[Row] = []
         if lane_set.passes_since_deep:
             return admitted
         queue = self._queue(lane_set.place)

@@ -169,7 +169,7 @@ class Coordinator:
             totals.update(state.counters)
         return Snapshot(
             workers=heard,
-            totals=dict(totals) | {"started_shards": self._started_shards, "started_workers": self._started_workers},
+            totals={**totals, "started_shards": self._started_shards, "started_workers": self._started_workers},
             lost_workers=self._ledger.lost_workers,
             problems=list(self._problems),
             avoided_nodes=self._avoided(),
@@ -197,6 +197,5 @@ def start_coordinator(started_with: Mapping[str, Any]) -> ray.actor.ActorHandle:
         started_with: the device and the libraries that OUT was started with, see `Findings`.
     """
     here = ray.get_runtime_context().get_node_id()
-    return Coordinator.options(scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False)).remote(
-        started_with
-    )
+    actor: Any = Coordinator  # Ray's decorator has no types
+    return actor.options(scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False)).remote(started_with)

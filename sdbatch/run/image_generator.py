@@ -11,7 +11,7 @@ from typing import Any, Unpack
 import pyarrow as pa
 
 from sdbatch.diffusion.models.model_identity import model_hash
-from sdbatch.diffusion.request import GeneratedImage
+from sdbatch.diffusion.request import GeneratedImage, Request
 from sdbatch.engine_settings import resolve_engine
 from sdbatch.errors import AdapterError, UsageError
 from sdbatch.output import ModelLabel
@@ -120,9 +120,8 @@ class ImageGenerator:
         for index, (request, error) in enumerate(requests):
             if error is not None:
                 add(index, GeneratedImage(request, index, None, error))
-        wanted = [requests[index][0] for index in runnable]
-        readers = row_readers(columns, self._settings)
-        if readers:
+        wanted: Sequence[Request] = [requests[index][0] for index in runnable]
+        if readers := row_readers(columns, self._settings):
             wanted = PicturesAhead([(request, "") for request in wanted], readers)
         self._loop.run(wanted, lambda position, image: add(runnable[position], image))
         return outcomes, images

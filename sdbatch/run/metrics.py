@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 
 from ray.util import metrics
@@ -44,7 +43,7 @@ class WorkerMetrics:
         self._failures = metrics.Counter(f"sdbatch_{FAILURES}", "images that failed, by reason", ("node", "reason"))
         self._failures.set_default_tags(tags)
         self._reasons: set[str] = set()
-        self._published: Counter[str] = Counter()
+        self._published = dict.fromkeys(COUNTERS, 0.0)
 
     def publish(self, totals: Mapping[str, float]) -> None:
         for name, counter in self._counters.items():

@@ -68,6 +68,11 @@ class KeepPolicy:
         low = best is not None and expression.prefers_low(best)
         return cls(expression, attempts, best, low, on_exhausted)
 
+    @property
+    def condition(self) -> str:
+        """The text of `keep`; empty if there is none."""
+        return "" if self.keep is None else self.keep.text
+
     def is_better(self, scores: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         """Whether a later attempt's scores beat an earlier one's; the earlier one wins a tie."""
         if self.best is None:

@@ -119,8 +119,8 @@ class _Checker:
         if depth > MAX_DEPTH:
             raise self._error(f"is nested more than {MAX_DEPTH} deep")
         match node:
-            case ast.Constant(value=value) if _kind_of(value) is not None:
-                return _kind_of(value)
+            case ast.Constant(value=value) if (kind := _kind_of(value)) is not None:
+                return kind
             case ast.Name(id=name):
                 return self._column(name)
             case ast.BoolOp(values=parts):
@@ -223,7 +223,7 @@ def _compared(sides: list[ast.expr], signs: list[ast.cmpop], values: Mapping[str
     found: list[bool | None] = []
     for left, sign, right in zip(sides, signs, sides[1:], strict=False):
         value = _value(left, values)
-        if isinstance(sign, ast.In | ast.NotIn):
+        if isinstance(sign, ast.In | ast.NotIn) and isinstance(right, ast.Tuple | ast.List):
             options = [_value(option, values) for option in right.elts]
             is_in = None if value is None else value in options
             found.append(is_in if is_in is None or isinstance(sign, ast.In) else not is_in)

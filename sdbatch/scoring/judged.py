@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -154,7 +154,7 @@ class JudgedEngine:
         policy = self._policy
         if policy.keep is None:
             return self._final(row, image, None)
-        height, width = image.pixels.shape[:2]
+        height, width = cast(np.ndarray, image.pixels).shape[:2]
         request = row.request
         own = {attribute.name: getattr(image.request, attribute.name) for attribute in fields(image.request)}
         carried = request.carried if isinstance(request, CarriedRequest) else {}
@@ -179,7 +179,7 @@ class JudgedEngine:
             return GeneratedImage(row.request, row.index, None, error=error, attempt=row.attempt)
         self._counts["exhausted"] += 1
         if self._policy.on_exhausted == "fail":
-            reason = f"no picture in {row.attempt} attempts was kept (--keep {self._policy.keep.text!r})"
+            reason = f"no picture in {row.attempt} attempts was kept (--keep {self._policy.condition!r})"
             return self._final(row, replace(best, pixels=None, error=error or reason), False)
         return self._final(row, best, False)
 
@@ -235,7 +235,7 @@ def _called(scorer: Scorer, images: Sequence[GeneratedImage]) -> list[Mapping[st
     found = []
     for start in range(0, len(images), scorer.batch):
         some = images[start : start + scorer.batch]
-        scores = scorer.score([image.pixels for image in some], [image.request for image in some])
+        scores = scorer.score([cast(np.ndarray, image.pixels) for image in some], [image.request for image in some])
         if len(scores) != len(some):
             raise ValueError(f"it returned {len(scores)} results for {len(some)} pictures")
         found += scores

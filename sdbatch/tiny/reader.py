@@ -76,7 +76,7 @@ def fit(box: np.ndarray) -> np.ndarray:
 
 
 def templates() -> dict[str, np.ndarray]:
-    middle, radius = np.float32([PIXELS / 2]), np.float32([20])
+    middle, radius = np.array([PIXELS / 2], np.float32), np.array([20], np.float32)
     drawn = {}
     for index, shape in enumerate(SHAPES):
         mask = coverage(np.array([index]), middle, middle, radius)[0] > 0.5

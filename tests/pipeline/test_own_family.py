@@ -18,7 +18,6 @@ DECLARATION = """
 from sdbatch.bounds import Number
 from sdbatch.diffusion.checkpoints.architectures import FLOW_SCHEDULER
 from sdbatch.diffusion.families.declaration import UNGUIDED, Declaration, scheduler
-from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.fields import Field
 
 
@@ -32,9 +31,8 @@ class Greys(Declaration):
     fields = (Field(name="light", kind=Number(0, 1), default=1.0, help="how bright"),)
 
     def inspect(self, index, configs):
-        return ModelInfo(
-            family=self.name, title=self.title, prediction_type="flow_prediction", height=16, width=16, size_multiple=8,
-            max_tokens=8, num_train_timesteps=1000, samplers=self.samplers, uses=self.uses, defaults=self.defaults,
+        return self.model_info(
+            configs["scheduler"], prediction_type="flow_prediction", height=16, width=16, size_multiple=8, max_tokens=8
         )
 
     def guidance(self, request, info):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from typing import Any
 
 from sdbatch.diffusion.families.chroma_family import ChromaFamily
 from sdbatch.diffusion.families.declaration import Declaration
@@ -93,7 +94,7 @@ def installed_families() -> tuple[Declaration, ...]:
     return tuple(entry.load()() for entry in entry_points(group=ENTRY_POINTS))
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _ENGINE_HALVES:
         return getattr(import_module(f"{__name__}.{_ENGINE_HALVES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

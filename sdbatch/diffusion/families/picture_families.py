@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from sdbatch.diffusion.checkpoints.architectures import NORMALIZER, PROCESSOR, SCHEDULER, VISION
-from sdbatch.diffusion.checkpoints.configs import Config, integer
+from sdbatch.diffusion.checkpoints.configs import Config, Kind, integer
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.families.declaration import network, noising_scheduler, picture_encoder, processor
 from sdbatch.diffusion.families.stable_diffusion_family import StableDiffusionFamily
@@ -21,8 +21,8 @@ class DepthFamily(StableDiffusionFamily):
     name = "sd-depth"
     fields = TEXT_FIELDS
     title = "Stable Diffusion 2 with depth"
-    tasks: Mapping = {}
-    channels: Mapping = {"StableDiffusionDepth2ImgPipeline": (1, 0, "depth-to-image")}
+    tasks: Mapping[str, tuple[str, ...]] = {}
+    channels: Mapping[str, tuple[int, int, str]] = {"StableDiffusionDepth2ImgPipeline": (1, 0, "depth-to-image")}
     pipelines = tuple(channels)
     parts = (
         *StableDiffusionFamily.parts,
@@ -37,12 +37,12 @@ class UpscalerFamily(StableDiffusionFamily):
     name = "sd-upscaler"
     fields = TEXT_FIELDS
     title = "the Stable Diffusion upscaler"
-    tasks: Mapping = {}
-    channels: Mapping = {"StableDiffusionUpscalePipeline": (3, 0, "upscaling")}
+    tasks: Mapping[str, tuple[str, ...]] = {}
+    channels: Mapping[str, tuple[int, int, str]] = {"StableDiffusionUpscalePipeline": (3, 0, "upscaling")}
     pipelines = tuple(channels)
     parts = (*StableDiffusionFamily.parts, noising_scheduler("low_res_scheduler", SCHEDULER))
-    index_kinds: Mapping = {"max_noise_level": integer(0, 100_000)}
-    defaults: Mapping = {**StableDiffusionFamily.defaults, "steps": 75, "guidance_scale": 9.0}
+    index_kinds: Mapping[str, Kind] = {"max_noise_level": integer(0, 100_000)}
+    defaults: Mapping[str, object] = {**StableDiffusionFamily.defaults, "steps": 75, "guidance_scale": 9.0}
     unet_keys = ("num_class_embeds",)
 
     def inspect(self, index: Config, configs: Mapping[str, Config]) -> ModelInfo:
@@ -57,8 +57,8 @@ class VariationFamily(StableDiffusionFamily):
     name = "sd-variation"
     fields = TEXT_FIELDS
     title = "Stable Diffusion 2.1 unCLIP"
-    tasks: Mapping = {"StableUnCLIPImg2ImgPipeline": ("image-variation",)}
-    channels: Mapping = {}
+    tasks: Mapping[str, tuple[str, ...]] = {"StableUnCLIPImg2ImgPipeline": ("image-variation",)}
+    channels: Mapping[str, tuple[int, int, str]] = {}
     pipelines = tuple(tasks)
     parts = (
         *StableDiffusionFamily.parts,
@@ -69,7 +69,7 @@ class VariationFamily(StableDiffusionFamily):
         network("image_normalizer", NORMALIZER, "StableUnCLIPImageNormalizer"),
         noising_scheduler("image_noising_scheduler", SCHEDULER),
     )
-    defaults: Mapping = {**StableDiffusionFamily.defaults, "steps": 20, "guidance_scale": 10.0}
+    defaults: Mapping[str, object] = {**StableDiffusionFamily.defaults, "steps": 20, "guidance_scale": 10.0}
     unet_keys = ("class_embed_type",)
 
     def inspect(self, index: Config, configs: Mapping[str, Config]) -> ModelInfo:

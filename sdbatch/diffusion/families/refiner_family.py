@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from sdbatch.bounds import Number
 from sdbatch.diffusion.checkpoints.architectures import CLIP_TEXT, SCHEDULER, UNET, VAE_OR_TINY
-from sdbatch.diffusion.checkpoints.configs import Config, boolean
+from sdbatch.diffusion.checkpoints.configs import Config, Kind, boolean
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.families.declaration import network, scheduler, text_encoder, tokenizer
 from sdbatch.diffusion.families.stable_diffusion_family import CLIP_TOKENIZERS, IMAGE, StableDiffusionXLFamily
@@ -46,7 +46,7 @@ class RefinerFamily(StableDiffusionXLFamily):
     name = "sdxl-refiner"
     title = "the Stable Diffusion XL refiner"
     tasks: Mapping[str, tuple[str, ...]] = {"StableDiffusionXLImg2ImgPipeline": (IMAGE,)}
-    channels: Mapping = {}
+    channels: Mapping[str, tuple[int, int, str]] = {}
     pipelines = tuple(tasks)
     parts = (
         text_encoder("text_encoder_2", CLIP_TEXT, "CLIPTextModelWithProjection"),
@@ -55,7 +55,7 @@ class RefinerFamily(StableDiffusionXLFamily):
         network("vae", VAE_OR_TINY, "AutoencoderKL", "AutoencoderTiny"),
         scheduler(SCHEDULER),
     )
-    index_kinds: Mapping = {**StableDiffusionXLFamily.index_kinds, "requires_aesthetics_score": boolean()}
+    index_kinds: Mapping[str, Kind] = {**StableDiffusionXLFamily.index_kinds, "requires_aesthetics_score": boolean()}
     engine = "sdbatch.diffusion.families.stable_diffusion_xl_refiner:StableDiffusionXLRefiner"
     fields = (*TEXT_FIELDS, *SCORES)
     texts = ()

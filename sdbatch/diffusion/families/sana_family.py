@@ -89,7 +89,7 @@ class SanaFamily(Declaration):
     engine = "sdbatch.diffusion.families.sana:Sana"
     block_counts = ("num_layers",)
     releases_text_encoders = True
-    samplers = (*EULER, *NOISY, "flow_heun", *SOLVERS)
+    samplers: tuple[str, ...] = (*EULER, *NOISY, "flow_heun", *SOLVERS)
     defaults: Mapping[str, object] = {"sampler": "flow_dpmpp_2m", "steps": 20, "guidance_scale": 4.5, "dtype": "bf16"}
 
     def inspect(self, index: Config, configs: Mapping[str, Config]) -> ModelInfo:

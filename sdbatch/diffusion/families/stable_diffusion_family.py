@@ -10,9 +10,9 @@ from sdbatch.diffusion.adapters.net_fields import NET_FIELDS, net_refusal
 from sdbatch.diffusion.adapters.t2i_adapter_files import unet_features
 from sdbatch.diffusion.adapters.t2i_adapter_rows import ADAPTER_FACTOR, adapter_size_refusal
 from sdbatch.diffusion.checkpoints.architectures import CLIP_TEXT, SCHEDULER, UNET, VAE_OR_TINY, is_tiny, latent_scale
-from sdbatch.diffusion.checkpoints.configs import Config, boolean, read_config
+from sdbatch.diffusion.checkpoints.configs import Config, Kind, boolean, read_config
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
-from sdbatch.diffusion.families.declaration import Declaration, network, scheduler, text_encoder, tokenizer
+from sdbatch.diffusion.families.declaration import Declaration, Part, network, scheduler, text_encoder, tokenizer
 from sdbatch.diffusion.families.text_fields import TEXT_FIELDS, XL_FIELDS, refused_prompts, refused_wording
 from sdbatch.diffusion.request import Request
 from sdbatch.diffusion.samplers.catalogue import SAMPLERS
@@ -68,7 +68,7 @@ class StableDiffusionFamily(Declaration):
     takes_embeddings = True
     unet_keys: tuple[str, ...] = ()
     unused_layers = 0
-    parts = (
+    parts: tuple[Part, ...] = (
         text_encoder("text_encoder", CLIP_TEXT, "CLIPTextModel", "CLIPTextModelWithProjection"),
         tokenizer("tokenizer", *CLIP_TOKENIZERS),
         network("unet", UNET, "UNet2DConditionModel"),
@@ -177,7 +177,7 @@ class StableDiffusionXLFamily(StableDiffusionFamily):
         "StableDiffusionXLInstructPix2PixPipeline": (0, 1, "instruct-edit"),
     }
     pipelines = tuple(dict.fromkeys([*tasks, *channels]))
-    parts = (
+    parts: tuple[Part, ...] = (
         text_encoder("text_encoder", CLIP_TEXT, "CLIPTextModel", "CLIPTextModelWithProjection"),
         text_encoder("text_encoder_2", CLIP_TEXT, "CLIPTextModelWithProjection"),
         tokenizer("tokenizer", *CLIP_TOKENIZERS),
@@ -186,9 +186,9 @@ class StableDiffusionXLFamily(StableDiffusionFamily):
         network("vae", VAE_OR_TINY, "AutoencoderKL", "AutoencoderTiny"),
         scheduler(SCHEDULER),
     )
-    index_kinds: Mapping = {"force_zeros_for_empty_prompt": boolean()}
-    fields = (*TEXT_FIELDS, *XL_FIELDS, LORA, *NET_FIELDS, ADAPTER_FACTOR)
-    texts = ("prompt_2", "negative_prompt_2")
+    index_kinds: Mapping[str, Kind] = {"force_zeros_for_empty_prompt": boolean()}
+    fields: Sequence[Field] = (*TEXT_FIELDS, *XL_FIELDS, LORA, *NET_FIELDS, ADAPTER_FACTOR)
+    texts: tuple[str, ...] = ("prompt_2", "negative_prompt_2")
     unused_layers = 1
     engine = "sdbatch.diffusion.families.stable_diffusion_xl:StableDiffusionXL"
     added_embeddings = ("text_time",)

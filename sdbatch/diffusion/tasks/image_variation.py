@@ -22,7 +22,7 @@ class ImageVariation(Task):
 
     name = "image-variation"
     fields = (IMAGE, NOISE_LEVEL)
-    defaults = FrozenMapping({"steps": 20, "guidance_scale": 10.0, "noise_level": 0})
+    defaults = FrozenMapping({"noise_level": 0})
     needs_picture = True
     needs_prompt = False
 

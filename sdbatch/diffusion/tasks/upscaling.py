@@ -23,7 +23,7 @@ class Upscaling(Task):
 
     name = "upscaling"
     fields = (IMAGE, RESIZE, NOISE_LEVEL)
-    defaults = FrozenMapping({"steps": 75, "guidance_scale": 9.0, "noise_level": 20})
+    defaults = FrozenMapping({"noise_level": 20})
     needs_picture = True
 
     def check(self, request: Request, info: ModelInfo) -> str | None:
