@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from sdbatch.diffusion import Engine, Request
 from sdbatch.scoring.attempts import KeepPolicy
-from sdbatch.scoring.judged import JudgedEngine
+from sdbatch.scoring.judged_engine import JudgedEngine
 from sdbatch.scoring.obedience import Obedience
 from sdbatch.scoring.registry import Declaration
 from sdbatch.tiny.captions import caption

@@ -19,8 +19,8 @@ from typing import Any
 import sdbatch
 from sdbatch.bounds import Number, Whole
 from sdbatch.cli.options import GROUPS, described
-from sdbatch.diffusion.declarations import FAMILIES
 from sdbatch.diffusion.request import ROW_FIELDS, ROWS
+from sdbatch.diffusion.row_fields import FAMILIES
 from sdbatch.diffusion.tasks import TASKS
 from sdbatch.fields import UNRECORDED, Field, Kind
 from sdbatch.kinds import Choice, Flag, Picture, Pictures, Seed, Several, Text

@@ -6,8 +6,8 @@ import dataclasses
 
 from sdbatch.diffusion.adapters.lora_rows import LORA
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
-from sdbatch.diffusion.declarations import defaults_of, fields_of, own_fields
 from sdbatch.diffusion.request import COMMON, TEXT_TO_IMAGE
+from sdbatch.diffusion.row_fields import defaults_of, fields_of, own_fields
 from sdbatch.diffusion.tasks import ENGINE_TASKS, TASKS
 from sdbatch.errors import UsageError
 from sdbatch.fields import Field

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sdbatch.diffusion.declarations import own_fields
+from sdbatch.diffusion.row_fields import own_fields
 from sdbatch.storage.parquet import parquet_bytes
 from tests import tables
 

@@ -21,8 +21,8 @@ from PIL import Image
 import sdbatch
 from benchmarks.standin import StandIn
 from sdbatch.bounds import Number, Whole
-from sdbatch.diffusion.declarations import FAMILIES, FamilyDeclaration, own_fields
 from sdbatch.diffusion.request import ROW_FIELDS, Request
+from sdbatch.diffusion.row_fields import FAMILIES, FamilyDeclaration, own_fields
 from sdbatch.diffusion.tasks import TASKS
 from sdbatch.fields import Field
 from sdbatch.kinds import Choice, Flag, Picture, Text

@@ -35,7 +35,7 @@ LAYERS = (
     "diffusion.adapters.net_fields",
     "diffusion.adapters diffusion.families.components diffusion.pictures diffusion.tasks diffusion.cuts",
     "diffusion.families",
-    "diffusion.declarations diffusion.guidance diffusion.model_coefficients diffusion.pictures.picture_encodings",
+    "diffusion.row_fields diffusion.guidance diffusion.model_coefficients diffusion.pictures.picture_encodings",
     "diffusion.families.family diffusion.validation diffusion.accelerate.deep_cache",
     "diffusion.families.stable_diffusion diffusion.families.stable_diffusion_xl diffusion.families.transformer",
     "diffusion.families.stable_diffusion_xl_refiner"

@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 from sdbatch.bounds import Number, Whole
 from sdbatch.cli.words import printable
-from sdbatch.diffusion.declarations import FAMILIES
 from sdbatch.diffusion.request import ROWS
+from sdbatch.diffusion.row_fields import FAMILIES
 from sdbatch.errors import UsageError
 from sdbatch.fields import Field
 from sdbatch.kinds import Choice, Flag, Text

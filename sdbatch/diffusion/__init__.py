@@ -4,7 +4,7 @@ engine.py       `Engine`: admit, denoise, advance, retire     lanes.py         a
 request.py      input and output of the engine                validation.py    checks whether a request can be run
 slots.py        the tensors of the lanes                      sampling.py      from noise to latents
 embeddings.py   encodes and caches texts                      decoding.py      from latents to pixels
-declarations.py fields and defaults of rows                   calls.py         counts a row's calls
+row_fields.py   fields and defaults of rows                   calls.py         counts a row's calls
 guidance.py     the calls at which guidance is on             rescue.py        retries in float32
 cuts.py         runs that start from a picture                memory_policy.py what happens when memory runs out
 model_coefficients.py  the coefficients of a model's rows     engine_choices.py the words that settings take

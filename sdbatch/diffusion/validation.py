@@ -10,11 +10,11 @@ from typing import Any
 from sdbatch import kinds
 from sdbatch.diffusion.adapters.lora_rows import Loras
 from sdbatch.diffusion.checkpoints.model_info import FLOW, ModelInfo
-from sdbatch.diffusion.declarations import fields_of
 from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.families.declaration import UNGUIDED
 from sdbatch.diffusion.pictures.picture import Picture
 from sdbatch.diffusion.request import COMMON, ROW_FIELDS, Request
+from sdbatch.diffusion.row_fields import fields_of
 from sdbatch.diffusion.samplers.catalogue import EVERY_SAMPLER, resolve
 from sdbatch.diffusion.tasks import ENGINE_TASKS, TASKS, task_of
 from sdbatch.errors import SamplerError, UsageError

@@ -4,7 +4,7 @@ writer.py           writes a shard, its marker last       layouts.py          ho
 stored.py           reads a shard of any layout           dataset.py          reads an output as a dataset
 metadata.py         a shard's metadata                    parameters.py       the parameters in an image file
 encoding.py         pixels as image files                 outcomes.py         from the engine's result to both
-stats.py            the content of a marker               keys.py             names of shards and images
+markers.py          markers: their content, read, written keys.py             names of shards and images
 manifest.py         what OUT records of its run           manifest_files.py   run.json and the files that extend it
 continuation.py     whether a run may continue OUT        footprint.py        which files belong to OUT
 status.py           what is done                          removal.py          removes replaced files
@@ -15,8 +15,8 @@ export.py           images for other tools                export_forms.py     th
 """
 
 from sdbatch.output.keys import finished_shards, image_key, marker_name, shard_name
+from sdbatch.output.markers import DamagedMarker, ShardStats, read_marker
 from sdbatch.output.outcomes import ModelLabel
-from sdbatch.output.stats import DamagedMarker, ShardStats, read_marker
 from sdbatch.output.writer import ShardWriter
 
 __all__ = [

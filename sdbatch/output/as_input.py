@@ -10,8 +10,8 @@ from typing import Any
 from sdbatch.errors import InputError, StorageError
 from sdbatch.output.keys import finished_shards, is_marker, shard_name
 from sdbatch.output.manifest_files import MAX_BYTES, NAME, OWN_NAMES, read_manifest
+from sdbatch.output.markers import ShardStats, read_markers
 from sdbatch.output.metadata import check_schema
-from sdbatch.output.stats import ShardStats, read_markers
 from sdbatch.prompts import InputFile
 from sdbatch.prompts.made_rows import FORMAT, made_schema
 from sdbatch.prompts.single import is_prompt

@@ -14,7 +14,7 @@ from sdbatch.fields import Field
 from sdbatch.output.encoding import decoded, expected_parameters, read_parameters
 from sdbatch.output.json_rows import python_rows
 from sdbatch.output.keys import EXTENSIONS, image_key
-from sdbatch.output.stats import read_marker
+from sdbatch.output.markers import read_marker
 from sdbatch.output.stored import StoredFiles, StoredShard, open_shard
 from sdbatch.prompts.shards import Cut
 from sdbatch.storage.store import Store

@@ -14,8 +14,8 @@ from sdbatch.output.encoding import decoded
 from sdbatch.output.json_rows import python_rows
 from sdbatch.output.keys import finished_shards
 from sdbatch.output.manifest_files import NAME, manifest_id, read_manifest
+from sdbatch.output.markers import ShardStats, read_markers
 from sdbatch.output.score_tables import ScoreTables
-from sdbatch.output.stats import ShardStats, read_markers
 from sdbatch.output.stored import StoredShard, open_shard
 from sdbatch.prompts.kept_pictures import kept_type
 from sdbatch.storage.store import Store

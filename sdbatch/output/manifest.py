@@ -9,8 +9,8 @@ from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
 
-from sdbatch.diffusion.declarations import own_fields
 from sdbatch.diffusion.request import FIRST_FIELDS, ROW_FIELDS
+from sdbatch.diffusion.row_fields import own_fields
 from sdbatch.engine_settings import EngineSettings
 from sdbatch.fields import Field
 from sdbatch.output.check import Expected

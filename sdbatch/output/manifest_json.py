@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sdbatch.bounds import Number, Whole
-from sdbatch.diffusion.declarations import named_fields
 from sdbatch.diffusion.request import FIRST_FIELDS, TEXT_TO_IMAGE
+from sdbatch.diffusion.row_fields import named_fields
 from sdbatch.engine_settings import EngineSettings
 from sdbatch.errors import UsageError
 from sdbatch.fields import UNRECORDED, Field

@@ -13,8 +13,8 @@ from itertools import accumulate
 from typing import Any
 
 from sdbatch.diffusion import Request
-from sdbatch.diffusion.declarations import named_fields
 from sdbatch.diffusion.request import COMMON
+from sdbatch.diffusion.row_fields import named_fields
 from sdbatch.errors import StorageError, UsageError
 from sdbatch.fields import Field
 from sdbatch.model_source import ModelSource, check_recorded
@@ -30,7 +30,7 @@ from sdbatch.output.watermark import watermarked
 from sdbatch.prompts.lora_cells import LoraReader, recorded_loras
 from sdbatch.prompts.picture_cells import PictureReader, folder_of, picture_names
 from sdbatch.row_networks import finder
-from sdbatch.scoring.judged import blurred
+from sdbatch.scoring.judged_engine import blurred
 from sdbatch.storage.store import Store
 
 __all__ = ["RemakeReport", "recorded_places", "remake", "row_folder"]

@@ -21,7 +21,7 @@ from sdbatch.output.manifest import RunRecord
 from sdbatch.output.metadata import JUDGED
 from sdbatch.output.score_tables import MADE_WITH, ScoreTables
 from sdbatch.output.stored import StoredShard
-from sdbatch.scoring.judged import scored
+from sdbatch.scoring.judged_engine import scored
 from sdbatch.scoring.registry import Declaration
 from sdbatch.scoring.scorer import Scorer
 from sdbatch.storage.held_writes import held

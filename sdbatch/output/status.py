@@ -10,7 +10,7 @@ from typing import Any
 from sdbatch.errors import StorageError
 from sdbatch.output.keys import finished_shards
 from sdbatch.output.manifest_files import read_manifest
-from sdbatch.output.stats import read_markers
+from sdbatch.output.markers import read_markers
 from sdbatch.storage.store import Store
 
 __all__ = ["OutStatus", "status"]

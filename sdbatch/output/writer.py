@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 
 from sdbatch.diffusion.request import GeneratedImage
-from sdbatch.output.keys import EXTENSIONS, image_key, marker_name
+from sdbatch.output.keys import EXTENSIONS, image_key
 from sdbatch.output.layouts import LAYOUTS
+from sdbatch.output.markers import ShardStats, count_reasons, write_marker
 from sdbatch.output.metadata import Outcome, kept_pictures, metadata_schema, metadata_table
 from sdbatch.output.outcomes import ModelLabel, OutcomeMaker
-from sdbatch.output.stats import ShardStats, count_reasons
 from sdbatch.prompts import Columns, PromptRow
 from sdbatch.settings import RunSettings
 from sdbatch.storage.held_writes import held
@@ -100,6 +100,5 @@ class ShardWriter:
             notes=dict(notes or {}),
             run=self._run,
         )
-        self._store.write(marker_name(self._shard), stats.to_json())
-        self._store.commit()
+        write_marker(self._store, stats)
         return stats

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from sdbatch.errors import UsageError
 from sdbatch.settings import RunSettings
 
-__all__ = ["Capacity", "NodeGroup", "PoolSize", "WorkerResources", "pool_size"]
+__all__ = ["SHARDS_AT_ONCE", "Capacity", "NodeGroup", "PoolSize", "WorkerResources", "pool_size"]
 
 Resources = Mapping[str, float]
+SHARDS_AT_ONCE = 2
+"""The number of shards that a worker makes at once, if there are enough."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from sdbatch.errors import StorageError
-from sdbatch.output.stats import DamagedMarker, ShardStats, read_markers
+from sdbatch.output.markers import DamagedMarker, ShardStats, read_markers
 from sdbatch.plan.planning import Plan
 from sdbatch.prompts.shards import Selection
 

@@ -12,6 +12,7 @@ from sdbatch.diffusion import ModelInfo, Request
 from sdbatch.diffusion.engine_choices import LANES_ON_CPU
 from sdbatch.diffusion.lanes import Lanes
 from sdbatch.diffusion.samplers.catalogue import resolve
+from sdbatch.plan.capacity import SHARDS_AT_ONCE
 from sdbatch.plan.picture_sizes import PictureSizes, expected_fill, known_size, look_at
 from sdbatch.plan.planning import Plan
 from sdbatch.plan.row_judge import RowJudge, without_loras
@@ -28,7 +29,6 @@ ROWS_AT_ONCE = 8192
 # Distinct values and reasons that are kept; the rest is only counted, to bound memory.
 DISTINCT = 1000
 SAMPLE = 64
-SHARDS_AT_ONCE = 2  # that a worker makes
 PICTURES = 256  # whose sizes are read
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from sdbatch.diffusion import ModelInfo, Request, validate
 from sdbatch.diffusion.calls import lane_calls
-from sdbatch.diffusion.declarations import own_fields
 from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.models.inspection import check_deep_cache
+from sdbatch.diffusion.row_fields import own_fields
 from sdbatch.diffusion.tasks import task_named, task_of
 from sdbatch.diffusion.validation import check_compile_sizes
 from sdbatch.engine_settings import resolve_engine

@@ -6,8 +6,8 @@ import dataclasses
 
 from sdbatch.diffusion import ModelInfo
 from sdbatch.diffusion.adapters.net_fields import WITHOUT_DEEP_CACHE
-from sdbatch.diffusion.declarations import fields_of, own_fields
 from sdbatch.diffusion.request import COMMON, ROW_FIELDS
+from sdbatch.diffusion.row_fields import fields_of, own_fields
 from sdbatch.errors import UsageError
 from sdbatch.fields import Field
 from sdbatch.output.manifest import RunRecord

@@ -4,8 +4,9 @@ inputs.py           the files of a table                  table_kinds.py      wh
 table_check.py      what each column means                names.py            columns by their other names
 columns.py          the result of that check              column_types.py     which types a setting's column may have
 shards.py           cuts the table into shards            reading.py          reads the rows of a shard
-rows.py             a row as requests, with its seeds     cells.py            a cell as a setting's value
-unified.py          files whose columns differ            partitions.py       Hive partitions
+rows.py             a row as requests                     seeds.py            where a row's seed comes from
+cells.py            a cell as a setting's value           partitions.py       Hive partitions
+unified.py          files whose columns differ
 picture_cells.py    pictures in cells, read ahead         lora_cells.py       LoRA files in cells and prompts
 summary.py          the columns in words, for a plan
 

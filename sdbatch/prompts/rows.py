@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import pyarrow as pa
@@ -15,18 +14,18 @@ from sdbatch.diffusion.tasks import task_named
 from sdbatch.errors import UsageError
 from sdbatch.fields import UNRECORDED, Field, FrozenMapping
 from sdbatch.kinds import Picture
-from sdbatch.prompts.cells import LARGEST, Bad, read_cells
+from sdbatch.prompts.cells import Bad, read_cells
 from sdbatch.prompts.columns import Columns
 from sdbatch.prompts.lora_cells import TAGGED, joined_loras, without_lora_tags
 from sdbatch.prompts.names import SIDES
 from sdbatch.prompts.pieces import Piece
+from sdbatch.prompts.seeds import derived_seed, image_seeds
 from sdbatch.prompts.types import is_text
 from sdbatch.settings import RunSettings
 
-__all__ = ["PromptRow", "derived_seed", "parse"]
+__all__ = ["PromptRow", "parse"]
 
 SIZE = r"^\s*(?P<width>\d+)\s*[x×X]\s*(?P<height>\d+)\s*$"
-SEEDS = 2**64  # torch's generators accept 0 to 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +77,6 @@ def _of_side(table: pa.Table, setting: str, columns: Columns) -> pa.ChunkedArray
     return pc.if_else(pc.is_null(part), cells, part)
 
 
-def derived_seed(run_seed: int, file_number: int, row: int) -> int:
-    """The seed of a row without one: 32 bits, a function only of the run's seed and the row's position."""
-    digest = blake2b(f"{run_seed}/{file_number}/{row}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "big")
-
-
 def _row(
     cells: Mapping[str, Any],
     known: Mapping[str, Field],
@@ -92,33 +85,36 @@ def _row(
     settings: RunSettings,
     place: tuple[int, int],
 ) -> PromptRow:
-    bad: list[Bad] = []
-    unread: set[str] = set()
-    values = dict(defaults)
-    for name, cell in cells.items():
-        if isinstance(cell, Bad):
-            bad.append(cell)
-            values[name] = known[name].canonical_of(cell.known)
-            if cell.known is None:
-                unread.add(name)
-        elif cell is not None:
-            values[name] = known[name].canonical_of(cell)
-        elif known[name].null is not UNRECORDED:
-            values[name] = known[name].null
+    bad = [cell for cell in cells.values() if isinstance(cell, Bad)]
+    unread = frozenset(name for name, cell in cells.items() if isinstance(cell, Bad) and cell.known is None)
+    values = {**defaults, **_values(cells, known)}
     _take_lora_tags(values, settings, bad)
-    if values["seed"] is None and "seed" not in unread:
-        values["seed"] = derived_seed(settings.value("seed"), *place)
     seed, count = values.pop("seed"), settings.images_per_prompt
-    if seed is not None and not wide_seeds and seed + count - 1 > LARGEST:
-        bad.append(Bad(f"seed is {seed}; must be less than 2**63, counting up over {count} images"))
-        seed = None
+    if seed is None and "seed" not in unread:
+        seed = derived_seed(settings.value("seed"), *place)
+    seeds: Sequence[Any] | Bad = [None] * count if seed is None else image_seeds(seed, count, wide=wide_seeds)
+    if isinstance(seeds, Bad):
+        bad.append(seeds)
+        seeds = [None] * count
     own = {name: values.pop(name) for name in known if name not in COMMON}
     own = {**settings.extra, **own}  # outputs of older versions have settings without a column
     bad += _without_what_is_beside(own, cells, known)
     extra = FrozenMapping({name: value for name, value in own.items() if value is not None})
-    seeds: list[Any] = [None] * count if seed is None else [(seed + i) % SEEDS for i in range(count)]
     requests = tuple(Request(**values, seed=seed, task=settings.task or TEXT_TO_IMAGE, extra=extra) for seed in seeds)
-    return PromptRow(requests, bad[0].reason if bad else None, frozenset(unread))
+    return PromptRow(requests, bad[0].reason if bad else None, unread)
+
+
+def _values(cells: Mapping[str, Any], known: Mapping[str, Field]) -> dict[str, Any]:
+    """What the row's own cells say; of a bad one, what is known."""
+    values = {}
+    for name, cell in cells.items():
+        if isinstance(cell, Bad):
+            values[name] = known[name].canonical_of(cell.known)
+        elif cell is not None:
+            values[name] = known[name].canonical_of(cell)
+        elif known[name].null is not UNRECORDED:
+            values[name] = known[name].null
+    return values
 
 
 def _without_what_is_beside(own: dict[str, Any], cells: Mapping[str, Any], known: Mapping[str, Field]) -> list[Bad]:

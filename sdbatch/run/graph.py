@@ -12,7 +12,7 @@ from ray import cloudpickle
 from ray.data import ActorPoolStrategy, Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from sdbatch.plan.capacity import PoolSize
+from sdbatch.plan.capacity import SHARDS_AT_ONCE, PoolSize
 from sdbatch.plan.planning import Plan
 from sdbatch.prompts import Columns, InputFile, read_table
 from sdbatch.prompts.shards import ReadGroup, group_reads
@@ -23,7 +23,6 @@ from sdbatch.run.worker import Worker
 
 __all__ = ["graph"]
 
-SHARDS_AT_ONCE = 2
 # One read task reads tens of shards per second, and a worker takes seconds to minutes for each.
 READS_AT_ONCE, WORKERS_PER_READ, MAX_READS_AT_ONCE = 2, 16, 16
 

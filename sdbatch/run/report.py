@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sdbatch.output import ShardStats
-from sdbatch.scoring.judged import REJECTED
+from sdbatch.scoring.judged_engine import REJECTED
 
 __all__ = ["RunReport"]
 

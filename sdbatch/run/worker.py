@@ -32,7 +32,7 @@ from sdbatch.run.job import Job, described, judged
 from sdbatch.run.metrics import WorkerMetrics
 from sdbatch.run.packed_shards import unpack
 from sdbatch.scoring.expressions import named_columns
-from sdbatch.scoring.judged import with_carried
+from sdbatch.scoring.judged_engine import with_carried
 
 __all__ = ["Worker"]
 

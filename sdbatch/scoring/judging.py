@@ -16,7 +16,7 @@ from sdbatch.fields import Field
 from sdbatch.kinds import Seed, Text
 from sdbatch.scoring.attempts import KeepPolicy
 from sdbatch.scoring.expressions import Kind
-from sdbatch.scoring.judged import JudgedEngine
+from sdbatch.scoring.judged_engine import JudgedEngine
 from sdbatch.scoring.registry import Declaration, Models, find_scorers
 from sdbatch.scoring.scorer_weights import refuse_unused, weight_paths, weights_hash
 

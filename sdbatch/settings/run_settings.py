@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdbatch.bounds import Number, Whole
-from sdbatch.diffusion.declarations import own_fields
 from sdbatch.diffusion.request import ROW_FIELDS
+from sdbatch.diffusion.row_fields import own_fields
 from sdbatch.errors import UnknownOptionError, UsageError
 from sdbatch.fields import Field, FrozenMapping, declared_in, with_plain_signature
 from sdbatch.option_kinds import Options

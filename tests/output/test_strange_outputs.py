@@ -22,7 +22,7 @@ from sdbatch.cli import main
 from sdbatch.errors import SdbatchError
 from sdbatch.output.dataset import open_dataset
 from sdbatch.output.encoding import decoded, read_parameters
-from sdbatch.output.stats import ShardStats
+from sdbatch.output.markers import ShardStats
 from sdbatch.output.status import status
 from sdbatch.output.verify import verify
 from tests.output.writing import write_output

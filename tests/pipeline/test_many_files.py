@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
-from sdbatch.prompts.rows import derived_seed
+from sdbatch.prompts.seeds import derived_seed
 from tests.outputs import as_version_1, content, markers, metadata, write_table
 
 FAST = ("--steps", 1, "--sampler", "ddim", "--guidance-scale", 1, "--shard-size", 4, "--actors", 1)

@@ -10,7 +10,7 @@ import pytest
 import s3fs
 
 from sdbatch.errors import InputError, StorageError, UsageError
-from sdbatch.output.stats import DamagedMarker, read_marker
+from sdbatch.output.markers import DamagedMarker, read_marker
 from sdbatch.prompts import list_inputs
 from sdbatch.storage.store import Store
 from tests.s3.proxy import NO_FAULTS, faulty_proxy

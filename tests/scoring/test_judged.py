@@ -12,7 +12,7 @@ import torch
 from sdbatch.diffusion import Engine, Request
 from sdbatch.errors import UsageError
 from sdbatch.scoring.attempts import KeepPolicy, attempt_seed
-from sdbatch.scoring.judged import JudgedEngine
+from sdbatch.scoring.judged_engine import JudgedEngine
 from sdbatch.scoring.obedience import Obedience
 from sdbatch.scoring.registry import Declaration
 from sdbatch.scoring.scorer import Scorer

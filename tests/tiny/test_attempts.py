@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.attempts import captions
 from sdbatch.diffusion import Engine, Request
 from sdbatch.scoring.attempts import KeepPolicy
-from sdbatch.scoring.judged import JudgedEngine
+from sdbatch.scoring.judged_engine import JudgedEngine
 from sdbatch.scoring.obedience import Obedience
 from sdbatch.scoring.registry import Declaration
 

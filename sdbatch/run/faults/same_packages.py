@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sdbatch.diffusion.declarations import named_fields
 from sdbatch.diffusion.families import family_named
+from sdbatch.diffusion.row_fields import named_fields
 from sdbatch.errors import ModelError
 
 __all__ = ["OtherPackages", "check_declared", "declared"]

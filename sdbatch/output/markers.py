@@ -1,4 +1,4 @@
-"""The statistics of a shard: the content of its marker."""
+"""The marker of a shard: written last, it makes the shard count as done. It holds the shard's statistics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sdbatch.errors import StorageError
 from sdbatch.output.keys import marker_name
 from sdbatch.storage.store import Store
 
-__all__ = ["DamagedMarker", "ShardStats", "count_reasons", "read_marker", "read_markers"]
+__all__ = ["DamagedMarker", "ShardStats", "count_reasons", "read_marker", "read_markers", "write_marker"]
 
 MAX_BYTES = 16 << 20  # of a marker: a hundred reasons and some notes
 MAX_REASONS = 100
@@ -28,8 +28,7 @@ class DamagedMarker(StorageError):
 
 @dataclass(frozen=True)
 class ShardStats:
-    """Counts of a finished shard. Only `seconds` and `notes` may differ between equal
-    runs.
+    """Counts of a finished shard. Only `seconds` and `notes` may differ between equal runs.
 
     Attributes:
         shard: its number.
@@ -82,6 +81,12 @@ class ShardStats:
 
 def _damaged(name: str, reason: str) -> DamagedMarker:
     return DamagedMarker(f"{name} is damaged ({reason}); the next run makes its shard again")
+
+
+def write_marker(store: Store, stats: ShardStats) -> None:
+    """Write the marker of a shard, after all its other files. Raises `StorageError`."""
+    store.write(marker_name(stats.shard), stats.to_json())
+    store.commit()
 
 
 def read_marker(store: Store, shard: int) -> ShardStats:
