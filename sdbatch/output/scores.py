@@ -19,7 +19,7 @@ from sdbatch.output.json_rows import python_rows
 from sdbatch.output.keys import scores_name
 from sdbatch.output.manifest import RunRecord
 from sdbatch.output.metadata import JUDGED
-from sdbatch.output.score_tables import MADE_WITH, ScoreTables
+from sdbatch.output.score_tables import MADE_WITH, ScoreTable, ScoreTables
 from sdbatch.output.stored import StoredShard
 from sdbatch.scoring.judged_engine import scored
 from sdbatch.scoring.registry import Declaration
@@ -72,42 +72,54 @@ def score_shards(
     tables = ScoreTables(store, record.id)
     described = {declaration.name: json.loads(json.dumps(dict(s.describe()))) for declaration, s in scorers}
     for shard in shards:
+        name = scores_name(shard.shard)
         kept = tables.of(shard.shard)
-        made_with = {} if kept is None else kept.scorers
+        made_with = {} if kept is None else dict(kept.scorers)
         failures = {} if kept is None else dict(kept.failures)
+        if not again:
+            _refuse_outdated(made_with, described, store.name(name))
         missing = [pair for pair in scorers if again or pair[0].name not in made_with]
-        for name in described.keys() & made_with.keys() if not again else ():
-            if made_with[name] != described[name]:
-                raise UsageError(
-                    f"{store.name(scores_name(shard.shard))}: scorer {name} had other weights or another version; "
-                    "--again replaces its scores"
-                )
         if missing:
             _refuse_taken(shard, missing)
             columns, failed = _columns(shard, record, missing, report)
             failures |= failed
-        for name in described:
-            report.failures.update(failures.get(name, {}))
+            made_with |= {declaration.name: described[declaration.name] for declaration, _ in missing}
+            table = _with_columns(kept, shard.metadata.column("key"), columns)
+            target.write(name, _file(table, record.id, made_with, failures))
+            target.commit(when_due=True)
+        for scorer in described:
+            report.failures.update(failures.get(scorer, {}))
         if not missing:
             report.skipped += 1
             continue
-        keys = shard.metadata.column("key")
-        table = pa.table({"key": keys}) if kept is None else kept.read(keys)
-        for name, values in columns.items():
-            table = table.drop_columns(name) if name in table.column_names else table
-            table = table.append_column(name, values)
-        made_with = {**made_with} | {declaration.name: described[declaration.name] for declaration, _ in missing}
-        told = {name: counts for name, counts in failures.items() if counts}
-        note = json.dumps(
-            {"run": record.id, "scorers": made_with} | ({"failures": told} if told else {}), sort_keys=True
-        )
-        target.write(scores_name(shard.shard), parquet_bytes(table.replace_schema_metadata({MADE_WITH: note.encode()})))
-        target.commit(when_due=True)
         report.shards += 1
         if progress is not None:
             progress(report)
     target.commit()
     return report
+
+
+def _refuse_outdated(made_with: Mapping[str, Any], described: Mapping[str, Any], path: str) -> None:
+    for scorer in described.keys() & made_with.keys():
+        if made_with[scorer] != described[scorer]:
+            raise UsageError(
+                f"{path}: scorer {scorer} had other weights or another version; --again replaces its scores"
+            )
+
+
+def _with_columns(kept: ScoreTable | None, keys: pa.ChunkedArray, columns: Mapping[str, pa.Array]) -> pa.Table:
+    """The shard's table of scores, with new columns, or other values for those that it has."""
+    table = pa.table({"key": keys}) if kept is None else kept.read(keys)
+    for name, values in columns.items():
+        table = table.drop_columns(name) if name in table.column_names else table
+        table = table.append_column(name, values)
+    return table
+
+
+def _file(table: pa.Table, run: str | None, made_with: Mapping[str, Any], failures: Mapping[str, Any]) -> bytes:
+    counted = {name: counts for name, counts in failures.items() if counts}
+    note = json.dumps({"run": run, "scorers": made_with} | ({"failures": counted} if counted else {}), sort_keys=True)
+    return parquet_bytes(table.replace_schema_metadata({MADE_WITH: note.encode()}))
 
 
 def request_of(row: Mapping[str, Any]) -> Request:

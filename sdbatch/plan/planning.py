@@ -116,12 +116,7 @@ def make_plan(prompts: str | GivenTable, out: str, settings: RunSettings) -> Pla
     if settings.keep_input_images and not picture_names(columns.fields):
         raise UsageError("--keep-input-images: no row of this run can have an input picture; leave it out")
     check_defaults(settings, model, columns)
-    if settings.release_text_encoders == "on":
-        family_named(model.family).check_release()
-    check_compile_sizes(settings.value("compile_sizes"), model)
-    if settings.value("deep_cache") > 1:
-        check_deep_cache(model)
-        refuse_adapters(columns, settings)
+    _check_engine(settings, model, columns)
     keep_policy(settings, carried=columns.schema)  # refuses invalid scoring options
     weights = scorer_weights(settings, model.folder)
     networks = named_networks(files, columns, settings, model)
@@ -151,6 +146,16 @@ def make_plan(prompts: str | GivenTable, out: str, settings: RunSettings) -> Pla
     return Plan(
         store, files, columns, model, record, known, shards, todo, settings, replaced, notices, given, tuple(networks)
     )
+
+
+def _check_engine(settings: RunSettings, model: ModelInfo, columns: Columns) -> None:
+    """Refuse settings of the engine that do not work with this model or this table. Raises `SdbatchError`."""
+    if settings.release_text_encoders == "on":
+        family_named(model.family).check_release()
+    check_compile_sizes(settings.value("compile_sizes"), model)
+    if settings.value("deep_cache") > 1:
+        check_deep_cache(model)
+        refuse_adapters(columns, settings)
 
 
 def _inputs(

@@ -79,11 +79,7 @@ def check_table(
     judged = judged_columns(settings)
     _check_chosen(settings.column, usable, [*(f.recorded_as for f in fields), *judged], schema, first)
     if mapping is None:
-        find = exact_candidates if before else candidates
-        used = _settings_columns(schema, settings.column, first, lambda name: find(name, schema.names, known), usable)
-        if not before and {*SIDES} <= {field.name for field in usable} - settings.column.keys():
-            size = size_column((column.name for column in schema if is_text(column.type)), used)
-            used |= {} if size is None else dict.fromkeys(SIDES, size)
+        used = _found_columns(schema, settings, first, known, usable, before)
     else:
         _refuse_missing(mapping, schema, first)
         used = dict(mapping)
@@ -150,6 +146,23 @@ def _check_chosen(
             raise UsageError(f"--column {name}={column}: {name!r} is none of: {', '.join(known)}")
         if column and column not in schema.names:
             raise UsageError(f"--column {name}={column}: {path} has no column {column!r}{_like(column, schema.names)}")
+
+
+def _found_columns(
+    schema: pa.Schema,
+    settings: RunSettings,
+    path: str,
+    known: Mapping[str, Field],
+    usable: Sequence[Field],
+    before: bool,
+) -> dict[str, str]:
+    """The column of each setting, by the columns' names; width and height may share one, such as 512x768."""
+    find = exact_candidates if before else candidates
+    used = _settings_columns(schema, settings.column, path, lambda name: find(name, schema.names, known), usable)
+    if not before and {*SIDES} <= {field.name for field in usable} - settings.column.keys():
+        size = size_column((column.name for column in schema if is_text(column.type)), used)
+        used |= {} if size is None else dict.fromkeys(SIDES, size)
+    return used
 
 
 def _settings_columns(
