@@ -58,7 +58,7 @@ class Choice:
 
     def check(self, name: str, value: object) -> str:
         if not isinstance(value, str) or value not in self.words:
-            raise UsageError(f"{name} {value!r} is none of: {', '.join(self.words)}")
+            raise UsageError(f"{name} {value!r}: expected {self}")
         return value
 
     def parse(self, name: str, text: str) -> str:

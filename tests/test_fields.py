@@ -147,7 +147,7 @@ def test_an_option_without_use_is_refused_and_a_column_carried(tmp_path):
     assert said == "sdbatch: error: --wash: text-to-image does not use it; omit it\n"
     said = command("plan", prompts, out).stdout
     assert "carried wash" in said
-    assert "column 'wash' is carried to the output and sets nothing: text-to-image does not use it" in said
+    assert "column 'wash' is carried to the output but has no effect: text-to-image does not use it" in said
     said = command("plan", prompts, out, "--task", "sketch", status=1).stdout
     assert "wash is much; must be a number" in said
     assert "how much is drawn over; default 0.8" in command("generate", "--help").stdout
@@ -166,7 +166,8 @@ def test_what_a_family_has_no_use_for(tmp_path, made, declare):
     said = command("plan", prompts, out, status=1).stdout
     assert "carried negative_prompt as input_negative_prompt" in said
     assert (
-        "'negative_prompt' is carried to the output and sets nothing: Stable Diffusion 1.x and 2.x does not use" in said
+        "'negative_prompt' is carried to the output but has no effect: Stable Diffusion 1.x and 2.x does not use"
+        in said
     )
     rows = made(prompts, out, max_tokens_read=128)
     assert [(row["input_negative_prompt"], row["negative_prompt"]) for row in rows] == [("x", ""), ("y", ""), ("z", "")]

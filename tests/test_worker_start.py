@@ -63,7 +63,10 @@ def test_a_node_without_the_packages_of_the_run_says_so_and_is_avoided(done):
     assert not issubclass(OtherPackages, SdbatchError)
     whole = job(compile="off", device="cpu")
     for change, words in (
-        ({"recorded_model": {**whole.recorded_model, "family": "greys"}}, "no package that brings the family 'greys'"),
+        (
+            {"recorded_model": {**whole.recorded_model, "family": "greys"}},
+            "no package that provides the model family 'greys'",
+        ),
         ({"declared": {**whole.declared, "light": "a number"}}, "'light' is none here and a number there"),
         ({"declared": {**whole.declared, "steps": "text"}}, "'steps' is a whole number"),
     ):

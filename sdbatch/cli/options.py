@@ -194,7 +194,7 @@ def warn_if_unused(storage_options: Mapping[str, Any], *places: str | None, besi
     """
     if are_unused(storage_options, places):
         print(
-            f"warning: --storage-options: all paths are local{besides and f'; only {besides} use them'}",
+            f"warning: --storage-options have no effect: all paths are local{besides and f'; only {besides} use them'}",
             file=sys.stderr,
         )
 

@@ -46,7 +46,7 @@ class Options:
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             if (choice := getattr(self, name)) not in choices:
-                raise UsageError(f"{name} {choice!r} is none of {', '.join(choices)}")
+                raise UsageError(f"{name} {choice!r}: expected one of {', '.join(choices)}")
         if self.deep_cache < 1:
             raise UsageError(f"deep_cache must be at least 1, not {self.deep_cache}")
         if self.compile_sizes and self.compile == "off":

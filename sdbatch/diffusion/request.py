@@ -60,7 +60,7 @@ class Request:
         str,
         Field(
             kind=Text(),
-            help="default: none",
+            help="what guidance steers away from; default: none",
             group=ROWS,
             metavar="TEXT",
             resembling=("negative", "neg_prompt"),
@@ -88,7 +88,7 @@ class Request:
         str,
         Field(
             kind=Text(codes=True),
-            help="ddim, euler_a, dpmpp_2m, flow_euler, …",
+            help="sampler, such as ddim, euler_a, dpmpp_2m or flow_euler",
             group=ROWS,
             metavar="NAME",
             aliases=("sampler_name", "sampler_index", "sampling_method"),
@@ -109,6 +109,7 @@ class Request:
         Field(
             kind=Whole(1, 1_000_000),
             cell=ANY_WHOLE,
+            help="number of sampling steps",
             group=ROWS,
             metavar="N",
             exact_aliases=("num_inference_steps", "step"),
@@ -122,7 +123,7 @@ class Request:
         Field(
             kind=Number(-1_000_000, 1_000_000),
             cell=Number(-math.inf, math.inf),
-            help="1 or less: none",
+            help="classifier-free guidance; 1 or less: none",
             group=ROWS,
             metavar="G",
             exact_aliases=("cfg",),

@@ -105,7 +105,7 @@ class HpsV2(Form):
             return
         if int(shard.name) != self._shards:
             raise UsageError(
-                f"--for hpsv2: shard {self._shards:05d} is missing, whose prompts count; finish the output"
+                f"--for hpsv2: shard {self._shards:05d} is missing; finish the output: files are numbered by prompt"
             )
         self._shards += 1
         self._numbers = {}

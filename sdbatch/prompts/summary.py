@@ -37,12 +37,12 @@ def carried_columns(columns: Columns) -> str:
 def unused_settings(columns: Columns) -> Iterator[str]:
     """A warning for each carried column that resembles a setting, or is one that the run does not use."""
     for column, reason in columns.unused.items():
-        yield f"column {column!r} is carried to the output and sets nothing: {reason}"
+        yield f"column {column!r} is carried to the output but has no effect: {reason}"
     for column, setting in columns.resembling.items():
         option = f"--column {shlex.quote(f'{setting}={column}')}"
         other = columns.settings.get(setting)
         instead = f"; {setting} comes from column {other!r}" if other else f"; to use it as {setting}: {option}"
-        yield f"column {column!r} is carried to the output and sets nothing{instead}"
+        yield f"column {column!r} is carried to the output but has no effect{instead}"
 
 
 def readings(files: Iterable[InputFile], columns: Columns) -> Iterator[str]:

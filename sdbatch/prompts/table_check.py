@@ -143,7 +143,7 @@ def _check_chosen(
     for name, column in chosen.items():
         known = [field.name for field in usable] if column else list(dict.fromkeys([*OUTPUT_COLUMNS, *written]))
         if name not in known:
-            raise UsageError(f"--column {name}={column}: {name!r} is none of: {', '.join(known)}")
+            raise UsageError(f"--column {name}={column}: expected one of {', '.join(known)}")
         if column and column not in schema.names:
             raise UsageError(f"--column {name}={column}: {path} has no column {column!r}{_like(column, schema.names)}")
 

@@ -12,11 +12,11 @@ __all__ = ["COUNTERS", "FAILURES", "GAUGES", "WorkerMetrics"]
 COUNTERS = {
     "images": "images made",
     "shards": "shards finished",
-    "model_seconds": "seconds in the engine: text encoding, UNet, VAE",
+    "model_seconds": "seconds in the engine: text encoding, denoiser, VAE",
     "idle_seconds": "seconds without a row to work on",
     "write_seconds": "seconds that the engine waited for encoding and upload",
-    "lane_calls": "calls of the UNet times its lanes",
-    "lane_calls_used": "of these, lanes that held a row",
+    "lane_calls": "calls of the denoiser times its lanes",
+    "lane_calls_used": "the part of lane_calls in which the lane held a row",
     "halvings": "times that the lanes were halved because memory ran out",
 }
 GAUGES = {

@@ -109,7 +109,7 @@ def _planned(
         except Overtaken:
             # The first run has decided what OUT is; this run continues it, or is refused.
             settings = dataclasses.replace(settings, overwrite=False)
-    raise RunError(f"{plan.out.url}: other runs changed it {MAX_PLANS} times while this one started; run it again")
+    raise RunError(f"{plan.out.url}: other runs changed it {MAX_PLANS} times while this one started; start it again")
 
 
 def _made(plan: Plan, settings: RunSettings, progress: Progress | None, make_engine: Callable[[Job], Any]) -> RunReport:
@@ -270,7 +270,7 @@ class _Attended:
         try:
             self._snapshot = snapshot = cast(Snapshot, ray.get(self._coordinator.snapshot.remote()))
         except RayError as exc:
-            raise RunError("the process that coordinates the workers ended; run it again to continue") from exc
+            raise RunError("the process that coordinates the workers ended; start the run again to continue") from exc
         if self._progress is not None:
             self._progress.update(snapshot)
         self._execution.avoid(snapshot.avoided_nodes)

@@ -169,7 +169,7 @@ class _Checker:
             return "flag"
         if name not in self._kinds:
             close = difflib.get_close_matches(name, self._kinds, n=1)
-            known = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(sorted(self._kinds))}"
+            known = f"did you mean {close[0]!r}?" if close else f"known names: {', '.join(sorted(self._kinds))}"
             raise self._error(f"there is no column {name!r}; {known}")
         self.names[name] = None
         return self._kinds[name]

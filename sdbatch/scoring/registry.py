@@ -171,5 +171,5 @@ def _find(name: str, functions: Mapping[str, Callable[..., Any]]) -> Declaration
             raise UsageError(f"--scorer {name}: {installed[name].value} can't be used: {in_one_line(exc)}") from exc
     names = sorted({*known, *installed})
     close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(names)}"
+    hint = f"did you mean {close[0]!r}?" if close else f"known names: {', '.join(names)}"
     raise UsageError(f"--scorer {name!r}: {hint} or give your own as module:function")

@@ -24,10 +24,11 @@ class OutputSettings:
     """What a run writes: its files, their formats, their place."""
 
     images_per_prompt: Annotated[
-        int, of_the_run(Whole(1, MAX_IMAGES_PER_SHARD), "image i uses seed + i", OUTPUT, metavar="N")
+        int,
+        of_the_run(Whole(1, MAX_IMAGES_PER_SHARD), "images of each row; image i uses seed + i", OUTPUT, metavar="N"),
     ] = 1
-    layout: Annotated[str, of_the_run(Choice(LAYOUTS), "", OUTPUT)] = "files"
-    image_format: Annotated[str, of_the_run(Choice(IMAGE_FORMATS), "", OUTPUT)] = "png"
+    layout: Annotated[str, of_the_run(Choice(LAYOUTS), "how images and metadata are stored", OUTPUT)] = "files"
+    image_format: Annotated[str, of_the_run(Choice(IMAGE_FORMATS), "format of the image files", OUTPUT)] = "png"
     image_quality: Annotated[
         int | None,
         of_the_run(Whole(1, 100), "1 to 100; default: 95 for JPEG, lossless for WebP", OUTPUT, metavar="Q"),

@@ -39,4 +39,4 @@ def unimportant(kind: Any, help: str, group: str, **rest: Any) -> Field:
 def did_you_mean(name: str, known: list[str]) -> str:
     """The end of a message about an unknown name: the closest known name, or all of them."""
     close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are: {', '.join(known)}"
+    return f"; did you mean {close[0]!r}?" if close else f"; known names: {', '.join(known)}"

@@ -24,19 +24,20 @@ class WorkerSettings:
         tuple[int, int] | None,
         unimportant(
             Pair(":", "N or MIN:MAX", "4 or 1:16", single=True),
-            "default: as many as the cluster has room for",
+            "number of workers; default: as many as the cluster has room for",
             WORKERS,
             metavar="N|MIN:MAX",
         ),
     ] = None
     gpus_per_actor: Annotated[
-        float | None, unimportant(Number(0, 1_000), "default: 1 on cuda, else 0", WORKERS, metavar="F")
+        float | None,
+        unimportant(Number(0, 1_000), "GPUs of each worker; default: 1 on cuda, else 0", WORKERS, metavar="F"),
     ] = None
     cpus_per_actor: Annotated[
         float | None,
         of_the_run(
             Number(0.001, 100_000),
-            "on a CPU also the number of threads of its model",
+            "CPUs of each worker; on a CPU also the number of threads of its model",
             WORKERS,
             metavar="N",
             fallback=1.0,
@@ -58,13 +59,16 @@ class WorkerSettings:
         str,
         of_the_run(
             Choice(DTYPES),
-            "default auto: the model's own on a GPU, fp16 or bf16; fp32 on a CPU",
+            "precision of the networks; default auto: the model's own (fp16 or bf16) on a GPU, fp32 on a CPU",
             WORKERS,
             kept_in="engine",
         ),
     ] = "auto"
     device: Annotated[
-        str, of_the_run(Choice(DEVICES), "default auto: a GPU if Ray has one", WORKERS, kept_in="engine")
+        str,
+        of_the_run(
+            Choice(DEVICES), "device of the networks; default auto: a GPU if Ray has one", WORKERS, kept_in="engine"
+        ),
     ] = "auto"
     compile: Annotated[
         str,
@@ -112,7 +116,7 @@ class WorkerSettings:
         int | None,
         of_the_run(
             Whole(1, 1_000_000),
-            "inner layers of the denoiser on every N-th call of a row only: faster",
+            "run the inner layers of the denoiser only on every N-th call of a row: faster",
             APPROXIMATIONS,
             metavar="N",
             kept_in="engine",

@@ -135,7 +135,7 @@ def test_hpsv2_finds_numbered_pictures_of_each_style(layout, tmp_path, capsys):
     assert hps_numbers(tmp_path / "of-one") == {"anime": [0, 1], "photo": [0, 2]}
     (tmp_path / "one" / "00001_stats.json").unlink()
     assert main(["export", str(tmp_path / "one"), str(tmp_path / "less"), "--for", "hpsv2"]) == 2
-    assert "shard 00001 is missing, whose prompts count" in capsys.readouterr().err
+    assert "shard 00001 is missing; finish the output" in capsys.readouterr().err
 
 
 def picture_of(out, layout, place) -> np.ndarray:

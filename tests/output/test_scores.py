@@ -83,7 +83,7 @@ def test_what_cannot_be_is_told(out, capsys, tmp_path):
     taken = write_output(tmp_path / "taken", [{"prompt": "a", "entropy": 1.0}])
     for arguments, word in (
         ([taken, "--scorer", "entropy"], "has a column 'entropy' already"),
-        ([out, "--scorer", "nothing"], "known are"),
+        ([out, "--scorer", "nothing"], "known names"),
         ([out], "name at least one"),
         ([tmp_path, "--scorer", "entropy"], "has no run.json"),
     ):

@@ -61,7 +61,7 @@ def test_a_lost_coordinator_ends_the_run_in_one_line_and_its_workers(ray_session
     killer = threading.Thread(target=kill)
     killer.start()
     run = {"make_engine": StandIn(step_seconds=0.5), "actors": (2, 2), "shard_size": 4, "lanes": 2}
-    with pytest.raises(RunError, match="coordinates the workers ended; run it again") as kept:
+    with pytest.raises(RunError, match="coordinates the workers ended; start the run again") as kept:
         generate(prompts, str(tmp_path / "out"), **run)
     killer.join()
     wait_for(lambda: nothing_is_left(ray_session), 60)

@@ -28,7 +28,7 @@ def test_the_plan_and_the_run_say_what_columns_are_for(tmp_path, stand_in_comman
     said = sdbatch("plan", prompts, out).stdout
     assert "guidance_scale (column 'CFG scale')" in said and "seed (column ' seed')" in said
     assert "carried guidance, id, image" in said
-    warning = "warning: column 'guidance' is carried to the output and sets nothing"
+    warning = "warning: column 'guidance' is carried to the output but has no effect"
     assert warning in said
     run = stand_in_command("generate", prompts, out, "--images-per-prompt", 2)
     assert "sampler (column 'Sampler')" in run.stderr and warning in run.stderr

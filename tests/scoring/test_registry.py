@@ -71,7 +71,7 @@ def test_a_function_of_ones_own(module, picture):
     ("names", "word"),
     [
         (("clipp",), "did you mean 'clip'"),
-        (("zzz",), "known are: aesthetic"),
+        (("zzz",), "known names: aesthetic"),
         (("nowhere_at_all:f",), "can't be imported: ModuleNotFoundError"),
         (("mine:nothing",), "can't be imported: AttributeError"),
         (("mine:number",), "is not a function"),

@@ -157,6 +157,6 @@ def check_quantization(name: str, device: torch.device) -> None:
         UsageError: it is unknown, or needs another GPU or torch.
     """
     if name not in QUANTIZATIONS:
-        raise UsageError(f"quantization {name!r} is none of {', '.join(QUANTIZATIONS)}")
+        raise UsageError(f"quantization {name!r}: expected one of {', '.join(QUANTIZATIONS)}")
     if name == "fp8":
         _check_fp8(device)

@@ -69,7 +69,7 @@ def family_named(name: str) -> Declaration:
     """The family of that name. Raises `ModelError` if this installation has none."""
     found = _first(lambda family: family.name == name)
     if found is None:
-        raise ModelError(f"this installation has no family {name!r} of models")
+        raise ModelError(f"this installation has no model family {name!r}")
     return found
 
 

@@ -10,7 +10,7 @@ _NOT_YET = "no family has been written for it yet"
 _TWO_MODELS = "a second diffusion model makes its input, and sdbatch runs one"
 _PIXELS = "it diffuses pixels in several stages, and sdbatch runs one model over latents"
 _TOKENS = "it predicts tokens, not latents"
-_SEARCHES = "it changes the latents between steps by what the attention maps of all of them show"
+_SEARCHES = "between steps it changes the latents according to the attention maps"
 
 UNSUPPORTED: Mapping[str, str] = {
     "AmusedPipeline": _TOKENS,

@@ -55,9 +55,9 @@ def resolve_device(device: str) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
-        raise UsageError(f"device {device!r} is none of {', '.join(DEVICES)}") from error
+        raise UsageError(f"device {device!r}: expected one of {', '.join(DEVICES)}") from error
     if resolved.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {device!r} is none of {', '.join(DEVICES)}")
+        raise UsageError(f"device {device!r}: expected one of {', '.join(DEVICES)}")
     if resolved.type == "cuda" and not available:
         raise UsageError("device is 'cuda', but torch finds no CUDA device")
     return resolved
@@ -72,7 +72,7 @@ def resolve_dtype(dtype: str, device: torch.device, info: ModelInfo) -> str:
     if dtype == "auto":
         return str(info.defaults["dtype"]) if device.type == "cuda" else "fp32"
     if dtype not in DTYPES:
-        raise UsageError(f"dtype {dtype!r} is none of auto, {', '.join(DTYPES)}")
+        raise UsageError(f"dtype {dtype!r}: expected one of auto, {', '.join(DTYPES)}")
     return dtype
 
 

@@ -61,7 +61,7 @@ def typed_entries(
             raise ModelError(f"{_option(name, value)}: the model's pipeline sets it itself; omit it")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=NEAREST)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(sorted(known))}"
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known names: {', '.join(sorted(known))}"
             raise ModelError(f"{_option(name, value)}: no scheduler of this model has this entry; {hint}")
         found[name] = _typed(name, value, kinds.get(name) or _kind_of(known[name]))
     _refuse_without_effect(found, {**own, **found})

@@ -38,7 +38,7 @@ def check_declared(run: Mapping[str, str], task: str, family: str) -> None:
     try:
         own = declared(task, family)
     except ModelError as exc:
-        raise OtherPackages(f"this node has no package that brings the family {family!r} of models; {advice}") from exc
+        raise OtherPackages(f"this node has no package that provides the model family {family!r}; {advice}") from exc
     differ = sorted({*run.items()} ^ {*own.items()})
     if differ:
         name = differ[0][0]
