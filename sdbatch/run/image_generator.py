@@ -152,7 +152,7 @@ class ImageGenerator:
 
 
 def _has_gpus() -> bool:
-    import torch  # whoever makes one needs it anyway; `import sdbatch` does not
+    import torch  # an engine needs it anyway; `import sdbatch` does not
 
     return torch.cuda.is_available()
 
