@@ -24,7 +24,7 @@ from sdbatch.errors import PictureError
 if TYPE_CHECKING:
     from sdbatch.diffusion.model_coefficients import ModelCoefficients
 
-__all__ = ["BYTES_PER_PARAMETER", "count_parameters", "lane_calls", "needs_coefficients", "net_calls", "weight_bytes"]
+__all__ = ["count_parameters", "lane_calls", "needs_coefficients", "net_calls", "weight_bytes"]
 
 # Bytes of a number by dtype.
 BYTES_PER_PARAMETER = {"fp32": 4, "fp16": 2, "bf16": 2}

@@ -15,7 +15,7 @@ from sdbatch.gallery.source import Source
 from sdbatch.plan.destination import is_own, name_within
 from sdbatch.storage.store import Store
 
-__all__ = ["draw_sheet", "write_sheet"]
+__all__ = ["write_sheet"]
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -18,7 +18,6 @@ __all__ = [
     "image_key",
     "is_marker",
     "marker_name",
-    "place_of",
     "scored_shards",
     "scores_name",
     "shard_name",

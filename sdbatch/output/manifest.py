@@ -28,10 +28,8 @@ __all__ = [
     "RunRecord",
     "append_starts",
     "as_json",
-    "input_entry",
     "is_recorded",
     "new_record",
-    "picture_settings",
     "versions",
 ]
 

@@ -28,7 +28,7 @@ from sdbatch.storage.held_writes import held
 from sdbatch.storage.parquet import parquet_bytes
 from sdbatch.storage.store import Store
 
-__all__ = ["ScoreReport", "request_of", "score_shards"]
+__all__ = ["ScoreReport", "score_shards"]
 
 PICTURES_AT_ONCE = 32
 

@@ -18,7 +18,7 @@ from sdbatch.prompts.unified import column_names
 from sdbatch.resolution import task_name, unused_because
 from sdbatch.settings import RunSettings
 
-__all__ = ["columns_of", "may_have_pictures", "own_field", "refuse_adapters", "refuse_lone"]
+__all__ = ["columns_of", "may_have_pictures", "refuse_adapters", "refuse_lone"]
 
 
 def columns_of(

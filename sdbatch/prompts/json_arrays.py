@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-__all__ = ["MAX_JSON_BYTES", "as_lines"]
+__all__ = ["as_lines"]
 
 MAX_JSON_BYTES = 128 << 20  # an array is read as a whole, and its objects take several times as much memory
 MAX_LINE_BYTES = 64 << 20
