@@ -220,12 +220,17 @@ def test_an_unknown_keyword_is_a_type_error_that_names_the_nearest(tmp_path, nam
 def test_a_type_checker_sees_it(tmp_path):
     lines = ["import sdbatch", 'sdbatch.generate("a", "b", stpes=3)', 'sdbatch.generate("a", "b", steps="x")']
     lines += ['sdbatch.generate("a", "b", steps=3, model="tiny", column={"prompt": "text"})']
+    lines += ["sdbatch.Engine(lanse=4)", "sdbatch.ImageGenerator(stpes=3)", 'sdbatch.generate(3, "b")']
+    lines += ['sdbatch.generate(["a", {"prompt": "b"}], "b")']
     (tmp_path / "run.py").write_text("\n".join(lines))
     options = ("--config-file", REPOSITORY / "pyproject.toml", "--cache-dir", tmp_path / "cache")
     mypy = [sys.executable, "-m", "mypy", *options, tmp_path / "run.py"]
     said = subprocess.run(mypy, cwd=REPOSITORY, capture_output=True, text=True, timeout=300).stdout
     assert 'run.py:2: error: Unexpected keyword argument "stpes" for "generate"; did you mean "steps"?' in said
-    assert 'run.py:3: error: Argument "steps" to "generate"' in said and "Found 2 errors" in said
+    assert 'run.py:3: error: Argument "steps" to "generate"' in said and "Found 5 errors" in said
+    assert 'run.py:5: error: Unexpected keyword argument "lanse" for "Engine"' in said
+    assert 'run.py:6: error: Unexpected keyword argument "stpes" for "ImageGenerator"' in said
+    assert 'run.py:7: error: Argument 1 to "generate"' in said
 
 
 def test_no_entry_point_takes_just_anything():

@@ -21,6 +21,7 @@ import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from sdbatch.diffusion.models.inspection import ModelInfo, inspect_model
 from sdbatch.diffusion.models.model_identity import model_hash
@@ -28,13 +29,16 @@ from sdbatch.diffusion.pictures.picture import Picture
 from sdbatch.diffusion.request import GeneratedImage, Request
 from sdbatch.diffusion.validation import validate
 
+if TYPE_CHECKING:
+    from sdbatch.diffusion.engine import Engine
+
 __all__ = ["Engine", "GeneratedImage", "ModelInfo", "Picture", "Request", "inspect_model", "model_hash", "validate"]
 
 
 SPINS = "10000"
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # torch and diffusers take seconds to import, and planning and validation need neither.
     if name == "Engine":
         _spin_briefly()

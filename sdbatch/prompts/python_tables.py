@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +18,7 @@ from sdbatch.errors import InputError, UsageError
 from sdbatch.prompts.types import as_plain, plain_schema
 from sdbatch.prompts.unified import WHOLE_64
 
-__all__ = ["GIVEN", "GivenTable", "file_digest", "same_rows", "written"]
+__all__ = ["GIVEN", "ArrowStream", "GivenTable", "PythonTable", "file_digest", "same_rows", "written"]
 
 ROWS = 16_384  # of a row group
 BATCH_ROWS = 1_000
@@ -28,6 +28,37 @@ EXPECTED = (
     "or of dicts"
 )
 Batches = Iterator[pa.RecordBatch]
+
+
+class ArrowStream(Protocol):
+    """An Arrow table, a pandas or polars frame, …."""
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
+
+
+class LazyFrame(Protocol):
+    """A lazy frame of polars."""
+
+    @property
+    def collect(self) -> Callable[..., Any]: ...
+
+
+class RayDataset(Protocol):
+    """A `Dataset` of Ray Data."""
+
+    @property
+    def iter_batches(self) -> Callable[..., Any]: ...
+
+
+class HuggingFaceDataset(Protocol):
+    """A `Dataset` of Hugging Face."""
+
+    @property
+    def with_format(self) -> Callable[..., Any]: ...
+
+
+PythonTable = ArrowStream | LazyFrame | RayDataset | HuggingFaceDataset | Sequence[str | Mapping[str, Any]]
+"""A table passed from Python."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +75,13 @@ class GivenTable:
 
 
 @contextmanager
-def written(table: Any) -> Iterator[GivenTable]:
+def written(table: PythonTable) -> Iterator[GivenTable]:
     """The table as a Parquet file in a temporary folder. Equal tables make equal files.
 
     Args:
         table: a pandas frame, whose index is left out; anything that provides an Arrow stream (`__arrow_c_stream__`): a
-            polars
-            frame (a lazy one is collected), an Arrow table; a Hugging Face or Ray `Dataset`; a list of prompts, or of
-            rows as dicts.
+            polars frame (a lazy one is collected), an Arrow table; a Hugging Face or Ray `Dataset`; a list of prompts,
+            or of rows as dicts.
 
     Raises:
         UsageError: it is something else.

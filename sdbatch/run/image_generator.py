@@ -22,6 +22,7 @@ from sdbatch.plan.planning import check_defaults, settings_source
 from sdbatch.plan.table_columns import columns_of
 from sdbatch.prompts import Columns, InputFile, Piece, PromptRow, parse
 from sdbatch.prompts.picture_cells import PicturesAhead
+from sdbatch.prompts.python_tables import ArrowStream
 from sdbatch.prompts.row_readers import row_readers
 from sdbatch.prompts.types import as_plain, plain_schema
 from sdbatch.resolution import refuse_unused, resolved, with_compression, with_task
@@ -83,7 +84,7 @@ class ImageGenerator:
         engine = resolve_engine(self._settings, None, self._model, has_gpus=_has_gpus())
         self._loop = EngineLoop(new_engine(self._model, self._settings, engine, self._find), lambda: None)
 
-    def __call__(self, batch: pa.Table | Mapping[str, Any] | Any) -> pa.Table:
+    def __call__(self, batch: pa.Table | Mapping[str, Any] | ArrowStream) -> pa.Table:
         """Make the pictures of a batch: an Arrow table, a pandas frame, or arrays by name."""
         table = _plain(_arrow(batch))
         columns = self._columns_of(table.schema)

@@ -23,7 +23,7 @@ from sdbatch.plan.kept_tables import put
 from sdbatch.plan.planning import Plan, make_plan, settings_source
 from sdbatch.prompts.lora_cells import names_loras
 from sdbatch.prompts.picture_cells import folder_of, picture_names
-from sdbatch.prompts.python_tables import GIVEN, GivenTable, written
+from sdbatch.prompts.python_tables import GIVEN, GivenTable, PythonTable, written
 from sdbatch.resolution import task_name
 from sdbatch.run.cluster import connected, free_resources, live_nodes, survey
 from sdbatch.run.coordinator import Snapshot, start_coordinator
@@ -56,7 +56,7 @@ class Progress(Protocol):
 
 
 def generate(
-    prompts: Any,
+    prompts: str | os.PathLike[str] | PythonTable,
     out: str,
     *,
     progress: Progress | None = None,
@@ -72,7 +72,7 @@ def generate(
             `__prompts`, and another call with equal rows continues the output.
         out: the folder or URL to fill; existing images are kept, and only missing ones are made.
         progress: receives the progress, about twice a second.
-        make_engine: makes a worker's engine, to replace the real one; see `worker.Job`.
+        make_engine: makes a worker's engine, to replace the real one; see `sdbatch.run.job.Job`.
         options: the command line's, with underscores; `sdbatch.run_options` lists them with their types.
 
     Raises:
