@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["TypedObject", "read_object"]
 
 T = TypeVar("T", bound="DataclassInstance")
-LARGEST = sys.float_info.max  # a whole number in JSON can be larger than any float
+MAX_FLOAT = sys.float_info.max  # a whole number in JSON can be larger than any float
 
 
 def read_object(data: bytes, where: str) -> TypedObject:
@@ -153,4 +153,4 @@ def _is_whole(value: Any, minimum: int, maximum: int) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and -MAX_FLOAT <= value <= MAX_FLOAT

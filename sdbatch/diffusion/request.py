@@ -17,7 +17,7 @@ from sdbatch.kinds import Seed, Text
 __all__ = ["COMMON", "FIRST_FIELDS", "ROW_FIELDS", "TEXT_TO_IMAGE", "GeneratedImage", "Request"]
 
 TEXT_TO_IMAGE = "text-to-image"
-LONGEST_SIDE = 65_535  # JPEG's maximum
+MAX_SIDE = 65_535  # JPEG's maximum
 ROWS = "defaults for rows"
 # Validation of each row rejects numbers that are too large for the model, with a better message.
 ANY_WHOLE = Whole(1, 2**63 - 1)
@@ -136,7 +136,7 @@ class Request:
     height: Annotated[
         int | None,
         Field(
-            kind=Whole(1, LONGEST_SIDE),
+            kind=Whole(1, MAX_SIDE),
             cell=ANY_WHOLE,
             help="pixels; default: the model's own",
             group=ROWS,
@@ -149,7 +149,7 @@ class Request:
     width: Annotated[
         int | None,
         Field(
-            kind=Whole(1, LONGEST_SIDE),
+            kind=Whole(1, MAX_SIDE),
             cell=ANY_WHOLE,
             help="pixels; default: the model's own",
             group=ROWS,

@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["call", "literal"]
 
-LARGEST_NUMBER = 2**53 - 1  # the largest integer up to which JavaScript's numbers are exact
+MAX_SAFE_INTEGER = 2**53 - 1  # the largest integer up to which JavaScript's numbers are exact
 
 
 def call(function: str, argument: Any) -> bytes:
@@ -28,7 +28,7 @@ def literal(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, int):
-        return str(value) if abs(value) <= LARGEST_NUMBER else f"{value}n"
+        return str(value) if abs(value) <= MAX_SAFE_INTEGER else f"{value}n"
     if isinstance(value, float):
         return _number(value)
     if isinstance(value, list | tuple):

@@ -21,7 +21,7 @@ __all__ = ["write_gallery"]
 
 ROWS_PER_FILE = 1000
 HELD_BYTES = 512 << 20  # of pictures at a time
-LARGEST_INPUT = 512  # pixels per side
+MAX_INPUT_SIDE = 512  # pixels per side
 WRITERS = 16
 
 
@@ -89,7 +89,7 @@ def _write_input(source: Source, digest: str, row: SourceRow) -> str | None:
     picture = source.input(row)
     if picture is None:
         return None
-    picture.thumbnail((LARGEST_INPUT, LARGEST_INPUT), Image.Resampling.LANCZOS)
+    picture.thumbnail((MAX_INPUT_SIDE, MAX_INPUT_SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=90)
     name = f"{INPUTS}/{digest}.jpg"

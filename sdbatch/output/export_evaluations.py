@@ -22,7 +22,7 @@ IDS = ("item_id", "id")  # default id columns of dpg-bench
 GRID = 2
 STYLE, FILE, ROW = "style", "source_file", "source_row"
 JPEG_QUALITY = 95
-LONGEST_NAME = 255  # bytes, of most file systems
+MAX_NAME_BYTES = 255  # of most file systems
 
 
 class GenEval(Form):
@@ -148,7 +148,7 @@ class T2ICompBench(Form):
         prompt = str(chosen.row["prompt"])
         name = f"{prompt}_{chosen.table_row * self._images + chosen.image:06d}.png"
         is_one = prompt.isprintable() and not set(prompt) & set("/\\_")
-        return f"samples/{name}" if is_one and len(name.encode()) <= LONGEST_NAME else None
+        return f"samples/{name}" if is_one and len(name.encode()) <= MAX_NAME_BYTES else None
 
 
 def _file_name(identity: Any, column: str) -> str:

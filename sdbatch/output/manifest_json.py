@@ -24,7 +24,7 @@ from sdbatch.weighted_files import WeightedFiles
 __all__ = ["appended_json", "engine_json", "extended_record", "read_record", "record_json", "with_engine"]
 
 MAX_ROWS = 10**12
-MOST = 2**63 - 1
+MAX_INT64 = 2**63 - 1
 
 
 def record_json(record: RunRecord) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def read_record(content: TypedObject, where: str) -> RunRecord:
     Raises:
         UsageError: it is damaged or of a newer sdbatch; the message names `where` and the key.
     """
-    version = content.whole("version", 1, MOST)
+    version = content.whole("version", 1, MAX_INT64)
     if version > FORMAT_VERSION:
         raise UsageError(f"{where} has format version {version}; this sdbatch reads up to {FORMAT_VERSION}")
     inputs = [_input(entry) for entry in content.objects("inputs")]
@@ -156,7 +156,7 @@ def _settings(content: TypedObject, family: str) -> dict[str, Any]:
 def _check_setting(content: TypedObject, field: Field) -> None:
     kind = field.cell or field.kind
     if isinstance(kind, Whole):
-        content.whole(field.name, kind.minimum, max(kind.maximum, MOST), missing=None)
+        content.whole(field.name, kind.minimum, max(kind.maximum, MAX_INT64), missing=None)
     elif isinstance(kind, Number):
         content.number(field.name, missing=None)
     elif isinstance(kind, Flag):
@@ -173,7 +173,7 @@ def _model(content: TypedObject) -> dict[str, Any]:
     content.text("name")
     content.text("hash", missing=None)
     for name in ("height", "width"):
-        content.whole(name, 1, MOST, missing=None)
+        content.whole(name, 1, MAX_INT64, missing=None)
     for name in ("source", "family"):
         content.text(name, missing="")
     for name in ("revision", "commit", "variant", "tokenizer", "prediction_type", "vae"):
@@ -195,7 +195,7 @@ def _device(content: TypedObject) -> dict[str, str]:
 def _input(content: TypedObject) -> dict[str, Any]:
     entry = {
         "path": content.text("path"),
-        "size": content.whole("size", 0, MOST, missing=0),
+        "size": content.whole("size", 0, MAX_INT64, missing=0),
         "stamp": content.text("stamp", missing=""),
         "rows": content.whole("rows", 0, MAX_ROWS),
     }

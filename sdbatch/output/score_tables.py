@@ -23,7 +23,7 @@ from sdbatch.typed_json import read_object
 __all__ = ["MADE_WITH", "ScoreTable", "ScoreTables"]
 
 MADE_WITH = b"sdbatch"
-MOST = 2**63 - 1
+MAX_COUNT = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _made_with(
             return None
         failures = found.object("failures", missing={})
         by_scorer = {name: failures.object(name) for name in failures.content}
-        counts = {name: {why: one.whole(why, 1, MOST) for why in one.content} for name, one in by_scorer.items()}
+        counts = {name: {why: one.whole(why, 1, MAX_COUNT) for why in one.content} for name, one in by_scorer.items()}
         return found.object("scorers").content, counts
     except (KeyError, UsageError):
         return None

@@ -20,10 +20,10 @@ from sdbatch.prompts.column_types import is_list, one_of_list
 from sdbatch.prompts.types import is_text
 from sdbatch.weighted_files import WeightedFiles
 
-__all__ = ["LARGEST", "Bad", "read_cells"]
+__all__ = ["MAX_INT64", "Bad", "read_cells"]
 
 MAX_CHARACTERS = 4_000_000  # Pillow can still open a PNG with this much text; its limit is 64 MB
-LARGEST = 2**63 - 1
+MAX_INT64 = 2**63 - 1
 # From this whole number on, a float may stand for a neighbouring integer.
 INEXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
 
@@ -213,9 +213,9 @@ def _number(column: str, value: Any, bounds: Number) -> Any:
 def _whole(column: str, value: Any, bounds: Whole) -> Any:
     if value is None or isinstance(value, Bad):
         return value
-    if value > LARGEST and value != math.inf:  # before conversion to int, which would take forever for 1e999999
+    if value > MAX_INT64 and value != math.inf:  # before conversion to int, which would take forever for 1e999999
         return Bad(f"{column} is {_shown(value)}; must be less than 2**63")
-    if value < -LARGEST and value != -math.inf:
+    if value < -MAX_INT64 and value != -math.inf:
         return Bad(f"{column} is {_shown(value)}; must be at least {bounds.minimum}")
     if not math.isfinite(value) or value != int(value):
         return Bad(f"{column} is {_shown(value)}; must be a whole number")

@@ -17,7 +17,7 @@ from sdbatch.prompts.wide_tables import refuse_many_keys
 
 __all__ = ["MIXED", "common_schema", "joined_pieces", "json_batches"]
 
-DEEPEST = 256  # of nested brackets
+MAX_DEPTH = 256  # of nested brackets
 WIDE_WHOLE = pa.decimal128(38, 0)
 MIXED = "has both integers beyond 64 bits and fractions, and no type holds both exactly; store them as text"
 
@@ -78,11 +78,11 @@ def _refuse_null(lines: bytes, first: int) -> None:
 
 def _refuse_depth(lines: bytes) -> None:
     """Reject deeply nested brackets: Arrow's recursive parser would overflow the stack."""
-    if lines.count(b"[") + lines.count(b"{") <= DEEPEST:
+    if lines.count(b"[") + lines.count(b"{") <= MAX_DEPTH:
         return
     for line in lines.split(b"\n"):
-        if line.count(b"[") + line.count(b"{") > DEEPEST and _depth(line) > DEEPEST:
-            raise pa.ArrowInvalid(f"a line has brackets nested more than {DEEPEST} deep")
+        if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _depth(line) > MAX_DEPTH:
+            raise pa.ArrowInvalid(f"a line has brackets nested more than {MAX_DEPTH} deep")
 
 
 def _depth(line: bytes) -> int:

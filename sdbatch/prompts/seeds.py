@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from sdbatch.prompts.cells import LARGEST, Bad
+from sdbatch.prompts.cells import MAX_INT64, Bad
 
 __all__ = ["derived_seed", "image_seeds"]
 
@@ -23,6 +23,6 @@ def image_seeds(seed: int, count: int, *, wide: bool) -> list[int] | Bad:
     Args:
         wide: whether seeds may be 2**63 or more; outputs of older versions store them as int64.
     """
-    if not wide and seed + count - 1 > LARGEST:
+    if not wide and seed + count - 1 > MAX_INT64:
         return Bad(f"seed is {seed}; must be less than 2**63, counting up over {count} images")
     return [(seed + i) % SEEDS for i in range(count)]

@@ -19,8 +19,8 @@ from sdbatch.settings import MAX_IMAGES_PER_SHARD
 __all__ = ["Cut", "ReadGroup", "Selection", "Shard", "default_shard_size", "group_reads", "shard_rows"]
 
 SHARDS_AIMED_AT = 64
-SMALLEST_SHARD = 16
-LARGEST_SHARD = 512
+MIN_SHARD_IMAGES = 16
+MAX_SHARD_IMAGES = 512
 MAX_SHARDS = 100_000
 BYTES_PER_SHARD = 512 << 20
 SHARDS_PER_READ = 256
@@ -163,7 +163,7 @@ def default_shard_size(images: int, height: int, width: int) -> int:
     work, the most that a lost worker costs), or more if there would be over 100,000 shards, which cost time and
     memory in the driver. A shard's raw pixels stay below 512 MB.
     """
-    wanted = min(max(images // SHARDS_AIMED_AT, SMALLEST_SHARD), LARGEST_SHARD)
+    wanted = min(max(images // SHARDS_AIMED_AT, MIN_SHARD_IMAGES), MAX_SHARD_IMAGES)
     wanted = max(wanted, min(images // MAX_SHARDS, MAX_IMAGES_PER_SHARD))
     wanted = max(1, min(wanted, BYTES_PER_SHARD // (3 * height * width)))
     return 1 << (wanted.bit_length() - 1)

@@ -51,7 +51,7 @@ STATED_DELIMITER = re.compile(rb"sep=(.)\r?\n")
 PIECE_BYTES = 16 << 20  # read and decoded at a time
 COPIED_BYTES = 64 << 20  # of what is in memory already; more is read in pieces
 MAX_LINE_BYTES = 64 << 20
-LONGEST_HEADER = 64 << 10  # of a list of prompts that may be a table
+MAX_HEADER_BYTES = 64 << 10  # of a list of prompts that may be a table
 # Of text that must be decoded as a whole.
 MAX_DECODED_BYTES = 1 << 30
 MAX_UNPACKED_BYTES = 256 << 20
@@ -202,7 +202,7 @@ def _names(file: BinaryIO, start: int, delimiter: str) -> list[str]:
 def _names_columns(file: BinaryIO) -> bool:
     """Whether a file of prompts begins like a table. Its first line stays unread."""
     start = file.tell()
-    names = re.split(rb"[\t,;]", file.readline(LONGEST_HEADER).strip().lower())
+    names = re.split(rb"[\t,;]", file.readline(MAX_HEADER_BYTES).strip().lower())
     file.seek(start)
     return b"prompt" in [name.strip(b'" ') for name in names]
 

@@ -31,11 +31,11 @@ PIECE_ROWS = 4096
 PLACE = re.compile(rb"""\br\s*=\s*["']\s*([A-Za-z]{0,3})(\d{1,10})""")
 # A formula without a value after it, as written by programs that do not calculate.
 FORMULA = re.compile(rb"<f\b[^>]*(?:/>|>[^<]*</f>)\s*(?:<v\s*/>|<v>\s*</v>|</c>)")
-LONGEST_FORMULA = 8192
+MAX_FORMULA_LENGTH = 8192
 MAX_TEXT_BYTES = 512 << 20  # of a sheet's cells, which may all refer to one long text
 SHARED_TEXTS = "sharedstrings.xml"
 VALUE = re.compile(rb"<(?:\w+:)?v\b[^>]*>\s*(\d{1,9})\s*<")
-LONGEST_END = 64
+MAX_END_BYTES = 64
 TEXT_END = re.compile(rb"</(?:\w+:)?si\s*>")
 EXACT = 2**53  # numbers are floats
 
@@ -166,7 +166,7 @@ def _refuse_bombs(path: str, content: bytes) -> bool:
                             f"{path}: its cells hold more than {MAX_TEXT_BYTES >> 20} MB of text; save it as Parquet"
                         )
                     has_formulas = has_formulas or FORMULA.search(whole) is not None
-                    tail = piece[-LONGEST_FORMULA:]
+                    tail = piece[-MAX_FORMULA_LENGTH:]
                 if rows * columns > MAX_CELLS:
                     raise InputError(
                         f"{path}: its cells spread over {rows:,} rows and {columns:,} columns, more than can be "
@@ -185,7 +185,7 @@ def _text_lengths(part: zipfile.ZipInfo | None, content: bytes) -> np.ndarray:
     for piece in _unpacked(part, content):
         whole = tail + piece
         ends += [at - len(tail) + mark.end() for mark in TEXT_END.finditer(whole) if mark.end() > len(tail)]
-        at, tail = at + len(piece), whole[-LONGEST_END:]
+        at, tail = at + len(piece), whole[-MAX_END_BYTES:]
         if at > MAX_UNPACKED_BYTES:
             break  # refused by its size
     return np.diff(np.array(ends, np.int64))

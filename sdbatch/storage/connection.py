@@ -21,7 +21,7 @@ __all__ = ["Connection"]
 
 ATTEMPTS, FIRST_ATTEMPTS = 8, 2  # the latter for a store that has never answered
 CLIENT_ATTEMPTS = 3  # of the S3 client itself, within each of ours
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 20.0
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 20.0
 BUCKETED = ("s3", "s3a", "gs", "gcs")
 SHOWN_CHARACTERS = 40
 
@@ -138,7 +138,7 @@ class Connection:
             else:
                 self._reached = True
                 return result
-            time.sleep(random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt)))
+            time.sleep(random.uniform(0, min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt)))
             attempt += 1
 
     def _explained(self, verb: str, name: str, exc: BaseException) -> StorageError:

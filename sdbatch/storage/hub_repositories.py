@@ -15,8 +15,8 @@ from huggingface_hub.utils import hf_raise_for_status, http_backoff
 __all__ = ["HubFileSystem"]
 
 CREATE_ATTEMPTS = 8
-LONGEST_PAUSE_S = 2.0
-DOWNLOAD_TIMEOUT_S = 30
+MAX_PAUSE_SECONDS = 2.0
+DOWNLOAD_TIMEOUT_SECONDS = 30
 QUOTA = (
     "the Hugging Face hub allows 128 commits per hour to one repository; run the same command again in an hour, "
     "or use larger shards"
@@ -69,7 +69,7 @@ class HubFileSystem(HfFileSystem):
         if start is not None or end is not None:
             headers["range"] = f"bytes={start or 0}-{'' if end is None else end - 1}"
         try:
-            response = http_backoff("GET", url, headers=headers, timeout=DOWNLOAD_TIMEOUT_S)
+            response = http_backoff("GET", url, headers=headers, timeout=DOWNLOAD_TIMEOUT_SECONDS)
             hf_raise_for_status(response)
         except EntryNotFoundError as exc:
             raise FileNotFoundError(path) from exc
@@ -130,7 +130,7 @@ class HubFileSystem(HfFileSystem):
                 raise FileExistsError(path)
             if self._committed(place, [CommitOperationAdd(place.path_in_repo, value)], parent=head):
                 return
-            time.sleep(random.uniform(0, LONGEST_PAUSE_S))
+            time.sleep(random.uniform(0, MAX_PAUSE_SECONDS))
         raise ConnectionError("other commits to this repository came first")
 
     def _committed(self, place: Any, operations: list[Any], parent: str | None = None) -> bool:

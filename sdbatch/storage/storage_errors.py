@@ -66,7 +66,7 @@ MEANINGS = {
     "or AWS_PROFILE, or give --storage-options",
 }
 STATUSES = ("status", "status_code", "code")
-SHORTEST_SECRET = 4  # shorter values would match parts of ordinary words
+MIN_SECRET_LENGTH = 4  # shorter values would match parts of ordinary words
 SECRET_OPTIONS = ("key", "secret", "token", "password", "credential", "sas", "conn")
 SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN")
 
@@ -151,7 +151,7 @@ def without_secrets(text: str, options: Mapping[str, Any]) -> str:
     """The text with all credentials from the options and the usual environment variables removed."""
     secrets = [*_secrets(options), *(os.environ.get(name, "") for name in SECRET_VARIABLES)]
     for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= SHORTEST_SECRET:
+        if len(secret) >= MIN_SECRET_LENGTH:
             text = text.replace(secret, "***")
     return text
 

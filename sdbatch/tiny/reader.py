@@ -12,9 +12,9 @@ from sdbatch.tiny.scenes import BACKGROUNDS, COLOURS, PIXELS, SHAPES, Scene, cov
 
 __all__ = ["Reading", "read", "verdict"]
 
-SMALLEST = 24  # pixels; smaller patches are ignored
+MIN_PIXELS = 24  # pixels; smaller patches are ignored
 CONTRAST = 0.22  # distance in RGB from which a pixel is not background
-FARTHEST = 0.40  # a colour further than this from every colour of the palette has no name
+MAX_DISTANCE = 0.40  # a colour further than this from every colour of the palette has no name
 TEMPLATE = 32
 
 
@@ -37,7 +37,7 @@ def read(pixels: np.ndarray) -> Reading:
     things = []
     for label in range(1, labels.max() + 1):
         patch = labels == label
-        if patch.sum() >= SMALLEST:
+        if patch.sum() >= MIN_PIXELS:
             things.append(read_thing(picture, contrast, patch))
     (kinds, axis) = arrange(things)
     return Reading(kinds, axis, nearest(ground, BACKGROUNDS))
@@ -66,7 +66,7 @@ def arrange(things: list[tuple[float, float, tuple[str, str]]]) -> tuple[tuple[t
 
 def nearest(colour: np.ndarray, palette: dict[str, tuple[float, float, float]]) -> str:
     distance, name = min((float(np.linalg.norm(colour - np.array(rgb))), name) for name, rgb in palette.items())
-    return name if distance < FARTHEST else ""
+    return name if distance < MAX_DISTANCE else ""
 
 
 def fit(box: np.ndarray) -> np.ndarray:

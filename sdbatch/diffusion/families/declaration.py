@@ -43,7 +43,7 @@ CONFIG_FILES = {
     "processor": "preprocessor_config.json",
 }
 # With fewer, deep-cache has nothing to skip.
-FEWEST_BLOCKS = 2
+MIN_BLOCKS = 2
 # The common settings that rows of every family have, and those of rows with guidance by a second output of the
 # denoiser.
 UNGUIDED = frozenset({"prompt", "seed", "sampler", "steps", "height", "width"})
@@ -230,5 +230,5 @@ class Declaration(ABC):
         if not self.block_counts:
             raise ModelError(f"deep-cache does not work with {self.title}: it knows no layers that can be skipped")
         config = read_config(info.folder / "transformer" / "config.json")
-        if sum(config.get(key, FEWEST_BLOCKS) for key in self.block_counts) < FEWEST_BLOCKS:
-            raise ModelError(f"{config.source}: deep-cache needs a transformer of at least {FEWEST_BLOCKS} blocks")
+        if sum(config.get(key, MIN_BLOCKS) for key in self.block_counts) < MIN_BLOCKS:
+            raise ModelError(f"{config.source}: deep-cache needs a transformer of at least {MIN_BLOCKS} blocks")

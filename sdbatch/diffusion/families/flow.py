@@ -37,7 +37,7 @@ NOISY = ("flow_euler_stochastic", "flow_lcm")
 SOLVERS = ("flow_dpmpp_2m", "flow_dpmpp_2s", "flow_deis", "flow_unipc")
 # The tasks of families with an image-to-image pipeline in diffusers.
 TASKS = ("text-to-image", "image-to-image")
-SHORTEST_TEXT = 64
+MIN_TEXT_LENGTH = 64
 
 
 def evenly_spaced(steps: int) -> tuple[float, ...]:
@@ -112,7 +112,7 @@ def bucket(tokens: int, max_tokens: int) -> int:
 
     There are few such lengths, so that many rows share one.
     """
-    length = SHORTEST_TEXT
+    length = MIN_TEXT_LENGTH
     while length < min(tokens, max_tokens):
         length *= 2
     return min(length, max_tokens)

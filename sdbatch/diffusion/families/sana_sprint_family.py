@@ -29,7 +29,7 @@ SCM_SCHEDULER: Mapping[str, Kind] = {
     "prediction_type": text(TRIGFLOW),
     "sigma_data": number(1e-6, 1e6),
 }
-LARGEST_ANGLE = 1.5708
+MAX_ANGLE = 1.5708
 INTERMEDIATE_ANGLE = 1.3
 STEPS_WITH_INTERMEDIATE = 2
 
@@ -47,15 +47,15 @@ class SanaSprintFamily(SanaFamily):
     fields = (
         Field(
             name="max_timesteps",
-            kind=Number(0.001, LARGEST_ANGLE),
-            default=LARGEST_ANGLE,
-            help=f"Sana-Sprint: the noise level of the first step, an angle; {LARGEST_ANGLE:g} is pure noise",
+            kind=Number(0.001, MAX_ANGLE),
+            default=MAX_ANGLE,
+            help=f"Sana-Sprint: the noise level of the first step, an angle; {MAX_ANGLE:g} is pure noise",
             group=ROWS,
             metavar="ANGLE",
         ),
         Field(
             name="intermediate_timesteps",
-            kind=Number(0.001, LARGEST_ANGLE),
+            kind=Number(0.001, MAX_ANGLE),
             fallback=INTERMEDIATE_ANGLE,
             help="Sana-Sprint: the noise level of the second of 2 steps, an angle; only for rows of 2 steps",
             group=ROWS,
@@ -78,7 +78,7 @@ class SanaSprintFamily(SanaFamily):
     def schedule(self, request: Request, info: ModelInfo, config: Mapping[str, object]) -> Mapping[str, object]:
         intermediate = request.extra.get("intermediate_timesteps") or INTERMEDIATE_ANGLE
         return {
-            "max_timesteps": request.extra.get("max_timesteps", LARGEST_ANGLE),
+            "max_timesteps": request.extra.get("max_timesteps", MAX_ANGLE),
             "intermediate_timesteps": intermediate if request.steps == STEPS_WITH_INTERMEDIATE else None,
         }
 
@@ -88,7 +88,7 @@ class SanaSprintFamily(SanaFamily):
             return None
         if request.steps != STEPS_WITH_INTERMEDIATE:
             return f"intermediate_timesteps is for rows of {STEPS_WITH_INTERMEDIATE} steps, not {request.steps}"
-        if intermediate >= (first := request.extra.get("max_timesteps", LARGEST_ANGLE)):
+        if intermediate >= (first := request.extra.get("max_timesteps", MAX_ANGLE)):
             return f"intermediate_timesteps must be less than max_timesteps, {first:g}, not {intermediate:g}"
         return None
 
