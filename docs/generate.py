@@ -12,13 +12,14 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import sdbatch
 from sdbatch.bounds import Number, Whole
 from sdbatch.cli.options import GROUPS, described
+from sdbatch.cli.words import enumerated
 from sdbatch.diffusion.request import ROW_FIELDS, ROWS
 from sdbatch.diffusion.row_fields import FAMILIES
 from sdbatch.diffusion.tasks import TASKS
@@ -87,17 +88,20 @@ def _with_tables(page: str) -> str:
 
 
 def _columns_table() -> str:
-    lines = ["| column | also called | types | null |", "|---|---|---|---|"]
-    lines += [_column_line(field) for field in ROW_FIELDS]
-    owners: dict[tuple[Field, ...], list[str]] = {}
-    for owner, what in [*((task, "task") for task in TASKS), *((family, "family") for family in FAMILIES)]:
-        if owner.fields:
-            owners.setdefault(tuple(owner.fields), []).append(f"the {what} `{owner.name}`")
-    for fields, names in owners.items():
-        lines += ["", f"Only {' and '.join(names)} {'has' if len(names) == 1 else 'have'}:", ""]
-        lines += ["| column | also called | types | null |", "|---|---|---|---|"]
-        lines += [_column_line(field) for field in fields]
+    lines = _column_lines(ROW_FIELDS)
+    for declarations, one, many in ((TASKS, "the task", "the tasks"), (FAMILIES, "the family", "the families")):
+        owners: dict[tuple[Field, ...], list[str]] = {}
+        for owner in declarations:
+            if owner.fields:
+                owners.setdefault(tuple(owner.fields), []).append(f"`{owner.name}`")
+        for fields, names in owners.items():
+            who, verb = (one, "has") if len(names) == 1 else (many, "have")
+            lines += ["", f"Only {who} {enumerated(names)} {verb}:", "", *_column_lines(fields)]
     return "\n".join(lines) + "\n"
+
+
+def _column_lines(fields: Sequence[Field]) -> list[str]:
+    return ["| column | also called | types | null |", "|---|---|---|---|", *map(_column_line, fields)]
 
 
 def _column_line(field: Field) -> str:
@@ -162,7 +166,8 @@ def _metadata_note(field: Field) -> str:
     owners = [f"`{owner.name}`" for owner in (*TASKS, *FAMILIES) if field in owner.fields]
     if field.only_if_used:
         later = "only where the table or an option names it"
-    parts = [f"only {' and '.join(owners)}" * bool(owners), field.notes, later * (field.before is not UNRECORDED)]
+    only = f"only {enumerated(owners)}" if owners else ""
+    parts = [only, field.notes, later * (field.before is not UNRECORDED)]
     return "; ".join(part for part in parts if part)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from sdbatch.bounds import Number, Whole
-from sdbatch.cli.words import printable
+from sdbatch.cli.words import enumerated, printable
 from sdbatch.diffusion.request import ROWS
 from sdbatch.diffusion.row_fields import FAMILIES
 from sdbatch.errors import UsageError
@@ -166,11 +166,7 @@ def _stated_defaults(field: Field) -> str:
     worth = {value: names for value, names in families.items() if _is_worth_saying(value)}
     if len(families) == 1:
         return "".join(f"default {_plain(value)}" for value in worth)
-    return "default: " + "; ".join(f"{_plain(value)} for {_listed(names)}" for value, names in worth.items())
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return "default: " + "; ".join(f"{_plain(value)} for {enumerated(names)}" for value, names in worth.items())
 
 
 def _is_worth_saying(default: Any) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-__all__ = ["counted", "duration", "mended", "printable", "size"]
+__all__ = ["counted", "duration", "enumerated", "mended", "printable", "size"]
 
 # Control characters, characters that change the direction of writing, line separators and lone surrogates.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -18,6 +19,11 @@ def printable(text: str, keep: str = "") -> str:
 def counted(number: int, noun: str) -> str:
     """1 row, 2,000 rows."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def mended(texts: int) -> str:
