@@ -88,7 +88,7 @@ class Embeddings:
 
 
 class WindowedEmbeddings(Embeddings):
-    """The same, but encodes as many texts at a time as fit: the text encoders are otherwise not on the device.
+    """`Embeddings` for text encoders that are not always on the device: encodes as many texts at a time as fit.
 
     They are kept in the host's memory.
 

@@ -30,7 +30,7 @@ def parameters(row: Mapping[str, Any], fields: Sequence[Field] = ROW_FIELDS) -> 
 
 
 def fitted(row: Mapping[str, Any], units: int, fields: Sequence[Field] = ROW_FIELDS) -> str:
-    """The same in at most `units` UTF-16 units: the prompt is shortened, then the negative prompt."""
+    """The text of `parameters` in at most `units` UTF-16 units: the prompt is shortened, then the negative prompt."""
     prompt, negative, settings = _prompt(row), row["negative_prompt"], _settings(row, fields)
     excess = _units(_text(prompt, negative, settings)) - units
     if excess > 0:

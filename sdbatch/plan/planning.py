@@ -199,14 +199,14 @@ def _with_absolute_pictures(settings: RunSettings) -> RunSettings:
 
 
 def _absolute(value: Any) -> Any:
-    """The same paths, made absolute; URLs are unchanged."""
+    """Paths, made absolute; URLs are unchanged."""
     if isinstance(value, tuple):
         return tuple(map(_absolute, value))
     return str(Path(value).absolute()) if protocol_of(value) is None else value
 
 
 def _with_absolute_loras(settings: RunSettings) -> RunSettings:
-    """The same for options that name LoRAs or their folder on this machine."""
+    """The settings with absolute paths of LoRAs and of their folder; URLs are unchanged."""
     folder, text = settings.lora_dir, settings.extra.get("lora")
     if folder is not None and protocol_of(folder) is None:
         folder = str(Path(folder).absolute())

@@ -64,22 +64,22 @@ class Columns:
         return list(dict.fromkeys([*self.settings.values(), *(c for c in self.carried if c not in self.sources)]))
 
     def without_held(self) -> Columns:
-        """The same, without the columns that contain pictures."""
+        """These columns, without those that contain pictures."""
         return replace(
             self, settings={name: column for name, column in self.settings.items() if column not in self.held}
         )
 
     def only_held(self) -> Columns:
-        """The same, with only the columns that contain pictures."""
+        """These columns, with only those that contain pictures."""
         held = {name: column for name, column in self.settings.items() if column in self.held}
         return replace(self.without_carried(), settings=held)
 
     def without_carried(self) -> Columns:
-        """The same, with only the settings."""
+        """These columns, with only the settings."""
         return replace(self, carried={}, schema=pa.schema([]), sources=())
 
     def with_carried_texts(self) -> Columns:
-        """The same, without carried columns that contain no text; for planning only."""
+        """These columns, without carried ones that contain no text; for planning only."""
         texts = [
             (column, field)
             for column, field in zip(self.carried, self.schema, strict=True)

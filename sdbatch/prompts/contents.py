@@ -20,7 +20,7 @@ def contents(paths: list[str], options: Mapping[str, Any] | None) -> Iterator[by
 
 
 def stamped_contents(paths: list[str], options: Mapping[str, Any] | None) -> Iterator[Fetched]:
-    """The same with sizes and stamps."""
+    """The contents of files, with their sizes and stamps, as `contents` fetches them."""
     store, names = _together(paths, options)
     return store.fetch_many(names)
 

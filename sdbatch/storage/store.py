@@ -307,11 +307,11 @@ class Store(Connection):
         return self.listing().files
 
     def files_by_name(self) -> dict[str, StoredFile]:
-        """The same files by their names without the folder."""
+        """The files by their names without the folder."""
         return {file.path.rpartition("/")[2]: file for file in self.files()}
 
     def listing(self) -> Listing:
-        """The same files, and the folders directly in the folder or matching the glob."""
+        """The files as in `files`, and the folders directly in the folder or matching the glob."""
 
         return self.retried("list", "", self._listing)
 

@@ -172,7 +172,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
 
 
 def read_header_and_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The same, with the texts that the header holds."""
+    """Every tensor of a safetensors file by name, and the texts in its header. Raises like `read_header`."""
     check_regular(path)
     try:
         with safe_open(path, framework="numpy") as file:
