@@ -151,10 +151,10 @@ def test_text_numbers_and_flags_in_one_column_of_json(tmp_path, monkeypatch):
     ("name", "content", "words"),
     [
         ("p.zip", b"PK", "sdbatch does not read this format; it reads Parquet, CSV"),
-        ("p.parquet.gz", gzip.compress(b"PAR1"), "only text is read compressed"),
+        ("p.parquet.gz", gzip.compress(b"PAR1", mtime=0), "only text is read compressed"),
         (
             "p.csv",
-            gzip.compress(b"prompt\na\n"),
+            gzip.compress(b"prompt\na\n", mtime=0),
             r"is compressed, .*; rename it to .*p\.csv\.gz",
         ),
         ("p.json", FRAME.to_json().encode(), 'is laid out by columns; write it by rows, with orient="records"'),
