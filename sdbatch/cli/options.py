@@ -189,10 +189,8 @@ def warn_if_unused(storage_options: Mapping[str, Any], *places: str | None, besi
         besides: what else may use them.
     """
     if are_unused(storage_options, places):
-        print(
-            f"warning: --storage-options have no effect: all paths are local{besides and f'; only {besides} use them'}",
-            file=sys.stderr,
-        )
+        users = f"; only {besides} use them" if besides else ""
+        print(f"warning: --storage-options: no effect, since all paths are local{users}", file=sys.stderr)
 
 
 def add_storage_options(parser: argparse.ArgumentParser) -> None:
