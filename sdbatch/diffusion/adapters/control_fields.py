@@ -1,4 +1,4 @@
-"""The settings of ControlNets as columns and options. Their defaults are `CONTROL_DEFAULTS`."""
+"""The settings of ControlNets as columns and options. Defaults are those of diffusers' ControlNet pipelines."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ CONTROL_FIELDS = (
     adapter_field(
         "controlnet_conditioning_scale",
         Several(Number(-1_000_000, 1_000_000)),
-        "strength of the ControlNet, one number for all or one for each; default 1",
+        "strength of the ControlNet, one number for all or one for each",
         "F",
         "ControlNet weight",
+        fallback=1.0,
         **OF_NETS,
     ),
     adapter_field(
@@ -42,14 +43,16 @@ CONTROL_FIELDS = (
         "the ControlNet starts at this share of the calls, 0 to 1",
         "F",
         "ControlNet start",
+        fallback=0.0,
         **OF_NETS,
     ),
     adapter_field(
         "control_guidance_end",
         SHARE,
-        "the ControlNet stops at this share of the calls; default 1",
+        "the ControlNet stops at this share of the calls",
         "F",
         "ControlNet end",
+        fallback=1.0,
         **OF_NETS,
     ),
     adapter_field(
@@ -66,6 +69,7 @@ CONTROL_FIELDS = (
         "guess mode: follow the control image without relying on the prompt; no net runs for the negative prompt",
         "true|false",
         "ControlNet guess mode",
+        fallback=False,
         **OF_NETS,
     ),
 )

@@ -1,7 +1,6 @@
 """A row's settings for ControlNets (Zhang et al. 2023): the nets, their images, strengths and calls.
 
-Names and defaults are those of diffusers' ControlNet pipelines. Imports no torch, because a plan counts the nets'
-calls.
+Imports no torch, because a plan counts the nets' calls.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdbatch.diffusion.adapters.control_fields import CONTROL_FIELDS
 from sdbatch.diffusion.adapters.net_settings import for_each, pairing_refusal, several
 from sdbatch.diffusion.pictures.picture import Picture
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from sdbatch.diffusion.request import Request
 
 __all__ = [
-    "CONTROL_DEFAULTS",
     "Control",
     "control_calls",
     "control_refusal",
@@ -27,13 +26,7 @@ __all__ = [
     "runs_of",
 ]
 
-CONTROL_DEFAULTS: Mapping[str, Any] = {
-    "controlnet_conditioning_scale": 1.0,
-    "control_guidance_start": 0.0,
-    "control_guidance_end": 1.0,
-    "control_mode": None,
-    "guess_mode": False,
-}
+FIELDS = {field.name: field for field in CONTROL_FIELDS}
 NUMBERS = ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end")
 
 
@@ -98,7 +91,7 @@ def control_refusal(request: Request) -> str | None:
     """The reason why no model can run the row's ControlNets, or None."""
     nets = several(request.extra.get("controlnet"))
     if not nets:
-        given = next((name for name in ("control_image", *CONTROL_DEFAULTS) if _is_given(request, name)), None)
+        given = next((name for name in FIELDS if _is_given(request, name)), None)
         return f"{given} without a controlnet" if given else None
     if reason := pairing_refusal(request, "controlnet", "control_image", (*NUMBERS, "control_mode")):
         return reason
@@ -154,9 +147,9 @@ def control_calls(request: Request, calls: int, paired_calls: int) -> int:
 
 
 def _for_each(request: Request, name: str, count: int) -> tuple[Any, ...]:
-    return for_each(request, name, CONTROL_DEFAULTS[name], count)
+    return for_each(request, FIELDS[name], count)
 
 
 def _is_given(request: Request, name: str) -> bool:
     value = request.extra.get(name)
-    return value is not None and several(value) not in ((), (CONTROL_DEFAULTS.get(name),))
+    return value is not None and several(value) not in ((), (FIELDS[name].fallback,))

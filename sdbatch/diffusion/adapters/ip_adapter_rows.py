@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
 __all__ = ["IP_ADAPTER_FIELDS", "image_prompts_of", "ip_adapter_refusal"]
 
+SCALE = adapter_field(
+    "ip_adapter_scale",
+    Several(Number(-1_000_000, 1_000_000)),
+    "strength of the image prompt, one number for all or one for each",
+    "F",
+    "IP-Adapter weight",
+    fallback=1.0,
+    beside="ip_adapter",
+)
 IP_ADAPTER_FIELDS = (
     adapter_field(
         "ip_adapter",
@@ -29,25 +38,18 @@ IP_ADAPTER_FIELDS = (
     adapter_field(
         "ip_adapter_image", Pictures(), "the image prompt, one for each IP-Adapter", "PATH", beside="ip_adapter"
     ),
-    adapter_field(
-        "ip_adapter_scale",
-        Several(Number(-1_000_000, 1_000_000)),
-        "strength of the image prompt, one number for all or one for each; default 1",
-        "F",
-        "IP-Adapter weight",
-        beside="ip_adapter",
-    ),
+    SCALE,
 )
 """In the order of the metadata's columns."""
 
 
 def image_prompts_of(request: Request) -> tuple[ShownNet, ...]:
     """The row's IP-Adapters in order. The request must have passed `ip_adapter_refusal`."""
-    return shown_nets(request, "ip_adapter", "ip_adapter_image", "ip_adapter_scale")
+    return shown_nets(request, "ip_adapter", "ip_adapter_image", SCALE)
 
 
 def ip_adapter_refusal(request: Request) -> str | None:
     """The reason why no model can run the row's IP-Adapters, or None."""
     if not several(request.extra.get("ip_adapter")):
         return "ip_adapter_image without an ip_adapter" if several(request.extra.get("ip_adapter_image")) else None
-    return pairing_refusal(request, "ip_adapter", "ip_adapter_image", ("ip_adapter_scale",))
+    return pairing_refusal(request, "ip_adapter", "ip_adapter_image", (SCALE.name,))

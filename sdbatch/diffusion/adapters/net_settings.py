@@ -56,9 +56,9 @@ def several(value: Any) -> tuple[Any, ...]:
     return tuple(value) if is_list else (value,)
 
 
-def for_each(request: Request, name: str, default: Any, count: int) -> tuple[Any, ...]:
+def for_each(request: Request, field: Field, count: int) -> tuple[Any, ...]:
     """The values of a setting for each of `count` networks; a single value applies to all."""
-    values = several(request.extra.get(name)) or (default,)
+    values = several(request.extra.get(field.name)) or (field.fallback,)
     return values * count if len(values) == 1 else values
 
 
@@ -71,16 +71,16 @@ class ShownNet:
     scale: float
 
 
-def shown_nets(request: Request, named: str, shown: str, scale: str) -> tuple[ShownNet, ...]:
+def shown_nets(request: Request, named: str, shown: str, scale: Field) -> tuple[ShownNet, ...]:
     """The row's networks of a kind, in order. The request must have passed `pairing_refusal`.
 
     Args:
-        named, shown, scale: the settings with their names, their pictures and their strengths (default 1).
+        named, shown, scale: the settings with their names, their pictures and their strengths.
     """
     names, images = (several(request.extra.get(setting)) for setting in (named, shown))
     if not names:
         return ()
-    scales = for_each(request, scale, 1.0, len(names))
+    scales = for_each(request, scale, len(names))
     return tuple(ShownNet(n, image, float(s)) for n, image, s in zip(names, images, scales, strict=True))
 
 

@@ -26,8 +26,15 @@ __all__ = [
     "t2i_adapter_refusal",
 ]
 
-DEFAULT_FACTOR = 1.0
-SCALE, FACTOR = "adapter_conditioning_scale", "adapter_conditioning_factor"
+SCALE = adapter_field(
+    "adapter_conditioning_scale",
+    Several(Number(-1_000_000, 1_000_000)),
+    "strength of the T2I-Adapter, one number for all or one for each",
+    "F",
+    "T2I-Adapter weight",
+    fallback=1.0,
+    beside="t2i_adapter",
+)
 T2I_ADAPTER_FIELDS = (
     adapter_field(
         "t2i_adapter",
@@ -45,22 +52,16 @@ T2I_ADAPTER_FIELDS = (
         "PATH",
         beside="t2i_adapter",
     ),
-    adapter_field(
-        SCALE,
-        Several(Number(-1_000_000, 1_000_000)),
-        "strength of the T2I-Adapter, one number for all or one for each; default 1",
-        "F",
-        "T2I-Adapter weight",
-        beside="t2i_adapter",
-    ),
+    SCALE,
 )
 """In the order of the metadata's columns."""
 ADAPTER_FACTOR = adapter_field(
-    FACTOR,
+    "adapter_conditioning_factor",
     Number(0, 1),
-    "T2I-Adapters apply to this share of the calls, from the first on; 0 to 1; default 1",
+    "T2I-Adapters apply to this share of the calls, from the first on; 0 to 1",
     "F",
     "T2I-Adapter factor",
+    fallback=1.0,
     beside="t2i_adapter",
 )
 """Of Stable Diffusion XL only, as in diffusers."""
@@ -77,18 +78,18 @@ def calls_by_factor(request: Request, steps: int) -> int:
     It compares calls with a share of the steps, so samplers with two calls per step have them in the first half at
     most.
     """
-    factor = request.extra.get(FACTOR)
-    return int(steps * (DEFAULT_FACTOR if factor is None else factor))
+    factor = request.extra.get(ADAPTER_FACTOR.name)
+    return int(steps * (ADAPTER_FACTOR.fallback if factor is None else factor))
 
 
 def t2i_adapter_refusal(request: Request) -> str | None:
     """The reason why no model can run the row's T2I-Adapters, or None."""
     if not several(request.extra.get("t2i_adapter")):
         return "adapter_image without a t2i_adapter" if several(request.extra.get("adapter_image")) else None
-    factor = request.extra.get(FACTOR)
+    factor = request.extra.get(ADAPTER_FACTOR.name)
     if factor is not None and not 0 <= factor <= 1:
-        return f"{FACTOR} must be from 0 to 1, not {factor}"
-    return pairing_refusal(request, "t2i_adapter", "adapter_image", (SCALE,))
+        return f"{ADAPTER_FACTOR.name} must be from 0 to 1, not {factor}"
+    return pairing_refusal(request, "t2i_adapter", "adapter_image", (SCALE.name,))
 
 
 def adapter_size_refusal(request: Request, sides: Iterable[int | None], info: ModelInfo) -> str | None:
