@@ -23,10 +23,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from sdbatch.diffusion.accelerate.compilation import CompiledShapes
 from sdbatch.diffusion.accelerate.quantization import QUANTIZERS
 from sdbatch.diffusion.adapters.net_loading import row_nets
 from sdbatch.diffusion.decoding import to_pixels
 from sdbatch.diffusion.device import transfer
+from sdbatch.diffusion.device.trial import trial_inputs
 from sdbatch.diffusion.embeddings import Text
 from sdbatch.diffusion.families import Components, StableDiffusion, StableDiffusionXL
 from sdbatch.diffusion.families.family import Family
@@ -219,6 +221,24 @@ def test_so_do_those_that_start_from_pictures(model, request):
         Request("c", seed=2, steps=4, sampler="euler_a", task="image-to-image"),
     ]
     assert run(on_meta(request.getfixturevalue(model)), rows) == 3
+
+
+@pytest.mark.parametrize("name", flow_checkpoints.FLOWS)
+def test_compiled_passes_of_transformers_take_no_tensor_of_the_host(name, tmp_path):
+    family, taken = whole_on_meta(flow_checkpoints.FLOWS[name](tmp_path / name)), []
+
+    def backend(graph, inputs):
+        taken.extend(x.device.type for x in inputs if isinstance(x, torch.Tensor))
+        return graph
+
+    inputs = trial_inputs(family, 2)
+    torch._dynamo.reset()
+    compiled = torch.compile(family.network, dynamic=False, backend=backend)
+    with torch.inference_mode():
+        plain, _ = family.denoise(*inputs)  # what libraries keep of a first call is there: an engine makes one before
+        family._compiled = CompiledShapes(compiled, [inputs[0].shape[1:]])
+        made, _ = family.denoise(*inputs)
+    assert made.shape == plain.shape and set(taken) == {"meta"}
 
 
 def encode_texts(family: Family, rows: list[Request]) -> None:

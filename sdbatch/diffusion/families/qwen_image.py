@@ -80,6 +80,10 @@ class QwenImage(Transformer):
         config = self.vae.config
         mean, std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (config.latents_mean, config.latents_std))
         self._mean, self._std = send(mean, self.device), send(std, self.device)
+        # diffusers keeps copies on the device, but compiled code would copy in each pass, which no CUDA graph records.
+        embedding = self.denoiser.pos_embed
+        embedding.pos_freqs = send(embedding.pos_freqs, self.device)
+        embedding.neg_freqs = send(embedding.neg_freqs, self.device)
 
     def network_of(self, transformer: torch.nn.Module) -> Callable[..., Any]:
         return partial(_forward, transformer)
