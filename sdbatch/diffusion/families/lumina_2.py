@@ -37,6 +37,9 @@ class Lumina2(Transformer):
     def __init__(self, checkpoint: Checkpoint):
         super().__init__(checkpoint)
         checkpoint.parts["tokenizer"].padding_side = "right"
+        # diffusers leaves them on the host, and would copy them for every text.
+        embedder = self.denoiser.rope_embedder
+        embedder.freqs_cis = [send(freqs, self.device) for freqs in embedder.freqs_cis]
 
     def count_tokens(self, text: str) -> int:
         return super().count_tokens(INSTRUCTION + text)

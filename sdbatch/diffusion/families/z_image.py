@@ -35,6 +35,8 @@ class ZImage(Transformer):
     def __init__(self, checkpoint: Checkpoint):
         super().__init__(checkpoint)
         checkpoint.parts["tokenizer"].padding_side = "right"
+        # Its first call makes a table on the host and copies it, which no row should wait for.
+        self.denoiser.rope_embedder(send(torch.zeros(1, 3, dtype=torch.int64), self.device))
 
     def count_tokens(self, text: str) -> int:
         return super().count_tokens(self.chat(text, enable_thinking=True))
