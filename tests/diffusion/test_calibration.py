@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import flow_checkpoints
@@ -60,6 +62,28 @@ def test_too_little_memory_in_any_step_halves_the_lanes_and_is_recorded(steps, n
     assert found.lanes == 8 and found.decode_batch == 2
     assert found.out_of_memory == ("32 lanes halved to 16 at the start", "16 lanes halved to 8 at the start")
     assert [lanes for step, lanes in steps.done if step == STEPS[-1]] == [8]
+
+
+def test_what_a_failed_try_leaves_in_cycles_is_freed_before_the_next(steps, monkeypatch):
+    left, alive = [], []
+
+    class Activations:
+        def __init__(self):
+            self.cycle = self
+
+    def warm_up(family, lanes, **_):
+        alive.append([reference() is not None for reference in left])
+        left.append(weakref.ref(Activations()))
+        if lanes > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory (pretended)")
+
+    monkeypatch.setattr(calibration, "warm_up", warm_up)
+    gc.disable()
+    try:
+        assert steps.calibrate().lanes == 8
+    finally:
+        gc.enable()
+    assert alive == [[], [False], [False, False]]
 
 
 @pytest.mark.parametrize("name", STEPS)

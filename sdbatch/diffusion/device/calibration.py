@@ -12,7 +12,7 @@ import torch
 from sdbatch.diffusion.accelerate.attention import attention_backends
 from sdbatch.diffusion.device.device_checks import DeviceChecks, cuda_graph_error
 from sdbatch.diffusion.device.headroom import decode_batch, lanes_that_fit
-from sdbatch.diffusion.device.memory import forget, is_out_of_memory
+from sdbatch.diffusion.device.memory import forget, is_out_of_memory, release_cached
 from sdbatch.diffusion.device.numerics import pin_numerics
 from sdbatch.diffusion.device.trial import trial_inputs, trial_outputs
 from sdbatch.diffusion.families.family import Family
@@ -109,6 +109,7 @@ class _Memory:
                 if not is_out_of_memory(error):
                     raise
                 forget(error)
+                release_cached(self._family.device)
                 if self.lanes == 2:
                     info = self._family.info
                     where = f"on {self._family.device} with 2 lanes at {info.height}x{info.width}"
