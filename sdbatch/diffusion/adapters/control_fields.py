@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sdbatch.bounds import Number, Whole
-from sdbatch.diffusion.adapters.net_settings import adapter_field
+from sdbatch.diffusion.adapters.net_settings import adapter_field, strength_field
 from sdbatch.kinds import Flag, Pictures, Several, Text
 
 __all__ = ["CONTROL_FIELDS"]
@@ -28,15 +28,7 @@ CONTROL_FIELDS = (
         "PATH",
         **OF_NETS,
     ),
-    adapter_field(
-        "controlnet_conditioning_scale",
-        Several(Number(-1_000_000, 1_000_000)),
-        "strength of the ControlNet, one number for all or one for each",
-        "F",
-        "ControlNet weight",
-        fallback=1.0,
-        **OF_NETS,
-    ),
+    strength_field("controlnet_conditioning_scale", "the ControlNet", "ControlNet weight", **OF_NETS),
     adapter_field(
         "control_guidance_start",
         SHARE,

@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdbatch.bounds import Number
-from sdbatch.diffusion.adapters.net_settings import ShownNet, adapter_field, pairing_refusal, several, shown_nets
+from sdbatch.diffusion.adapters.net_settings import (
+    ShownNet,
+    adapter_field,
+    pairing_refusal,
+    several,
+    shown_nets,
+    strength_field,
+)
 from sdbatch.kinds import Pictures, Several, Text
 
 if TYPE_CHECKING:
@@ -16,15 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IP_ADAPTER_FIELDS", "image_prompts_of", "ip_adapter_refusal"]
 
-SCALE = adapter_field(
-    "ip_adapter_scale",
-    Several(Number(-1_000_000, 1_000_000)),
-    "strength of the image prompt, one number for all or one for each",
-    "F",
-    "IP-Adapter weight",
-    fallback=1.0,
-    beside="ip_adapter",
-)
+SCALE = strength_field("ip_adapter_scale", "the image prompt", "IP-Adapter weight", beside="ip_adapter")
 IP_ADAPTER_FIELDS = (
     adapter_field(
         "ip_adapter",

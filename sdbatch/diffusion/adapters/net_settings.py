@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdbatch.bounds import Number
 from sdbatch.diffusion.pictures.picture import Picture
 from sdbatch.fields import Field
 from sdbatch.kinds import Several
@@ -13,9 +14,20 @@ from sdbatch.kinds import Several
 if TYPE_CHECKING:
     from sdbatch.diffusion.request import Request
 
-__all__ = ["MAX_NETS", "ShownNet", "adapter_field", "for_each", "joined", "pairing_refusal", "several", "shown_nets"]
+__all__ = [
+    "MAX_NETS",
+    "ShownNet",
+    "adapter_field",
+    "for_each",
+    "joined",
+    "pairing_refusal",
+    "several",
+    "shown_nets",
+    "strength_field",
+]
 
 ADAPTERS = "adapters"
+STRENGTHS = Several(Number(-1_000_000, 1_000_000))
 MAX_NETS = 4
 """The maximum of networks of a kind in one row. An engine keeps at least as many in memory."""
 
@@ -46,6 +58,12 @@ def adapter_field(
         beside=beside,
         **rest,
     )
+
+
+def strength_field(name: str, of: str, parameter: str, beside: str) -> Field:
+    """The setting of the strength of networks; `of` says of which in the help."""
+    text = f"strength of {of}, one number for all or one for each"
+    return adapter_field(name, STRENGTHS, text, "F", parameter, beside, fallback=1.0)
 
 
 def several(value: Any) -> tuple[Any, ...]:

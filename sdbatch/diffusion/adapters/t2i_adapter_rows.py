@@ -10,7 +10,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sdbatch.bounds import Number
-from sdbatch.diffusion.adapters.net_settings import ShownNet, adapter_field, pairing_refusal, several, shown_nets
+from sdbatch.diffusion.adapters.net_settings import (
+    ShownNet,
+    adapter_field,
+    pairing_refusal,
+    several,
+    shown_nets,
+    strength_field,
+)
 from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.kinds import Pictures, Several, Text
 
@@ -26,15 +33,7 @@ __all__ = [
     "t2i_adapter_refusal",
 ]
 
-SCALE = adapter_field(
-    "adapter_conditioning_scale",
-    Several(Number(-1_000_000, 1_000_000)),
-    "strength of the T2I-Adapter, one number for all or one for each",
-    "F",
-    "T2I-Adapter weight",
-    fallback=1.0,
-    beside="t2i_adapter",
-)
+SCALE = strength_field("adapter_conditioning_scale", "the T2I-Adapter", "T2I-Adapter weight", beside="t2i_adapter")
 T2I_ADAPTER_FIELDS = (
     adapter_field(
         "t2i_adapter",
