@@ -9,8 +9,9 @@ from typing import Any
 
 from sdbatch.errors import UsageError
 
-__all__ = ["Number", "Whole"]
+__all__ = ["MAX_INT64", "Number", "Whole"]
 
+MAX_INT64 = 2**63 - 1
 SHOWN_CHARACTERS = 60
 
 
@@ -65,7 +66,7 @@ class Number:
 
 
 def _bound(value: float) -> str:
-    if value == 2**63 - 1:
+    if value == MAX_INT64:
         return "2^63 - 1"
     return f"{value:,}" if value == math.floor(value) else f"{value:g}"
 

@@ -23,6 +23,7 @@ from sdbatch.diffusion.device.hardware import describe_device
 from sdbatch.diffusion.device.headroom import releases_text_encoders
 from sdbatch.diffusion.device.memory import forget, is_out_of_memory, release_cached
 from sdbatch.diffusion.device.numerics import describe_numerics
+from sdbatch.diffusion.engine_choices import LANES_ON_CPU
 from sdbatch.diffusion.lanes import Lanes, LaneSet
 from sdbatch.diffusion.memory_policy import MemoryPolicy
 from sdbatch.diffusion.models.inspection import ModelInfo, inspect_model
@@ -92,7 +93,7 @@ class Engine:
         self,
         model: str | Path | ModelInfo = "tiny",
         *,
-        lanes: int | None = 16,
+        lanes: int | None = LANES_ON_CPU,
         dtype: str = "auto",
         device: str = "auto",
         threads: int | None = None,

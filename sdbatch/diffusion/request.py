@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from sdbatch.bounds import Number, Whole
+from sdbatch.bounds import MAX_INT64, Number, Whole
 from sdbatch.diffusion.samplers.catalogue import canonical, label
 from sdbatch.fields import UNRECORDED, Field, FrozenMapping, declared_in, with_plain_signature
 from sdbatch.kinds import Seed, Text
@@ -20,7 +20,7 @@ TEXT_TO_IMAGE = "text-to-image"
 MAX_SIDE = 65_535  # JPEG's maximum
 ROWS = "defaults for rows"
 # Validation of each row rejects numbers that are too large for the model, with a better message.
-ANY_WHOLE = Whole(1, 2**63 - 1)
+ANY_WHOLE = Whole(1, MAX_INT64)
 
 
 @with_plain_signature

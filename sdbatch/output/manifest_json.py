@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sdbatch.bounds import Number, Whole
+from sdbatch.bounds import MAX_INT64, Number, Whole
 from sdbatch.diffusion.request import FIRST_FIELDS, TEXT_TO_IMAGE
 from sdbatch.diffusion.row_fields import named_fields
 from sdbatch.engine_settings import EngineSettings
@@ -24,7 +24,6 @@ from sdbatch.weighted_files import WeightedFiles
 __all__ = ["appended_json", "engine_json", "extended_record", "read_record", "record_json", "with_engine"]
 
 MAX_ROWS = 10**12
-MAX_INT64 = 2**63 - 1
 
 
 def record_json(record: RunRecord) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sdbatch.bounds import MAX_INT64
 from sdbatch.errors import StorageError, UsageError
 from sdbatch.output.keys import SCORES, scored_shards, scores_name
 from sdbatch.output.metadata import JUDGED
@@ -23,7 +24,6 @@ from sdbatch.typed_json import read_object
 __all__ = ["MADE_WITH", "ScoreTable", "ScoreTables"]
 
 MADE_WITH = b"sdbatch"
-MAX_COUNT = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _made_with(
             return None
         failures = found.object("failures", missing={})
         by_scorer = {name: failures.object(name) for name in failures.content}
-        counts = {name: {why: one.whole(why, 1, MAX_COUNT) for why in one.content} for name, one in by_scorer.items()}
+        counts = {name: {why: one.whole(why, 1, MAX_INT64) for why in one.content} for name, one in by_scorer.items()}
         return found.object("scorers").content, counts
     except (KeyError, UsageError):
         return None

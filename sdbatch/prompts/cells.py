@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from sdbatch.bounds import Number, Whole
+from sdbatch.bounds import MAX_INT64, Number, Whole
 from sdbatch.errors import UsageError
 from sdbatch.fields import Field
 from sdbatch.kinds import Choice, Flag, Picture, Pictures, Seed, Several, Text
@@ -20,10 +20,9 @@ from sdbatch.prompts.column_types import is_list, one_of_list
 from sdbatch.prompts.types import is_text
 from sdbatch.weighted_files import WeightedFiles
 
-__all__ = ["MAX_INT64", "Bad", "read_cells"]
+__all__ = ["Bad", "read_cells"]
 
 MAX_CHARACTERS = 4_000_000  # Pillow can still open a PNG with this much text; its limit is 64 MB
-MAX_INT64 = 2**63 - 1
 # From this whole number on, a float may stand for a neighbouring integer.
 INEXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from sdbatch.prompts.cells import MAX_INT64, Bad
+from sdbatch.bounds import MAX_INT64
+from sdbatch.prompts.cells import Bad
 
 __all__ = ["derived_seed", "image_seeds"]
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from sdbatch.bounds import MAX_INT64
+
 __all__ = ["wide_columns"]
 
 # A line without a match, strings included, has no number that is too wide.
 CANDIDATE = re.compile(rb"(?<![\w.+])-?\d{19,}(?![\d.eE])")
-MIN_INT64, MAX_INT64 = -(2**63), 2**63 - 1
 MAX_DIGITS = 38  # of Arrow's decimals
 
 
@@ -58,7 +59,7 @@ def _whole(digits: str) -> int:
 
 
 def _wide(value: Any, is_nested: bool = False) -> Iterator[tuple[int, bool]]:
-    if isinstance(value, int) and not MIN_INT64 <= value <= MAX_INT64:
+    if isinstance(value, int) and not -MAX_INT64 - 1 <= value <= MAX_INT64:
         yield value, is_nested
     elif isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:

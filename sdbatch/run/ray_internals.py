@@ -181,7 +181,7 @@ def _no_news(actors: Sequence[str]) -> dict[str, str]:
 
 
 class _OneMachine(AutoscalingCoordinator):
-    """Grants a dataset all that the machine has. There is no autoscaler to ask for more."""
+    """Reserves the whole machine for a dataset: without an autoscaler there is nothing to request."""
 
     def __init__(self, **options: Any) -> None:
         """Take the options of the class that this one replaces."""

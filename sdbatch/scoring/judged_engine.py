@@ -223,12 +223,13 @@ def scored(
     except BaseException as exc:  # scorers may be user code, which may even exit
         if isinstance(exc, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             raise
-        again = make_room(exc)
-        if len(images) == 1 and not again:
+        if make_room(exc):
+            batches = [images]
+        elif len(images) > 1:
+            batches = [[image] for image in images]
+        else:
             return [({}, f"scorer {declaration.name}: {in_one_line(exc)}")]
-    if again:
-        return scored(declaration, scorer, images, make_room)
-    return [outcome for image in images for outcome in scored(declaration, scorer, [image], make_room)]
+    return [outcome for batch in batches for outcome in scored(declaration, scorer, batch, make_room)]
 
 
 def _called(scorer: Scorer, images: Sequence[GeneratedImage]) -> list[Mapping[str, Any]]:

@@ -37,6 +37,11 @@ def calls(monkeypatch) -> list[dict]:
     return seen
 
 
+def whole(call, device, sizes, blocks=None):
+    """In place of `compiled`: one graph without breaks, run as it is."""
+    return torch.compile(call, backend="eager", fullgraph=True, dynamic=False)
+
+
 def load(folder, dtype="fp32"):
     return load_family(inspect_model(folder), dtype, torch.device("cpu"))
 
@@ -122,11 +127,11 @@ def test_blocks_are_compiled_during_the_network_s_own_calls_only(monkeypatch):
 
 @pytest.mark.parametrize("model", ["tiny", "flux"])
 def test_equal_blocks_share_their_code_in_all_calls_and_threads(model, tmp_path, monkeypatch):
-    def whole(call, device, sizes, blocks=None):
+    def for_all_sizes(call, device, sizes, blocks=None):
         torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 14 * sizes)
-        return torch.compile(call, backend="eager", fullgraph=True, dynamic=False)
+        return whole(call, device, sizes)
 
-    monkeypatch.setattr(compilation, "compiled", whole)
+    monkeypatch.setattr(compilation, "compiled", for_all_sizes)
     torch._dynamo.reset()
     counters.clear()
     family = load("tiny" if model == "tiny" else flow_checkpoints.build_flux(tmp_path / "flux"))
@@ -184,9 +189,6 @@ def test_a_machine_that_cannot_compile_is_told_of_the_option(sd, monkeypatch, er
 
 @pytest.mark.parametrize("model", ["sd", "sdxl", "tiny"])
 def test_one_graph_without_breaks_serves_all_calls_in_all_threads(model, request, monkeypatch):
-    def whole(call, device, sizes, blocks=None):
-        return torch.compile(call, backend="eager", fullgraph=True, dynamic=False)
-
     for module in (stable_diffusion, compilation):
         monkeypatch.setattr(module, "compiled", whole)
     torch._dynamo.reset()
@@ -220,9 +222,6 @@ def test_one_graph_without_breaks_serves_all_calls_in_all_threads(model, request
 @pytest.mark.long
 @pytest.mark.parametrize("name", flow_checkpoints.FLOWS)
 def test_so_do_those_of_every_transformer(name, tmp_path, monkeypatch):
-    def whole(call, device, sizes, blocks=None):
-        return torch.compile(call, backend="eager", fullgraph=True, dynamic=False)
-
     for module in (transformer, compilation):
         monkeypatch.setattr(module, "compiled", whole)
     torch._dynamo.reset()

@@ -10,6 +10,7 @@ from checkpoints import build_sd
 from sdbatch.diffusion.models.inspection import inspect_model
 from sdbatch.diffusion.models.loading import load_family
 from sdbatch.diffusion.request import Request
+from tests.attention_calls import attention_calls
 
 LONG = "a red fox on a hill " * 200
 FOLDERS = {**flow_checkpoints.FLOWS, "sd": lambda folder: build_sd(folder, text={"use_attention_mask": True})}
@@ -18,13 +19,7 @@ FOLDERS = {**flow_checkpoints.FLOWS, "sd": lambda folder: build_sd(folder, text=
 @pytest.mark.parametrize("name", FOLDERS)
 def test_texts_are_masked_alike_in_any_company(name, tmp_path, monkeypatch):
     family = load_family(inspect_model(FOLDERS[name](tmp_path / name)), "fp32", torch.device("cpu"))
-    attention, seen = torch.nn.functional.scaled_dot_product_attention, []
-
-    def spy(query, key, value, attn_mask=None, *args, is_causal=False, **options):
-        seen.append((tuple(query.shape), attn_mask is None, is_causal))
-        return attention(query, key, value, attn_mask, *args, is_causal=is_causal, **options)
-
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    seen = attention_calls(monkeypatch)
     long, short = (family.texts(Request(prompt))[0] for prompt in (LONG, ""))
     kernels, encoded = [], []
     for batch in ([long] * 8, [long, *[short] * 7]):

@@ -22,6 +22,7 @@ from sdbatch.scoring.aesthetic import Aesthetic
 from sdbatch.scoring.clip import Clip
 from sdbatch.scoring.nsfw import Nsfw
 from sdbatch.scoring.registry import Models, find_scorers
+from tests.attention_calls import attention_calls
 
 TOKENIZER = Path(sdbatch.tiny.__file__).parent / "model" / "tokenizer"
 SIZES = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -135,19 +136,13 @@ def test_scores_do_not_depend_on_what_is_scored_beside(clip, model, pictures, co
 
 def test_long_prompts_are_masked_alike_in_any_company(clip, pictures, monkeypatch):
     scorer = Clip(clip, "cpu")
-    attention, masked = torch.nn.functional.scaled_dot_product_attention, []
-
-    def spy(query, key, value, attn_mask=None, *args, **options):
-        masked.append((query.shape[2], attn_mask is not None))
-        return attention(query, key, value, attn_mask, *args, **options)
-
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    seen = attention_calls(monkeypatch)
     long = Request(prompt="a red circle on a blue square " * 40)
     kernels = []
     for requests in ([long] * 8, [long, *REQUESTS[:7]]):
-        masked.clear()
+        seen.clear()
         scorer.score(pictures[:8], requests)
-        kernels.append(list(masked))
+        kernels.append(list(seen))
     assert kernels[0] == kernels[1]
 
 

@@ -18,7 +18,7 @@ Weighted = tuple[Factors, float]
 
 
 def on_device(loras: Mapping[str, Sequence[Weighted]], device: torch.device) -> dict[str, list[Weighted]]:
-    """The same factors by layer, copied to the device all at once: a copy for each would stall it hundreds of times."""
+    """Copy factors to the device, all at once: a copy for each would make the host wait for it hundreds of times."""
     all_factors = [factors for weighted in loras.values() for factors, _ in weighted]
     sent = iter(send_together([t for factors in all_factors for t in (factors.down, factors.up)], device))
     return {

@@ -11,13 +11,13 @@ from sdbatch.diffusion.checkpoints.model_info import ModelInfo
 from sdbatch.diffusion.device.gpu_room import must_take_turns
 from sdbatch.diffusion.device.memory import forget, is_out_of_memory, release_cached
 from sdbatch.diffusion.device.trial import trial_inputs
+from sdbatch.diffusion.engine_choices import LANES_ON_CPU
 from sdbatch.diffusion.families import family_named
 from sdbatch.diffusion.families.family import Family
 from sdbatch.diffusion.samplers.coefficients import MAX_DEPTH
 
 __all__ = ["available_bytes", "decode_batch", "lanes_that_fit", "peak_bytes", "releases_text_encoders", "share_gpu"]
 
-CPU_LANES = 16
 # More lanes than this make no large GPU faster, and the last rows of a run waste them.
 MAX_LANES = 64
 # Share of the available memory to use: a fragmented allocator, texts and libraries need the rest.
@@ -76,7 +76,7 @@ def lanes_that_fit(family: Family) -> int:
     """
     device = family.device
     if device.type == "cpu":
-        return CPU_LANES
+        return LANES_ON_CPU
     try:
         two, four = (_pass_bytes(family, lanes) for lanes in (2, 4))
         a_picture = _decode_bytes(family)
